@@ -1,0 +1,1 @@
+"""Real DeepSpeed processes over gloo. One start of the workers serves many checks."""

@@ -1,0 +1,100 @@
+"""Small configs and batches for the distributed tests, built without Hydra."""
+
+import torch
+
+from training.config.schema import (
+    AcceleratorConfig,
+    CheckpointConfig,
+    ClusterConfig,
+    DataConfig,
+    DeepSpeedSection,
+    EvalConfig,
+    FaultToleranceConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    Precision,
+    Recompute,
+    ReportingConfig,
+    Resume,
+    RunConfig,
+    RunSection,
+    ScheduleConfig,
+    StageConfig,
+)
+from training.data.batch import IGNORED_LABEL, MicroBatch
+
+STAGE = "only"
+VOCAB = 128
+LENGTH = 24
+GLOBAL_BATCH = 16
+
+
+def small_config(
+    *,
+    world_size: int,
+    pipeline: int = 1,
+    zero_stage: int = 1,
+    tied: bool = False,
+    micro_batch: int = 2,
+    recompute: Recompute = Recompute.none,
+    precision: Precision = Precision.fp32,
+) -> RunConfig:
+    return RunConfig(
+        run=RunSection(name="test", seed=3),
+        resume=Resume.never,
+        precision=precision,
+        model=ModelConfig(
+            vocab_size=VOCAB,
+            hidden_size=32,
+            num_layers=4,
+            num_heads=4,
+            num_kv_heads=2,
+            ffn_size=88,
+            max_sequence_length=64,
+            tied_embeddings=tied,
+            init_std=0.06,
+        ),
+        parallel=ParallelConfig(pipeline=pipeline, zero_stage=zero_stage, recompute=recompute),
+        data=DataConfig(sources={}),
+        optimizer=OptimizerConfig(lr=1e-2, gradient_clip_norm=0.5),
+        schedule=ScheduleConfig(),
+        stages={
+            STAGE: StageConfig(
+                mixture={},
+                tokens=1,
+                sequence_length=LENGTH,
+                global_batch_sequences=GLOBAL_BATCH,
+                micro_batch_sequences=micro_batch,
+            )
+        },
+        eval=EvalConfig(suites={}),
+        checkpoint=CheckpointConfig(every_steps=1),
+        fault_tolerance=FaultToleranceConfig(collective_timeout_seconds=60),
+        reporting=ReportingConfig(),
+        cluster=ClusterConfig(num_nodes=1, processes_per_node=world_size, accelerator=AcceleratorConfig(name="CPU")),
+        deepspeed=DeepSpeedSection(),
+    )
+
+
+def global_batch(step: int) -> MicroBatch:
+    """A learnable batch whose sequences have very different numbers of valid targets."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    ids_BT = torch.randint(0, VOCAB, (GLOBAL_BATCH, LENGTH), generator=generator)
+    labels_BT = (ids_BT * 7 + 3) % VOCAB
+    valid_B = torch.randint(1, LENGTH + 1, (GLOBAL_BATCH,), generator=generator)
+    labels_BT = labels_BT.masked_fill(torch.arange(LENGTH) >= valid_B[:, None], IGNORED_LABEL)
+    return MicroBatch(input_ids_BT=ids_BT, labels_BT=labels_BT)
+
+
+def micro_batches(step: int, *, replica: int, num_replicas: int, micro_batch: int) -> list[MicroBatch]:
+    """This replica's share of the global batch, in accumulation order."""
+    whole = global_batch(step)
+    width = micro_batch * num_replicas
+    return [
+        MicroBatch(
+            input_ids_BT=whole.input_ids_BT[start + replica * micro_batch :][:micro_batch],
+            labels_BT=whole.labels_BT[start + replica * micro_batch :][:micro_batch],
+        )
+        for start in range(0, GLOBAL_BATCH, width)
+    ]

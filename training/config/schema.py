@@ -1,0 +1,413 @@
+"""What can be configured: one frozen dataclass per section, each field with its type and unit.
+
+YAML files under `conf/` hold the values; `training/config/load.py` is where the two meet. A class here checks what it
+can see of itself (`training/config/checks.py` checks what needs several sections). The field docstrings are the
+text of `conf/README.md`.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Resume(StrEnum):
+    """What a start does when its run directory already holds checkpoints."""
+
+    never = "never"
+    auto = "auto"
+    must = "must"
+
+
+class Precision(StrEnum):
+    """Dtype of weights and activations; master weights and optimizer state are always fp32."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Recompute(StrEnum):
+    """Which activations are recomputed in backward: none, whole blocks, or all but matrix products."""
+
+    none = "none"
+    full = "full"
+    selective = "selective"
+
+
+class ScheduleKind(StrEnum):
+    """Shape of the learning rate over one training stage."""
+
+    constant = "constant"
+    cosine = "cosine"
+    wsd = "wsd"
+
+
+class SourceKind(StrEnum):
+    """Where the documents of a data source come from."""
+
+    kjv = "kjv"
+    python_stdlib = "python_stdlib"
+    text_files = "text_files"
+
+
+class PrepareData(StrEnum):
+    """Whether a start may prepare missing data itself (small corpora) or must refuse."""
+
+    auto = "auto"
+    require = "require"
+
+
+class WandbMode(StrEnum):
+    """How metrics reach Weights & Biases."""
+
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSection:
+    """Identity of a run."""
+
+    name: str
+    """Short name; part of the run id. Letters, digits, '.', '_' and '-'."""
+    id: str | None = None
+    """Directory name under `root`. Chosen by the launcher when null; give one to continue a certain run."""
+    root: str = "runs"
+    """Folder of all run directories; a relative path counts from the launch directory."""
+    seed: int = 0
+    """Seed of initial weights and of sample order. Not of anything that depends on the layout."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RopeScaling:
+    """Llama-3 scaling of rotary frequencies (Llama 3.1 model card; transformers 5.x `rope_type: llama3`)."""
+
+    factor: float
+    """How far low frequencies are stretched."""
+    low_freq_factor: float
+    """Wavelengths above original_context/low_freq_factor are stretched by `factor`."""
+    high_freq_factor: float
+    """Wavelengths below original_context/high_freq_factor are left alone."""
+    original_max_sequence_length: int
+    """Context length in tokens the unscaled frequencies were trained for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """A dense decoder of the Llama 3 family (arXiv:2407.21783, table 3)."""
+
+    vocab_size: int
+    """Rows of the embedding, in tokens; at least the tokenizer's vocabulary."""
+    hidden_size: int
+    """Width of the residual stream."""
+    num_layers: int
+    """Number of decoder blocks."""
+    num_heads: int
+    """Query heads."""
+    num_kv_heads: int
+    """Key/value heads (grouped-query attention, arXiv:2305.13245); divides num_heads."""
+    ffn_size: int
+    """Width of the SwiGLU feed-forward layer."""
+    max_sequence_length: int
+    """Longest sequence, in tokens, that positions are defined for."""
+    rope_theta: float = 500_000.0
+    """Base of the rotary frequencies (arXiv:2104.09864)."""
+    rope_scaling: RopeScaling | None = None
+    """Llama-3 frequency scaling, or null."""
+    norm_epsilon: float = 1e-5
+    """Added to the mean square in RMSNorm."""
+    tied_embeddings: bool = False
+    """Whether the output projection shares the embedding's weight."""
+    init_std: float = 0.02
+    """Standard deviation of initial weights; output projections of a block use init_std/sqrt(2*num_layers)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParallelConfig:
+    """How ranks share the work of one training stage. The number of data replicas is derived."""
+
+    pipeline: int = 1
+    """Pipeline stages; the world size divided by it is the number of data replicas."""
+    zero_stage: int = 1
+    """What data replicas shard: 0 nothing, 1 optimizer state, 2 + gradients, 3 + weights (arXiv:1910.02054)."""
+    recompute: Recompute = Recompute.none
+    """Activation recompute in backward."""
+    layers_per_pipeline_stage: list[int] | None = None
+    """Blocks of each pipeline stage by hand; null balances modelled cost."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceConfig:
+    """One named source of documents."""
+
+    kind: SourceKind
+    """Reader of this source."""
+    path: str | None = None
+    """For text_files: a folder or glob; one file is one document. Null for embedded sources."""
+    max_documents: int | None = None
+    """Use only the first documents (in the source's own order); null takes all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Sources, tokenizer and where prepared shards live."""
+
+    sources: dict[str, SourceConfig]
+    """Source name -> where it comes from; stages refer to the names."""
+    tokenizer_vocab_size: int = 4096
+    """Vocabulary, in tokens, of the byte-level BPE trained on the sources."""
+    held_out_fraction: float = 0.05
+    """Share of documents kept out of training, by a hash of the document's id."""
+    prepared_root: str = "prepared"
+    """Folder of prepared data; a relative path counts from the launch directory."""
+    prepare: PrepareData = PrepareData.auto
+    """auto prepares missing data at the start; require refuses and prints the command."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW (arXiv:1711.05101). Norms, biases and other vectors get no weight decay."""
+
+    lr: float
+    """Peak learning rate; a training stage may set its own."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.95
+    """Decay of the second moment."""
+    epsilon: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of matrices."""
+    gradient_clip_norm: float = 1.0
+    """Largest global gradient norm, over all parameters of the model; 0 switches clipping off."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig:
+    """Learning rate as a function of the step within one training stage."""
+
+    kind: ScheduleKind = ScheduleKind.constant
+    """constant after warm-up; cosine (arXiv:1608.03983); wsd = warm-up, stable, decay (arXiv:2404.06395)."""
+    warmup_fraction: float = 0.0
+    """Share of the training stage's steps with a linearly rising rate."""
+    decay_fraction: float = 0.0
+    """wsd: share of the steps, at the end, with a linearly falling rate."""
+    final_ratio: float = 0.0
+    """Rate at the very end, as a share of the peak."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateConfig:
+    """Conditions a training stage's evaluation must meet before the next one may start."""
+
+    max_bits_per_byte: float | None = None
+    """Highest held-out bits per byte; null sets no threshold."""
+    max_increase_over_previous: float | None = None
+    """How much bits per byte may rise over the previous training stage's; 0.0 allows no rise, null does not compare."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageConfig:
+    """One training stage: what it learns from, for how long, under which layout, and what it must show."""
+
+    mixture: dict[str, float]
+    """Source name -> weight; weights need not sum to 1."""
+    tokens: int
+    """Token budget; rounded up to whole optimizer steps."""
+    sequence_length: int
+    """Tokens per sample."""
+    global_batch_sequences: int
+    """Samples per optimizer step over all ranks."""
+    micro_batch_sequences: int
+    """Samples one data replica runs at once; the accumulation steps follow from it."""
+    lr: float | None = None
+    """Peak learning rate of this training stage; null takes optimizer.lr."""
+    schedule: ScheduleConfig | None = None
+    """Learning-rate shape of this training stage; null takes the top-level schedule."""
+    parallel: ParallelConfig | None = None
+    """Layout of this training stage; null takes the top-level parallel group."""
+    eval_suite: str | None = None
+    """Name of the suite (eval.suites) run after this training stage; null runs none."""
+    gate: GateConfig | None = None
+    """Gate after the evaluation; null lets the next training stage start."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SuiteConfig:
+    """What one evaluation measures."""
+
+    held_out_source: str
+    """Source whose held-out documents give bits per byte."""
+    held_out_documents: int
+    """Number of held-out documents (the first ones in the source's order)."""
+    document_tokens: int = 256
+    """Tokens of each document that are scored (its beginning)."""
+    multiple_choice_items: int = 0
+    """Items of the "which continuation is the real one" task made from held-out text; 0 leaves it out."""
+    prompts: list[str] = field(default_factory=list)
+    """Prompts that are continued greedily and shown in the report."""
+    sample_tokens: int = 24
+    """Tokens generated per prompt."""
+    batch_sequences: int = 8
+    """Sequences per forward pass; part of the result's identity, not tuned by the layout."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """Evaluation suites by name, and whether the untrained model is measured first."""
+
+    suites: dict[str, SuiteConfig]
+    """Suite name -> content."""
+    at_start: bool = True
+    """Run the first training stage's suite once before the first step, as the baseline of the report and the first gate."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointConfig:
+    """When state is saved and what is kept."""
+
+    every_steps: int
+    """Optimizer steps between checkpoints; the end of a training stage always saves."""
+    keep_last: int = 2
+    """Newest checkpoints kept besides the last one of each training stage."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FaultToleranceConfig:
+    """Limits after which a job stops instead of waiting."""
+
+    collective_timeout_seconds: int = 600
+    """A collective that waits longer ends the job with an error."""
+    max_consecutive_skips: int = 3
+    """Consecutive steps with NaN or Inf gradients before the job stops."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WandbConfig:
+    """Weights & Biases."""
+
+    mode: WandbMode = WandbMode.offline
+    """offline writes files in the run directory; online needs a key in the environment."""
+    project: str = "autarky"
+    """Project name."""
+    entity: str | None = None
+    """Team or user; null takes the account's default."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportingConfig:
+    """What is shown while a run goes on. metrics.jsonl is always written, every step."""
+
+    console_every_steps: int = 10
+    """Steps between log lines where the output is not a terminal."""
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    """Weights & Biases."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AcceleratorConfig:
+    """One device of the cluster."""
+
+    name: str
+    """Product name, shown beside MFU."""
+    device: str = "cpu"
+    """DeepSpeed accelerator name (DS_ACCELERATOR): cpu, cuda, …"""
+    peak_flops_per_second: float | None = None
+    """Dense matrix-multiply peak at the run's precision; null measures it at the start (CPU)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterConfig:
+    """Where a run starts."""
+
+    num_nodes: int
+    """Nodes."""
+    processes_per_node: int
+    """Ranks per node: one per device."""
+    accelerator: AcceleratorConfig
+    """Device of each rank."""
+    threads_per_process: int = 1
+    """OMP_NUM_THREADS of each rank; part of bitwise reproducibility on CPU."""
+    master_port: int | None = None
+    """Rendezvous port; null takes a free one from the operating system."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeepSpeedSection:
+    """Additions to the derived DeepSpeed dictionary."""
+
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Extra DeepSpeed keys; a key that Autarky derives itself is refused."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """A whole run, as frozen into `config.yaml` of the run directory."""
+
+    run: RunSection
+    """Identity."""
+    resume: Resume
+    """never starts new; auto continues what is there; must refuses to start fresh."""
+    precision: Precision
+    """Dtype of weights and activations."""
+    model: ModelConfig
+    """Architecture."""
+    parallel: ParallelConfig
+    """Layout of training stages that do not name their own."""
+    data: DataConfig
+    """Sources and tokenizer."""
+    optimizer: OptimizerConfig
+    """Optimizer."""
+    schedule: ScheduleConfig
+    """Learning-rate shape of training stages that do not name their own."""
+    stages: dict[str, StageConfig]
+    """Training stages, in order."""
+    eval: EvalConfig
+    """Evaluation suites."""
+    checkpoint: CheckpointConfig
+    """Checkpoints."""
+    fault_tolerance: FaultToleranceConfig
+    """Limits."""
+    reporting: ReportingConfig
+    """Views of the metrics."""
+    cluster: ClusterConfig
+    """Machines."""
+    deepspeed: DeepSpeedSection
+    """Extra DeepSpeed keys."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.cluster.num_nodes * self.cluster.processes_per_node
+
+    def layout_of(self, training_stage: str) -> ParallelConfig:
+        """Return the layout of a training stage: its own, else the top-level one."""
+        return self.stages[training_stage].parallel or self.parallel
+
+    def schedule_of(self, training_stage: str) -> ScheduleConfig:
+        """Return the learning-rate shape of a training stage: its own, else the top-level one."""
+        return self.stages[training_stage].schedule or self.schedule
+
+    def num_replicas(self, training_stage: str) -> int:
+        """Return the number of data replicas of a training stage (a validated config divides evenly)."""
+        return self.world_size // self.layout_of(training_stage).pipeline
+
+    def accumulation_steps(self, training_stage: str) -> int:
+        """Return micro-batches per data replica and optimizer step."""
+        stage = self.stages[training_stage]
+        return stage.global_batch_sequences // (stage.micro_batch_sequences * self.num_replicas(training_stage))
+
+    def num_steps(self, training_stage: str) -> int:
+        """Return optimizer steps of a training stage: the token budget, rounded up to whole steps."""
+        stage = self.stages[training_stage]
+        tokens_per_step = stage.global_batch_sequences * stage.sequence_length
+        return -(-stage.tokens // tokens_per_step)
+
+    def first_step(self, training_stage: str) -> int:
+        """Return the global step count before the first step of a training stage."""
+        steps = 0
+        for name in self.stages:
+            if name == training_stage:
+                return steps
+            steps += self.num_steps(name)
+        raise KeyError(training_stage)

@@ -1,0 +1,22 @@
+"""The unit of work of an engine: token ids and what each position should predict."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from training.models.loss import IGNORED_LABEL
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatch:
+    """B sequences of T tokens; labels are already shifted: labels_BT[b, t] is the target after input_ids_BT[b, t]."""
+
+    input_ids_BT: Tensor
+    """int64 token ids."""
+    labels_BT: Tensor
+    """int64 targets, IGNORED_LABEL where there is none."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of valid targets."""
+        return int((self.labels_BT != IGNORED_LABEL).sum())

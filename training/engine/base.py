@@ -1,0 +1,75 @@
+"""What the runner sees of an engine: train on one global batch, score sequences, save and load state.
+
+`train_batch` takes a whole global batch because it is the only verb that every engine has: DeepSpeed's
+PipelineEngine refuses forward/backward/step (deepspeed 0.19.8, runtime/pipe/engine.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from training.checkpoint.manifest import Progress
+from training.data.batch import MicroBatch
+from training.parallel.layout import Layout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """Outcome of one optimizer step, equal on every rank."""
+
+    loss: float
+    """Mean loss per valid token of the global batch, in nats, before the update."""
+    grad_norm: float
+    """Global L2 norm of the gradient before clipping; NaN or Inf if the step was skipped."""
+    num_tokens: int
+    """Valid target tokens of the global batch."""
+    skipped: bool
+    """True if the gradient was not finite: no weight and no moment was changed on any rank."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SequenceScores:
+    """Scores of the sequences of one batch (B), on CPU, equal on every rank of the data replica."""
+
+    logprob_B: Tensor
+    """float64; sum over valid targets of log p(target | prefix), in nats."""
+    num_tokens_B: Tensor
+    """int64; valid targets of each sequence."""
+    next_token_B: Tensor
+    """int64; most likely token after each sequence's last valid position."""
+
+
+class Engine(Protocol):
+    """A model, its optimizer and a layout. All methods are collective: every rank calls them, in the same order."""
+
+    layout: Layout
+
+    def train_batch(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
+        """Do one optimizer step on this replica's micro-batches; all ranks of a pipeline get the same ones."""
+        ...
+
+    def score(self, batch: MicroBatch) -> SequenceScores:
+        """Score sequences without changing any training state.
+
+        Replicas may pass different batches, but must call equally often.
+        """
+        ...
+
+    def save(self, directory: Path, progress: Progress) -> Path:
+        """Write and commit a checkpoint of `progress.step` under `directory`; return the committed path."""
+        ...
+
+    def load(self, checkpoint: Path) -> Progress:
+        """Replace weights and optimizer state by a committed checkpoint's, saved under any layout; return its progress.
+
+        Raises:
+            CorruptCheckpoint: it is damaged or does not fit; nothing was changed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free process groups and memory, so that another engine can be built in this process."""
+        ...

@@ -1,0 +1,97 @@
+"""DeepSpeed's own PipelineEngine with ZeRO-1: the well-trodden path to pipeline parallelism."""
+
+import math
+from collections.abc import Sequence
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from training.config.deepspeed_config import deepspeed_config
+from training.config.schema import RunConfig
+from training.data.batch import MicroBatch
+from training.engine.base import SequenceScores, StepResult
+from training.engine.deepspeed_private import ManualPipelineModule
+from training.engine.optimizer import adamw, set_learning_rate
+from training.engine.process_group import ProcessGroup
+from training.engine.stateful import StatefulEngine
+from training.models.decoder import decoder_layers
+from training.models.loss import score_sequences, summed_cross_entropy
+from training.models.sizes import layer_costs
+from training.parallel.layout import Layout
+from training.parallel.partition import balance, by_hand
+
+
+class PipelineEngine(StatefulEngine):
+    """Engine over DeepSpeed's PipelineEngine; see `training.engine.base.Engine` for what the methods guarantee.
+
+    Scoring does not use DeepSpeed's `eval_batch`, which adds logits of successive calls together and hangs the other
+    ranks when their shapes differ (0.19.8): the pipeline stages pass hidden states on directly.
+    """
+
+    def __init__(self, config: RunConfig, training_stage: str, processes: ProcessGroup) -> None:
+        parallel, stage = config.layout_of(training_stage), config.stages[training_stage]
+        layout = Layout(
+            world_size=processes.world_size,
+            num_pipeline_stages=parallel.pipeline,
+            zero_stage=parallel.zero_stage,
+        )
+        if parallel.layers_per_pipeline_stage:
+            parts = by_hand(parallel.layers_per_pipeline_stage, config.model.num_layers)
+        else:
+            costs = [layer.forward_flops_per_token for layer in layer_costs(config.model, stage.sequence_length)]
+            parts = balance(costs, parallel.pipeline)
+        layers = decoder_layers(config.model, seed=config.run.seed, recompute=parallel.recompute)
+        model = ManualPipelineModule(layers, parts, loss_fn=self._scaled_loss)
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=adamw(config.optimizer, model.parameters()),
+            config=deepspeed_config(config, training_stage),
+        )
+        super().__init__(engine, layout, processes, model.canonical_parameters())
+        self._hidden_size = config.model.hidden_size
+        self._pipeline_group = engine.grid.get_pipe_parallel_group()
+        self._pipeline_ranks = layout.pipeline_group(layout.replica_of(processes.rank))
+        self._place = layout.pipeline_stage_of(processes.rank)
+        self._scale = 1.0
+
+    def _scaled_loss(self, logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+        return summed_cross_entropy(logits_BTV, labels_BT) * self._scale
+
+    def train_batch(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
+        """Do one optimizer step; see `Engine.train_batch`."""
+        set_learning_rate(self._engine.optimizer, lr)
+        num_tokens = self._count_tokens(micro_batches)
+        # DeepSpeed averages over micro-batches and replicas; scaled so, its mean is the global batch's mean per token.
+        self._scale = len(micro_batches) * self.layout.num_replicas / num_tokens
+        loss = self._engine.train_batch(iter([(batch.input_ids_BT, batch.labels_BT) for batch in micro_batches]))
+        norm = float(self._engine.get_global_grad_norm())
+        return StepResult(
+            loss=float(loss), grad_norm=norm, num_tokens=num_tokens, skipped=not math.isfinite(norm)
+        )
+
+    @torch.no_grad()
+    def score(self, batch: MicroBatch) -> SequenceScores:
+        """Score sequences; see `Engine.score`."""
+        module, device = self._engine.module, self._engine.device
+        module.eval()
+        hidden = batch.input_ids_BT.to(device)
+        if self._place > 0:
+            dtype = next(module.parameters()).dtype
+            hidden = torch.empty((*hidden.shape, self._hidden_size), dtype=dtype, device=device)
+            dist.recv(hidden, src=self._pipeline_ranks[self._place - 1])
+        hidden = module(hidden)
+        num_sequences = len(batch.input_ids_BT)
+        if self._place < len(self._pipeline_ranks) - 1:
+            dist.send(hidden.contiguous(), dst=self._pipeline_ranks[self._place + 1])
+            scores = torch.empty((3, num_sequences), dtype=torch.float64, device=device)
+        else:
+            scores = torch.stack([score.double() for score in score_sequences(hidden, batch.labels_BT.to(device))])
+        # Token ids and counts are exact in float64, so one broadcast carries all three.
+        dist.broadcast(scores, src=self._pipeline_ranks[-1], group=self._pipeline_group)
+        module.train()
+        logprob_B, num_tokens_B, next_token_B = scores.cpu()
+        return SequenceScores(
+            logprob_B=logprob_B, num_tokens_B=num_tokens_B.long(), next_token_B=next_token_B.long()
+        )

@@ -1,0 +1,86 @@
+"""The processes of a job: start them as one group, agree, and tell every rank the same text."""
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+
+from training.engine.deepspeed_private import skip_shared_memory_op
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessGroup:
+    """This process's place in the job, and collectives over all of it that run on CPU tensors.
+
+    Agreement and text go through a gloo group of their own, so that no device collective ever waits for a disk.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+    cpu_group: dist.ProcessGroup
+
+    def agree(self, ok: bool) -> bool:
+        """Return True on every rank if and only if every rank passed True."""
+        vote = torch.tensor([int(ok)])
+        dist.all_reduce(vote, op=dist.ReduceOp.MIN, group=self.cpu_group)
+        return bool(vote.item())
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Return the element-wise sum over all ranks, in float64."""
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total, group=self.cpu_group)
+        return total.tolist()
+
+    def broadcast_text(self, text: str | None) -> str:
+        """Return rank 0's text on every rank (others pass None). Bytes are sent, nothing is unpickled."""
+        content = torch.frombuffer(bytearray((text or "").encode()), dtype=torch.uint8) if text else torch.empty(0)
+        size = torch.tensor([content.numel()])
+        dist.broadcast(size, src=0, group=self.cpu_group)
+        buffer = content.to(torch.uint8) if self.rank == 0 else torch.empty(int(size), dtype=torch.uint8)
+        if size:
+            dist.broadcast(buffer, src=0, group=self.cpu_group)
+        return bytes(buffer.tolist()).decode()
+
+
+def launched_world() -> tuple[int, int]:
+    """Return (number of nodes, processes per node) as the launcher's environment tells; (1, 1) without a launcher."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    # torchrun and accelerate set LOCAL_WORLD_SIZE, DeepSpeed's launcher LOCAL_SIZE.
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", world_size)))
+    return world_size // local, local
+
+
+def start(timeout_seconds: int) -> ProcessGroup:
+    """Join the job's processes; collective. A process started without a launcher becomes a job of one rank."""
+    if "RANK" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        os.environ["MASTER_PORT"] = str(port)
+    timeout = timedelta(seconds=timeout_seconds)
+    skip_shared_memory_op()
+    accelerator = get_accelerator()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    accelerator.set_device(local_rank)
+    deepspeed.init_distributed(accelerator.communication_backend_name(), timeout=timeout, verbose=False)
+    return ProcessGroup(
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        local_rank=local_rank,
+        device=torch.device(accelerator.current_device_name()),
+        cpu_group=dist.new_group(backend="gloo", timeout=timeout),
+    )
+
+
+def stop() -> None:
+    """Leave the job's process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

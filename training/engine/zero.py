@@ -1,0 +1,83 @@
+"""ZeRO 0-3 over DeepSpeedEngine: every rank is one data replica and runs the whole list of layers."""
+
+import math
+from collections.abc import Sequence
+
+import deepspeed
+import torch
+
+from training.config.deepspeed_config import deepspeed_config
+from training.config.schema import RunConfig
+from training.data.batch import MicroBatch
+from training.engine.base import SequenceScores, StepResult
+from training.engine.optimizer import adamw, set_learning_rate
+from training.engine.process_group import ProcessGroup
+from training.engine.stateful import StatefulEngine
+from training.models.decoder import Decoder, decoder_layers
+from training.models.loss import score_sequences, summed_cross_entropy
+from training.parallel.layout import Layout
+
+
+class ZeroEngine(StatefulEngine):
+    """Engine over one DeepSpeedEngine; see `training.engine.base.Engine` for what the methods guarantee."""
+
+    def __init__(self, config: RunConfig, training_stage: str, processes: ProcessGroup) -> None:
+        parallel = config.layout_of(training_stage)
+        model = Decoder(decoder_layers(config.model, seed=config.run.seed, recompute=parallel.recompute))
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=adamw(config.optimizer, model.parameters()),
+            config=deepspeed_config(config, training_stage),
+        )
+        layout = Layout(world_size=processes.world_size, zero_stage=parallel.zero_stage)
+        super().__init__(engine, layout, processes, model.canonical_parameters())
+
+    def train_batch(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
+        """Do one optimizer step; see `Engine.train_batch`."""
+        engine = self._engine
+        set_learning_rate(engine.optimizer, lr)
+        num_tokens = self._count_tokens(micro_batches)
+        # DeepSpeed divides by micro-batches and replicas; we want the division by the global batch's tokens alone.
+        scale = len(micro_batches) * self.layout.num_replicas / num_tokens
+        loss_sum = 0.0
+        for batch in micro_batches[:-1]:
+            loss_sum += self._backward(batch, scale)
+            engine.step()
+        loss_sum += self._backward(micro_batches[-1], scale)
+        norm = self._drop_if_not_finite() if self.layout.zero_stage == 0 else None
+        engine.step()
+        norm = float(engine.get_global_grad_norm()) if norm is None else norm
+        return StepResult(
+            loss=self._processes.sum([loss_sum])[0] / num_tokens,
+            grad_norm=norm,
+            num_tokens=num_tokens,
+            skipped=not math.isfinite(norm),
+        )
+
+    def _backward(self, batch: MicroBatch, scale: float) -> float:
+        logits = self._engine(batch.input_ids_BT.to(self._engine.device))
+        loss = summed_cross_entropy(logits, batch.labels_BT.to(self._engine.device))
+        self._engine.backward(loss * scale)
+        return loss.item()
+
+    def _drop_if_not_finite(self) -> float:
+        """Return the global gradient norm without ZeRO; DeepSpeed neither reports it there nor skips a NaN.
+
+        The gradients are already averaged, so every rank decides alike. AdamW leaves parameters without a gradient alone.
+        """
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        if not math.isfinite(norm):
+            for parameter in self._engine.module.parameters():
+                parameter.grad = None
+        return norm
+
+    @torch.no_grad()
+    def score(self, batch: MicroBatch) -> SequenceScores:
+        """Score sequences; see `Engine.score`."""
+        self._engine.eval()
+        logits = self._engine(batch.input_ids_BT.to(self._engine.device))
+        scores = score_sequences(logits, batch.labels_BT.to(self._engine.device))
+        self._engine.train()
+        logprob_B, num_tokens_B, next_token_B = (score.cpu() for score in scores)
+        return SequenceScores(logprob_B=logprob_B, num_tokens_B=num_tokens_B, next_token_B=next_token_B)

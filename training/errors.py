@@ -1,0 +1,90 @@
+"""Error classes and the exit code each one ends the process with.
+
+`launch/` reads the codes to decide whether a job may be requeued, so a code is part of the public
+surface: it never changes its meaning. Messages follow one shape: what was given, why it cannot be, what to do.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Process exit codes of every Autarky command (the table in docs/exit_codes.md is generated from this)."""
+
+    DONE = 0
+    """All training stages are complete and every gate promoted."""
+    FAILED = 1
+    """An unexpected error: a bug of ours or of a library. The traceback is in logs/rank-*.log."""
+    BAD_CONFIG = 2
+    """The configuration cannot work; nothing was started or changed."""
+    GATE_BLOCKED = 3
+    """A gate blocked the next training stage; the report says which number failed."""
+    PEER_LOST = 4
+    """Another rank or the launcher died; restart with resume=auto."""
+    NON_FINITE = 5
+    """Too many consecutive steps had NaN or Inf gradients; no weight was changed by them."""
+    CORRUPT_CHECKPOINT = 6
+    """Checkpoints exist but none is whole, or one does not fit the model."""
+    DATA = 7
+    """Prepared data is missing, changed or damaged."""
+    STORAGE = 8
+    """The run directory cannot be written (disk full, read-only, vanished)."""
+
+
+class AutarkyError(Exception):
+    """Base of all errors that a user can act on; printed without a traceback."""
+
+    exit_code: ExitCode = ExitCode.FAILED
+
+
+class ConfigError(AutarkyError):
+    """The configuration is impossible. `key` is the dotted config path at fault."""
+
+    exit_code = ExitCode.BAD_CONFIG
+
+    def __init__(self, key: str, given: object, reason: str, remedy: str) -> None:
+        """Build the one message shape that all config errors share.
+
+        Args:
+            key: dotted path, for example ``optimizer.lr``.
+            given: the value as the user gave it.
+            reason: why it cannot be.
+            remedy: what to do, with the nearest value that works where there is one.
+        """
+        self.key, self.given, self.reason, self.remedy = key, given, reason, remedy
+        super().__init__(f"{key}={given}: {reason}\n  -> {remedy}")
+
+
+class GateBlocked(AutarkyError):
+    """A gate did not promote; the run stops before the next training stage."""
+
+    exit_code = ExitCode.GATE_BLOCKED
+
+
+class PeerLost(AutarkyError):
+    """A collective failed because another process of the job is gone."""
+
+    exit_code = ExitCode.PEER_LOST
+
+
+class NonFiniteGradients(AutarkyError):
+    """More consecutive non-finite steps than `fault_tolerance.max_consecutive_skips`."""
+
+    exit_code = ExitCode.NON_FINITE
+
+
+class CorruptCheckpoint(AutarkyError):
+    """A checkpoint is torn, damaged or does not fit; nothing was loaded from it."""
+
+    exit_code = ExitCode.CORRUPT_CHECKPOINT
+
+
+class DataError(AutarkyError):
+    """Prepared data is missing, changed or damaged; the message holds the command that mends it."""
+
+    exit_code = ExitCode.DATA
+
+
+class StorageError(AutarkyError):
+    """A write to the run directory failed; what was committed before is whole."""
+
+    exit_code = ExitCode.STORAGE

@@ -1,0 +1,96 @@
+"""The one list of layers of a decoder, and the plain module that runs it.
+
+Every engine builds from `decoder_layers`: ZeRO runs `Decoder`, a pipeline cuts the same list. Initial weights are a
+pure function of (seed, parameter name), so they do not depend on the layout. Canonical parameter names are Hugging
+Face's Llama names ("model.layers.3.mlp.up_proj.weight"), so that a name map is never needed.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from training.config.schema import ModelConfig, Recompute
+from training.models.layers import DecoderBlock, OutputProjection, RMSNorm, TokenEmbedding
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerDefinition:
+    """One layer: its canonical name and how it is built. A tied layer has no module of its own."""
+
+    name: str
+    """Prefix of its canonical parameter names."""
+    build: Callable[[], nn.Module]
+    """Makes the module with its initial weights (for a tied layer: the module it shares)."""
+    tied_to: str | None = None
+    """Name of the layer whose module this one runs again."""
+
+
+def decoder_layers(config: ModelConfig, *, seed: int, recompute: Recompute = Recompute.none) -> list[LayerDefinition]:
+    """Return the layers in running order: embedding, blocks, final norm, output projection."""
+
+    def layer(name: str, make: Callable[[], nn.Module], tied_to: str | None = None) -> LayerDefinition:
+        def build() -> nn.Module:
+            module = make()
+            initialize(module, tied_to or name, config, seed)
+            return module
+
+        return LayerDefinition(name=name, build=build, tied_to=tied_to)
+
+    embedding = "model.embed_tokens"
+    layers = [layer(embedding, lambda: TokenEmbedding(config))]
+    layers += [layer(f"model.layers.{i}", lambda: DecoderBlock(config, recompute)) for i in range(config.num_layers)]
+    layers.append(layer("model.norm", lambda: RMSNorm(config)))
+    if config.tied_embeddings:
+        layers.append(layer("lm_head", lambda: TokenEmbedding(config), tied_to=embedding))
+    else:
+        layers.append(layer("lm_head", lambda: OutputProjection(config)))
+    return layers
+
+
+@torch.no_grad()
+def initialize(module: nn.Module, layer_name: str, config: ModelConfig, seed: int) -> None:
+    """Set initial weights from (seed, canonical name): normal with init_std; norms stay at one.
+
+    Projections back into the residual stream get init_std/sqrt(2·num_layers) (GPT-2 report, section 2.3).
+    """
+    for name, parameter in module.named_parameters():
+        if parameter.dim() < 2:
+            continue
+        key = hashlib.sha256(f"{seed}/{layer_name}.{name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
+        into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+        std = config.init_std / math.sqrt(2 * config.num_layers) if into_residual else config.init_std
+        parameter.normal_(0.0, std, generator=generator)
+
+
+class Decoder(nn.Module):
+    """Runs the list of layers in one process (or under ZeRO): ids [B, T] -> logits [B, T, V]."""
+
+    def __init__(self, layers: list[LayerDefinition]) -> None:
+        super().__init__()
+        self.names = [layer.tied_to or layer.name for layer in layers]
+        # Module names may not contain dots; canonical_parameters() puts them back.
+        self.layers = nn.ModuleDict(
+            {_key(layer.name): layer.build() for layer in layers if layer.tied_to is None}
+        )
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """Return logits [B, T, V]."""
+        hidden: Tensor = ids_BT
+        for name in self.names:
+            hidden = self.layers[_key(name)](hidden)
+        return hidden
+
+    def canonical_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield (canonical name, parameter), each parameter once."""
+        for name in dict.fromkeys(self.names):
+            for rest, parameter in self.layers[_key(name)].named_parameters():
+                yield f"{name}.{rest}", parameter
+
+
+def _key(layer_name: str) -> str:
+    return layer_name.replace(".", "/")

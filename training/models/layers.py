@@ -1,0 +1,120 @@
+"""The layers of a dense decoder of the Llama 3 family.
+
+Shape suffixes: B sequences, T tokens, D hidden, N query heads, K key/value heads, H head size, F feed-forward, V vocabulary.
+Every layer takes one tensor and returns one, so that a pipeline can cut anywhere between them.
+Parameter names and orientations are those of Hugging Face's Llama, apart from the prefix (training/models/decoder.py).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.config.schema import ModelConfig, Recompute
+from training.models.recompute import run_block
+from training.models.rope import rotary_tables, rotate
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation over the last dim (arXiv:1910.07467)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(config.hidden_size))
+        self.epsilon = config.norm_epsilon
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        """Return the normalised hidden states, same shape and dtype."""
+        return F.rms_norm(hidden_BTD, (hidden_BTD.shape[-1],), self.weight, self.epsilon)
+
+
+class TokenEmbedding(nn.Module):
+    """One [V, D] matrix used both ways: ids -> hidden, and, where it is tied, hidden -> logits.
+
+    Both uses go through forward, because ZeRO-3 gathers a weight when its module is called and a tied pipeline layer
+    is the same module called at the other end.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+
+    def forward(self, ids_BT_or_hidden_BTD: Tensor) -> Tensor:
+        """Return hidden [B, T, D] for integer ids [B, T], or logits [B, T, V] for hidden states."""
+        if ids_BT_or_hidden_BTD.is_floating_point():
+            return F.linear(ids_BT_or_hidden_BTD, self.weight)
+        return F.embedding(ids_BT_or_hidden_BTD, self.weight)
+
+
+class OutputProjection(nn.Module):
+    """Untied projection of hidden states to logits."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        """Return logits [B, T, V]."""
+        return F.linear(hidden_BTD, self.weight)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention (arXiv:2305.13245) with rotary positions."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head_size = config.hidden_size // config.num_heads
+        kv_size = config.num_kv_heads * self.head_size
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        """Return the attention output [B, T, D]; position t sees positions 0..t."""
+        B, T, D = hidden_BTD.shape
+        cos_TH, sin_TH = rotary_tables(self.config, T, hidden_BTD.device)
+        q_BNTH = rotate(self._heads(self.q_proj(hidden_BTD)), cos_TH, sin_TH)
+        k_BKTH = rotate(self._heads(self.k_proj(hidden_BTD)), cos_TH, sin_TH)
+        v_BKTH = self._heads(self.v_proj(hidden_BTD))
+        mixed_BNTH = F.scaled_dot_product_attention(
+            q_BNTH, k_BKTH, v_BKTH, is_causal=True, enable_gqa=self.config.num_kv_heads < self.config.num_heads
+        )
+        return self.o_proj(mixed_BNTH.transpose(1, 2).reshape(B, T, D))
+
+    def _heads(self, flat_BTX: Tensor) -> Tensor:
+        return flat_BTX.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU feed-forward layer (arXiv:2002.05202)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.ffn_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.ffn_size, bias=False)
+        self.down_proj = nn.Linear(config.ffn_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        """Return the feed-forward output [B, T, D]."""
+        return self.down_proj(F.silu(self.gate_proj(hidden_BTD)) * self.up_proj(hidden_BTD))
+
+
+class DecoderBlock(nn.Module):
+    """Pre-norm block: attention and feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, recompute: Recompute) -> None:
+        super().__init__()
+        self.recompute = recompute
+        self.input_layernorm = RMSNorm(config)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config)
+        self.mlp = FeedForward(config)
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        """Return the residual stream after the block, [B, T, D]."""
+        return run_block(self._compute, hidden_BTD, self.recompute)
+
+    def _compute(self, hidden_BTD: Tensor) -> Tensor:
+        hidden_BTD = hidden_BTD + self.self_attn(self.input_layernorm(hidden_BTD))
+        return hidden_BTD + self.mlp(self.post_attention_layernorm(hidden_BTD))

@@ -1,0 +1,53 @@
+"""Layers -> pipeline stages: contiguous parts with the smallest possible largest cost. No torch."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+from training.errors import ConfigError
+
+
+def balance(costs: Sequence[float], num_parts: int) -> list[range]:
+    """Return contiguous, non-empty ranges covering every layer once, whose largest summed cost is minimal.
+
+    Exact dynamic programme, O(num_parts · layers²); ties leave the later parts shorter, so the last pipeline stage,
+    which also computes the loss, is not the fuller one.
+    """
+    if not 1 <= num_parts <= len(costs):
+        raise ValueError(f"{len(costs)} layers cannot fill {num_parts} pipeline stages")
+    total = [0.0, *accumulate(costs)]
+    best = [[float("inf")] * (len(costs) + 1) for _ in range(num_parts + 1)]
+    cut = [[0] * (len(costs) + 1) for _ in range(num_parts + 1)]
+    best[0][0] = 0.0
+    for part in range(1, num_parts + 1):
+        for end in range(part, len(costs) + 1):
+            for start in range(part - 1, end):
+                worst = max(best[part - 1][start], total[end] - total[start])
+                if worst <= best[part][end]:
+                    best[part][end], cut[part][end] = worst, start
+    ranges: list[range] = []
+    end = len(costs)
+    for part in range(num_parts, 0, -1):
+        ranges.append(range(cut[part][end], end))
+        end = cut[part][end]
+    return ranges[::-1]
+
+
+def by_hand(blocks_per_pipeline_stage: Sequence[int], num_blocks: int) -> list[range]:
+    """Return layer ranges from a manual number of blocks per pipeline stage.
+
+    The embedding goes to the first pipeline stage, final norm and output projection to the last.
+
+    Raises:
+        ConfigError: the numbers do not add up to the model's blocks, or one is below 1.
+    """
+    if sum(blocks_per_pipeline_stage) != num_blocks or min(blocks_per_pipeline_stage) < 1:
+        raise ConfigError(
+            "parallel.layers_per_pipeline_stage",
+            list(blocks_per_pipeline_stage),
+            f"the model has {num_blocks} blocks and every pipeline stage needs at least one",
+            f"give numbers >= 1 that sum to {num_blocks}, or null to balance by cost",
+        )
+    ends = list(accumulate(blocks_per_pipeline_stage))
+    starts = [0, *[end + 1 for end in ends[:-1]]]
+    stops = [*[end + 1 for end in ends[:-1]], num_blocks + 3]
+    return [range(start, stop) for start, stop in zip(starts, stops, strict=True)]

@@ -1,0 +1,137 @@
+"""Typed records of a run: one JSON object per line of metrics.jsonl, told apart by `kind`.
+
+The JSONL is the truth; console, wandb and report are views of it. A record is written once and never changed;
+after a crash, steps that were done again appear twice with a higher `attempt`, and readers keep the later one.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepRecord:
+    """One optimizer step."""
+
+    kind: ClassVar[str] = "step"
+    step: int
+    """Global step over all training stages; the first one is 1."""
+    stage: str
+    """Training stage."""
+    loss: float
+    """Mean loss per token of the global batch, in nats, before the update."""
+    grad_norm: float
+    """Global L2 gradient norm before clipping."""
+    lr: float
+    """Learning rate used by this step."""
+    tokens: int
+    """Tokens trained on since the start of the run, this step included."""
+    tokens_per_second: float
+    """Tokens of this step over its wall time, all ranks together."""
+    mfu: float
+    """Model FLOPs utilisation: model FLOPs of the step / (wall time × ranks × peak)."""
+    batch_id: str
+    """Hash of the global sample ids of this step."""
+    attempt: int
+    """How often the run directory was started before, so 0 for an undisturbed run."""
+    seconds: float
+    """Wall time of the step."""
+    skipped: bool = False
+    """True if the gradients were not finite and nothing was updated."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalRecord:
+    """One evaluation of a suite."""
+
+    kind: ClassVar[str] = "eval"
+    step: int
+    stage: str
+    """Training stage that was evaluated; "start" for the untrained model."""
+    suite: str
+    bits_per_byte: float
+    """Held-out bits per byte over all scored documents."""
+    metrics: dict[str, float]
+    """All numbers of the suite by name, bits_per_byte among them."""
+    samples: list[dict[str, str]]
+    """Greedy samples: {"prompt": …, "text": …}."""
+    seconds: float
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateRecord:
+    """One decision between two training stages."""
+
+    kind: ClassVar[str] = "gate"
+    step: int
+    stage: str
+    decision: str
+    """promote or block."""
+    reasons: list[str]
+    """One sentence per condition, with both numbers."""
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointRecord:
+    """One committed checkpoint."""
+
+    kind: ClassVar[str] = "checkpoint"
+    step: int
+    stage: str
+    directory: str
+    """Relative to the run directory."""
+    num_bytes: int
+    seconds: float
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IncidentRecord:
+    """Something that was not meant to happen, and what was done about it."""
+
+    kind: ClassVar[str] = "incident"
+    step: int
+    stage: str
+    what: str
+    """Short name: non_finite, corrupt_checkpoint, restart, failure."""
+    message: str
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRecord:
+    """A training stage began or ended."""
+
+    kind: ClassVar[str] = "stage"
+    step: int
+    stage: str
+    event: str
+    """begin, end, or (stage "run") done, blocked, failed."""
+    layout: str
+    """One-line description of the layout, for example "pipeline 2 × data 1, ZeRO-1, 2 ranks"."""
+    attempt: int
+
+
+Record = StepRecord | EvalRecord | GateRecord | CheckpointRecord | IncidentRecord | StageRecord
+
+_KINDS: dict[str, type[Record]] = {
+    record.kind: record
+    for record in (StepRecord, EvalRecord, GateRecord, CheckpointRecord, IncidentRecord, StageRecord)
+}
+
+
+def to_json_object(record: Record, *, time_seconds: float) -> dict[str, Any]:
+    """Return the JSON object of a record: `kind`, `time` (Unix seconds), then its fields."""
+    return {"kind": record.kind, "time": time_seconds, **asdict(record)}
+
+
+def from_json_object(line: dict[str, Any]) -> Record:
+    """Return the record of one parsed line of metrics.jsonl. Unknown fields (of a newer version) are dropped.
+
+    Raises:
+        KeyError: the line's kind is unknown.
+    """
+    record_type = _KINDS[line["kind"]]
+    known = {f.name for f in fields(record_type)}
+    return record_type(**{key: value for key, value in line.items() if key in known})
