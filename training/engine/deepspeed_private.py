@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import deepspeed.comm
 import torch
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.pipe.module import LayerSpec, PipelineModule, TiedLayerSpec
@@ -101,9 +100,7 @@ class TrainingState:
     Works on the live buffers of the engine's optimizer, whichever of DeepSpeed's four kinds it is.
     """
 
-    def __init__(
-        self, engine: Any, parameters: Iterable[tuple[str, nn.Parameter]], *, replica: int
-    ) -> None:
+    def __init__(self, engine: Any, parameters: Iterable[tuple[str, nn.Parameter]], *, replica: int) -> None:
         self._optimizer = engine.optimizer
         self._base: torch.optim.AdamW = getattr(self._optimizer, "optimizer", self._optimizer)
         for flat in self._flat_weights():
@@ -202,5 +199,3 @@ class TrainingState:
 def _is_tied_copy(parameter: nn.Parameter) -> bool:
     # runtime/pipe/module.py, `_index_tied_modules`: set on every copy of a tied weight but the first pipeline stage's.
     return getattr(parameter, "ds_pipe_replicated", False)
-
-

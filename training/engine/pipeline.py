@@ -51,7 +51,7 @@ class PipelineEngine(StatefulEngine):
         )
         super().__init__(engine, layout, processes, model.canonical_parameters())
         self._hidden_size = config.model.hidden_size
-        self._pipeline_group = engine.grid.get_pipe_parallel_group()
+        self._pipeline_group = model.mpu().get_pipe_parallel_group()
         self._pipeline_ranks = layout.pipeline_group(layout.replica_of(processes.rank))
         self._place = layout.pipeline_stage_of(processes.rank)
         self._scale = 1.0
@@ -67,9 +67,7 @@ class PipelineEngine(StatefulEngine):
         self._scale = len(micro_batches) * self.layout.num_replicas / num_tokens
         loss = self._engine.train_batch(iter([(batch.input_ids_BT, batch.labels_BT) for batch in micro_batches]))
         norm = float(self._engine.get_global_grad_norm())
-        return StepResult(
-            loss=float(loss), grad_norm=norm, num_tokens=num_tokens, skipped=not math.isfinite(norm)
-        )
+        return StepResult(loss=float(loss), grad_norm=norm, num_tokens=num_tokens, skipped=not math.isfinite(norm))
 
     @torch.no_grad()
     def score(self, batch: MicroBatch) -> SequenceScores:
@@ -92,6 +90,4 @@ class PipelineEngine(StatefulEngine):
         dist.broadcast(scores, src=self._pipeline_ranks[-1], group=self._pipeline_group)
         module.train()
         logprob_B, num_tokens_B, next_token_B = scores.cpu()
-        return SequenceScores(
-            logprob_B=logprob_B, num_tokens_B=num_tokens_B.long(), next_token_B=next_token_B.long()
-        )
+        return SequenceScores(logprob_B=logprob_B, num_tokens_B=num_tokens_B.long(), next_token_B=next_token_B.long())

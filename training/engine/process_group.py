@@ -68,15 +68,18 @@ def start(timeout_seconds: int) -> ProcessGroup:
     timeout = timedelta(seconds=timeout_seconds)
     skip_shared_memory_op()
     accelerator = get_accelerator()
+    assert accelerator is not None
     local_rank = int(os.environ["LOCAL_RANK"])
     accelerator.set_device(local_rank)
     deepspeed.init_distributed(accelerator.communication_backend_name(), timeout=timeout, verbose=False)
+    cpu_group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(cpu_group, dist.ProcessGroup)  # every rank is a member
     return ProcessGroup(
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
         local_rank=local_rank,
         device=torch.device(accelerator.current_device_name()),
-        cpu_group=dist.new_group(backend="gloo", timeout=timeout),
+        cpu_group=cpu_group,
     )
 
 

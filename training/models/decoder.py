@@ -74,9 +74,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.names = [layer.tied_to or layer.name for layer in layers]
         # Module names may not contain dots; canonical_parameters() puts them back.
-        self.layers = nn.ModuleDict(
-            {_key(layer.name): layer.build() for layer in layers if layer.tied_to is None}
-        )
+        self.layers = nn.ModuleDict({_key(layer.name): layer.build() for layer in layers if layer.tied_to is None})
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Return logits [B, T, V]."""

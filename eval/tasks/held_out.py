@@ -1,0 +1,37 @@
+"""Bits per byte of held-out text, document by document."""
+
+import math
+
+from eval.data import EvalData, suite_documents
+from eval.lm import EngineLM, ScoredSequence
+from eval.metrics import bits_per_byte, bits_per_byte_interval
+from eval.tasks.base import Task, TaskResult
+from training.config.schema import SuiteConfig
+
+
+def _run(lm: EngineLM, data: EvalData, suite: SuiteConfig) -> TaskResult:
+    """Score the beginning of each document after nothing but an eos token; bits = -log2 p."""
+    documents = suite_documents(data, suite)
+    beginnings = [document.token_ids[: suite.document_tokens].tolist() for document in documents]
+    scores = lm.score([ScoredSequence(context_ids=[], continuation_ids=ids) for ids in beginnings])
+    bits = [-score.logprob / math.log(2.0) for score in scores]
+    num_bytes = [sum(data.tokenizer.token_bytes(token) for token in ids) for ids in beginnings]
+    num_tokens = [score.num_tokens for score in scores]
+    low, high = bits_per_byte_interval(bits, num_bytes)
+    return TaskResult(
+        metrics={
+            "bits_per_byte": bits_per_byte(bits, num_bytes),
+            "bits_per_byte_low": low,
+            "bits_per_byte_high": high,
+            "held_out_nats_per_token": math.fsum(bits) * math.log(2.0) / sum(num_tokens),
+            "held_out_documents": float(len(documents)),
+            "held_out_bytes": float(sum(num_bytes)),
+        },
+        items=[
+            {"id": document.id, "bits": bits[i], "num_bytes": num_bytes[i], "num_tokens": num_tokens[i]}
+            for i, document in enumerate(documents)
+        ],
+    )
+
+
+HELD_OUT = Task(name="held_out", version=1, run=_run)

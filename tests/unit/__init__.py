@@ -1,0 +1,1 @@
+"""Tests of one unit each, in seconds; the folders mirror the packages."""

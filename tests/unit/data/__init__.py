@@ -1,0 +1,1 @@
+"""Tests of training/data: documents, tokenizer, shards, sample order, loader, commands."""

@@ -1,0 +1,42 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from training.data.__main__ import main
+from training.errors import ExitCode
+
+
+@pytest.fixture
+def overrides(tmp_path: Path) -> list[str]:
+    return ["experiment=smoke", f"data.prepared_root={tmp_path}"]
+
+
+def test_prepare_prints_a_line_per_source_and_inspect_shows_what_it_wrote(
+    overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare", *overrides]) == ExitCode.DONE
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split()[:3] == ["source", "documents", "held"]
+    assert main(["inspect", *overrides]) == ExitCode.DONE
+    manifest = json.loads(capsys.readouterr().out)
+    assert [line.split()[0] for line in table[1:-1]] == list(manifest["sources"])
+
+
+def test_inspect_shows_the_texts_of_a_batch(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", *overrides]) == ExitCode.DONE
+    capsys.readouterr()
+    assert main(["inspect", "--batch", "pretrain:3", *overrides]) == ExitCode.DONE
+    title, *samples = capsys.readouterr().out.splitlines()
+    assert "training stage pretrain, step 3, batch_id " in title
+    assert len(samples) == 8
+    assert samples[0].split()[0] == "24"
+
+
+def test_mistakes_are_told_with_their_exit_code(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", *overrides]) == ExitCode.DATA
+    assert f"python -m training.data prepare {overrides[0]}" in capsys.readouterr().err
+    assert main(["prepare", "experiment=no_such"]) == ExitCode.BAD_CONFIG
+    assert main(["prepare", *overrides]) == ExitCode.DONE
+    assert main(["inspect", "--batch", "no_such:3", *overrides]) == ExitCode.BAD_CONFIG
+    assert "--batch=no_such:3" in capsys.readouterr().err

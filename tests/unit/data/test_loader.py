@@ -1,0 +1,150 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from training.config.schema import (
+    AcceleratorConfig,
+    CheckpointConfig,
+    ClusterConfig,
+    DataConfig,
+    DeepSpeedSection,
+    EvalConfig,
+    FaultToleranceConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    Precision,
+    ReportingConfig,
+    Resume,
+    RunConfig,
+    RunSection,
+    ScheduleConfig,
+    StageConfig,
+)
+from training.data.loader import StageLoader
+from training.data.shards import PreparedData
+from training.errors import DataError
+
+STAGE = StageConfig(
+    mixture={"bible": 0.75, "code": 0.25},
+    tokens=24 * 32 * 40,
+    sequence_length=32,
+    global_batch_sequences=24,
+    micro_batch_sequences=2,
+)
+
+
+def run_config(data: DataConfig, *stages: StageConfig, seed: int = 0) -> RunConfig:
+    model = ModelConfig(
+        vocab_size=512,
+        hidden_size=64,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        ffn_size=128,
+        max_sequence_length=128,
+    )
+    accelerator = AcceleratorConfig(name="CPU")
+    return RunConfig(
+        run=RunSection(name="test", seed=seed),
+        resume=Resume.never,
+        precision=Precision.fp32,
+        model=model,
+        parallel=ParallelConfig(),
+        data=data,
+        optimizer=OptimizerConfig(lr=1e-3),
+        schedule=ScheduleConfig(),
+        stages={f"s{i}": stage for i, stage in enumerate(stages)},
+        eval=EvalConfig(suites={}),
+        checkpoint=CheckpointConfig(every_steps=10),
+        fault_tolerance=FaultToleranceConfig(),
+        reporting=ReportingConfig(),
+        cluster=ClusterConfig(num_nodes=1, processes_per_node=1, accelerator=accelerator),
+        deepspeed=DeepSpeedSection(),
+    )
+
+
+@pytest.fixture
+def loader(prepared: PreparedData, small_data: DataConfig) -> StageLoader:
+    return StageLoader(prepared, run_config(small_data, STAGE), "s0")
+
+
+@pytest.mark.parametrize(("num_replicas", "micro_batch"), [(1, 2), (1, 24), (2, 3), (3, 4), (4, 2), (12, 2), (24, 1)])
+def test_replicas_together_hold_the_same_global_batch_under_every_layout(
+    prepared: PreparedData, small_data: DataConfig, loader: StageLoader, num_replicas: int, micro_batch: int
+) -> None:
+    stage = replace(STAGE, micro_batch_sequences=micro_batch)
+    other = StageLoader(prepared, run_config(small_data, stage), "s0")
+    replicas = [other.micro_batches(5, replica=r, num_replicas=num_replicas) for r in range(num_replicas)]
+    # Accumulation step by accumulation step, replica by replica: the global order of samples.
+    rows = torch.cat([batches[m].input_ids_BT for m in range(len(replicas[0])) for batches in replicas])
+    expected = torch.stack([torch.from_numpy(loader.sample(i).token_ids) for i in loader.step_samples(5)])
+    assert torch.equal(rows, expected[:, :-1])
+    assert {batch.input_ids_BT.shape for batches in replicas for batch in batches} == {(micro_batch, 32)}
+    assert other.batch_id(5) == loader.batch_id(5)
+
+
+def test_labels_are_the_next_tokens_of_the_stream(prepared: PreparedData, loader: StageLoader) -> None:
+    sample = loader.sample(0)
+    start = sample.window * 32
+    stream = prepared.source(sample.source).train_tokens
+    assert sample.token_ids.tolist() == stream[start : start + 33].tolist()
+    batch = loader.micro_batches(0, replica=0, num_replicas=1)[0]
+    assert batch.input_ids_BT.dtype == batch.labels_BT.dtype == torch.int64
+    assert batch.input_ids_BT[0].tolist() == sample.token_ids[:-1].tolist()
+    assert batch.labels_BT[0].tolist() == sample.token_ids[1:].tolist()
+    assert batch.num_tokens == 2 * 32
+
+
+def test_a_step_is_the_same_whenever_it_is_asked_for(
+    prepared: PreparedData, small_data: DataConfig, loader: StageLoader
+) -> None:
+    in_turn = [loader.batch_id(step) for step in range(10)]
+    resumed = StageLoader(prepared, run_config(small_data, STAGE), "s0")
+    assert [resumed.batch_id(step) for step in reversed(range(10))] == in_turn[::-1]
+    assert len(set(in_turn)) == 10
+    assert len(resumed.batch_id(10**9)) == 16
+
+
+def test_the_batch_id_follows_the_samples(prepared: PreparedData, small_data: DataConfig, loader: StageLoader) -> None:
+    def batch_id(stage: StageConfig, seed: int = 0) -> str:
+        return StageLoader(prepared, run_config(small_data, stage, seed=seed), "s0").batch_id(0)
+
+    renamed_order = replace(STAGE, mixture={"code": 0.25, "bible": 0.75})
+    assert batch_id(renamed_order) == batch_id(replace(STAGE, lr=1.0)) == loader.batch_id(0)
+    others = [batch_id(STAGE, seed=1), batch_id(replace(STAGE, sequence_length=16))]
+    others.append(batch_id(replace(STAGE, mixture={"bible": 0.5, "code": 0.5})))
+    assert len({loader.batch_id(0), *others}) == 4
+
+
+def test_training_stages_go_on_where_the_earlier_ones_stopped(prepared: PreparedData, small_data: DataConfig) -> None:
+    num_windows = (len(prepared.source("bible").train_tokens) - 1) // 32
+    bible = replace(STAGE, mixture={"bible": 1.0})
+    steps = num_windows // 24 // 4
+    first = replace(STAGE, tokens=steps * 24 * 32)
+    between = replace(bible, sequence_length=16, tokens=10 * 24 * 16)
+    last = replace(bible, tokens=(num_windows // 24 - steps) * 24 * 32)
+    config = run_config(small_data, first, between, last)
+    seen: list[int] = []
+    for name in ("s0", "s2"):
+        loader = StageLoader(prepared, config, name)
+        samples = [loader.sample(i) for i in range(config.num_steps(name) * 24)]
+        seen += [sample.window for sample in samples if sample.source == "bible"]
+    bible_draws = len(seen)
+    assert num_windows * 0.8 < bible_draws <= num_windows
+    assert len(set(seen)) == bible_draws, "a window was repeated before the epoch's end"
+
+
+def test_an_epoch_sees_every_window_once_and_then_starts_again(prepared: PreparedData, small_data: DataConfig) -> None:
+    loader = StageLoader(prepared, run_config(small_data, replace(STAGE, mixture={"code": 1.0})), "s0")
+    num_windows = (len(prepared.source("code").train_tokens) - 1) // 32
+    windows = [loader.sample(i).window for i in range(2 * num_windows)]
+    assert sorted(windows[:num_windows]) == sorted(windows[num_windows:]) == list(range(num_windows))
+    assert windows[:num_windows] != windows[num_windows:]
+
+
+def test_a_source_shorter_than_one_sequence_is_refused(prepared: PreparedData, small_data: DataConfig) -> None:
+    long = replace(STAGE, sequence_length=10_000_000)
+    with pytest.raises(DataError, match=r"stages\.s0\.mixture\.bible: its \d+ training tokens"):
+        StageLoader(prepared, run_config(small_data, long), "s0")

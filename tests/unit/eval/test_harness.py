@@ -1,0 +1,75 @@
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eval.harness import evaluate, from_json, to_json, write_report
+from tests.unit.eval.tiny import TinyScorer, make_data, make_model
+from training.config.schema import SuiteConfig
+from training.errors import StorageError
+
+DATA = make_data()
+SUITE = SuiteConfig(
+    held_out_source="prose",
+    held_out_documents=8,
+    document_tokens=40,
+    multiple_choice_items=6,
+    prompts=["The wind", "naïve"],
+    sample_tokens=4,
+    batch_sequences=3,
+)
+
+
+def scorer(seed: int = 0) -> TinyScorer:
+    return TinyScorer(make_model(DATA.tokenizer.vocab_size, torch.float32, seed))
+
+
+def test_a_suite_gives_all_numbers_items_and_samples_and_the_same_ones_every_time() -> None:
+    report = evaluate(scorer(), DATA, SUITE, suite_name="quick")
+    assert report.bits_per_byte == report.metrics["bits_per_byte"] > 0
+    assert 0 <= report.metrics["multiple_choice_accuracy"] <= 1
+    assert {name: len(task.items) for name, task in report.tasks.items()} == {
+        "held_out": 8,
+        "multiple_choice": 6,
+        "samples": 2,
+    }
+    assert [sample["prompt"] for sample in report.samples] == SUITE.prompts
+    again = evaluate(scorer(), DATA, SUITE, suite_name="quick")
+    assert replace(again, seconds=report.seconds) == report
+    assert evaluate(scorer(seed=1), DATA, SUITE, suite_name="quick").bits_per_byte != report.bits_per_byte
+
+
+def test_tasks_that_a_suite_does_not_ask_for_are_left_out() -> None:
+    report = evaluate(scorer(), DATA, replace(SUITE, multiple_choice_items=0, prompts=[]), suite_name="bare")
+    assert list(report.tasks) == ["held_out"]
+    assert report.samples == []
+
+
+def test_evaluation_consumes_no_randomness_and_builds_no_gradient() -> None:
+    engine = scorer()
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    evaluate(engine, DATA, SUITE, suite_name="quick")
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert str(np.random.get_state()) == str(numpy_state)  # noqa: NPY002
+    assert random.getstate() == python_state
+    assert torch.is_grad_enabled()
+    assert all(parameter.grad is None for parameter in engine.model.parameters())
+
+
+def test_a_report_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
+    report = evaluate(scorer(), DATA, SUITE, suite_name="quick")
+    path = tmp_path / "eval" / "pretrain" / "quick.json"
+    write_report(report, path)
+    assert from_json(path.read_text(encoding="utf-8")) == report
+    assert to_json(from_json(to_json(report))) == to_json(report)
+    assert [entry.name for entry in path.parent.iterdir()] == ["quick.json"]
+
+
+def test_a_report_that_cannot_be_written_names_the_path(tmp_path: Path) -> None:
+    (tmp_path / "eval").write_text("a file where a folder should be")
+    report = evaluate(scorer(), DATA, replace(SUITE, prompts=[]), suite_name="quick")
+    with pytest.raises(StorageError, match=r"quick\.json"):
+        write_report(report, tmp_path / "eval" / "quick.json")

@@ -1,0 +1,198 @@
+import json
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.unit.reporting.example_run import HOSTILE_TEXT, STAGES, step_record, write_example_run
+from training.errors import ConfigError, ExitCode
+from training.reporting.charts import thin
+from training.reporting.metrics import MetricsLog
+from training.reporting.report import text_summary, write_report
+from training.reporting.summary import read_run
+
+_SECTIONS = [
+    "headline",
+    "curves",
+    "stages",
+    "gates",
+    "evaluations",
+    "samples",
+    "checkpoints",
+    "incidents",
+    "resume",
+    "environment",
+]
+_VOID = {"meta", "link", "img", "br", "input"}
+
+
+class _Page(HTMLParser):
+    """What a browser would see: ids, attributes that load something, text outside scripts, and tag balance."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.loads: list[str] = []
+        self.text = ""
+        self.num_scripts = 0
+        self.policy = ""
+        self._open: list[str] = []
+        self.feed(path.read_text())
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.ids += [values["id"] or ""] if "id" in values else []
+        self.loads += [f"{tag} {name}" for name in ("src", "href", "srcset", "data", "action") if name in values]
+        self.num_scripts += tag == "script"
+        if values.get("http-equiv") == "Content-Security-Policy":
+            self.policy = values["content"] or ""
+        if tag not in _VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "script" not in self._open and "style" not in self._open:
+            self.text += data
+
+
+def test_the_page_holds_all_sections_and_charts(tmp_path: Path):
+    page = _Page(write_report(write_example_run(tmp_path / "demo-7")))
+    assert [i for i in page.ids if i in _SECTIONS] == _SECTIONS
+    charts = ["loss", "bits_per_byte", "learning_rate", "grad_norm", "tokens_per_second", "mfu"]
+    assert [i.removeprefix("chart-") for i in page.ids if i.startswith("chart-")] == charts
+    for expected in ("demo-7", "done", "1.9000", "promote", "47.4 MB", "continued from step 40", "packages.torch"):
+        assert expected in page.text
+    assert "run.id=demo-7 resume=auto" in page.text
+
+
+def test_the_page_loads_nothing_and_forbids_the_browser_to(tmp_path: Path):
+    page = _Page(write_report(write_example_run(tmp_path / "demo")))
+    assert page.loads == []
+    assert page.policy.startswith("default-src 'none'")
+    assert "http" not in page.policy
+
+
+def test_text_of_the_run_cannot_become_markup(tmp_path: Path):
+    harmless, hostile = (write_example_run(tmp_path / name) for name in ("harmless", "hostile"))
+    metrics_path = hostile / "metrics.jsonl"
+    lines = metrics_path.read_text().replace('"anneal"', '"</script><script>alert(1)</script>"')
+    metrics_path.write_text(lines.replace("quick", "<img src=http://example.org>"))
+    page = _Page(write_report(hostile))
+    assert page.num_scripts == _Page(write_report(harmless)).num_scripts
+    assert page.loads == []
+    assert HOSTILE_TEXT in page.text
+
+
+def test_a_block_is_said_with_its_reason_before_anything_else(tmp_path: Path):
+    page = _Page(write_report(write_example_run(tmp_path / "demo", blocked=True)))
+    first_words = page.text[: page.text.index("started")]
+    assert "Blocked by the gate after anneal" in first_words
+    assert "bits per byte rose by 0.20 over pretrain's 2.11, allowed is 0.00" in first_words
+
+
+def test_a_run_that_goes_on_after_a_block_is_not_shown_as_blocked(tmp_path: Path):
+    run_directory = write_example_run(tmp_path / "demo", blocked=True)
+    (run_directory / "stages.json").write_text('{"state": "running"}')
+    assert "Blocked by" not in _Page(write_report(run_directory)).text
+
+
+def test_facts_come_from_the_latest_attempt(tmp_path: Path):
+    summary = read_run(write_example_run(tmp_path / "demo"))
+    assert [step.step for step in summary.steps] == list(range(1, 111))
+    assert [step.attempt for step in summary.steps[39:42]] == [0, 1, 1]
+    assert summary.tokens == 110 * 2048
+    assert summary.num_attempts == 2
+    assert [(stage.name, stage.num_steps) for stage in summary.stages] == STAGES
+    assert [stage.bits_per_byte for stage in summary.stages] == [2.11, 1.95, 1.9]
+    assert sum(stage.tokens for stage in summary.stages) == summary.tokens
+
+
+@pytest.mark.parametrize("blocked", [True, False])
+def test_the_log_alone_tells_how_the_run_ended(tmp_path: Path, blocked: bool):
+    run_directory = write_example_run(tmp_path / "demo", blocked=blocked)
+    for name in ("stages.json", "overrides.yaml", "environment.json"):
+        (run_directory / name).unlink()
+    summary = read_run(run_directory)
+    assert summary.state == ("blocked" if blocked else "done")
+    assert summary.stages[0].layout.startswith("pipeline 2")
+    assert summary.resume_command == "python -m launch.submit run.id=demo resume=auto"
+    write_report(run_directory)
+
+
+def test_a_ledger_with_missing_keys_or_damage_does_not_stop_the_report(tmp_path: Path):
+    run_directory = write_example_run(tmp_path / "demo")
+    (run_directory / "stages.json").write_text('{"stages": [{}, {"name": "later"}]}')
+    summary = read_run(run_directory)
+    assert summary.state == "done"
+    assert summary.stages[0].name == "later"
+    assert summary.stages[0].status == "pending"
+    (run_directory / "stages.json").write_text('{"stages": [')
+    assert "stages.json is damaged" in _Page(write_report(run_directory)).text
+
+
+def test_a_run_without_any_record_has_a_report(tmp_path: Path):
+    MetricsLog(tmp_path / "metrics.jsonl").close()
+    assert "No step was done yet" in _Page(write_report(tmp_path)).text
+
+
+def test_the_command_to_continue_is_safe_for_a_shell_and_names_this_run_once(tmp_path: Path):
+    command = read_run(write_example_run(tmp_path / "demo")).resume_command
+    words = subprocess.run(["sh", "-c", f'printf "%s\\n" {command}'], capture_output=True, text=True, check=True)
+    expected = ["python", "-m", "launch.submit", "experiment=demo", "run.name=it's mine", "run.id=demo", "resume=auto"]
+    assert words.stdout.splitlines() == expected
+
+
+def test_a_long_curve_keeps_its_spike_when_it_is_thinned():
+    points = [(step, 1.0) for step in range(100_000)]
+    points[54_321] = (54_321, 9.0)
+    thinned = thin(points)
+    assert len(thinned) <= 2000
+    assert (54_321, 9.0) in thinned
+    assert thinned == sorted(thinned)
+    assert thin(points[:100]) == points[:100]
+
+
+def test_torn_lines_are_mentioned(tmp_path: Path):
+    run_directory = write_example_run(tmp_path / "demo")
+    with (run_directory / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "st')
+    assert "1 unreadable line" in _Page(write_report(run_directory)).text
+
+
+def test_a_failed_rewrite_leaves_the_old_page(tmp_path: Path):
+    run_directory = write_example_run(tmp_path / "demo")
+    before = write_report(run_directory).read_bytes()
+    shutil.copy(run_directory / "metrics.jsonl", tmp_path / "kept")
+    (run_directory / "metrics.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"there is no metrics\.jsonl"):
+        write_report(run_directory)
+    assert (run_directory / "report.html").read_bytes() == before
+
+
+def test_the_command_prints_the_path_and_a_short_summary(tmp_path: Path):
+    run_directory = write_example_run(tmp_path / "demo", blocked=True)
+    command = [sys.executable, "-m", "training.reporting"]
+    good = subprocess.run([*command, run_directory], capture_output=True, text=True, check=True)
+    assert good.stdout.splitlines() == [
+        str(run_directory / "report.html"),
+        *text_summary(read_run(run_directory)).splitlines(),
+    ]
+    assert "run demo: BLOCKED\n  gate after anneal BLOCKED: bits per byte rose" in good.stdout
+    bad = subprocess.run([*command, tmp_path], capture_output=True, text=True, check=False)
+    assert bad.returncode == ExitCode.BAD_CONFIG
+    assert "there is no metrics.jsonl in it" in bad.stderr
+
+
+def test_the_charts_hold_the_numbers_of_the_log(tmp_path: Path):
+    run_directory = write_example_run(tmp_path / "demo")
+    MetricsLog(run_directory / "metrics.jsonl").append(step_record(110, stage="long_context", attempt=2, loss=7.654321))
+    text = write_report(run_directory).read_text()
+    start = text.index('id="chart-loss"')
+    assert "7.654321" in text[start : text.index('id="chart-bits_per_byte"')]
+    assert json.dumps("anneal") in text[start:]

@@ -1,0 +1,1 @@
+"""Tests of `training.stages`: curriculum and ledger."""

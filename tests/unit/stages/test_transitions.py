@@ -1,0 +1,127 @@
+import pytest
+
+from training.stages.ledger import IllegalTransition, Ledger, RunState, StageEntry, StageStatus
+from training.stages.transitions import (
+    begun,
+    current_stage,
+    done,
+    evaluated,
+    failed,
+    gated,
+    previous_metrics,
+    promoted_without_gate,
+    rewound,
+    started,
+    trained,
+    with_start_evaluation,
+)
+
+CHECKPOINT = "checkpoints/step-00000100"
+
+
+def fresh() -> Ledger:
+    return started(Ledger(stages=(StageEntry(name="pretrain"), StageEntry(name="anneal"))))
+
+
+def pretrain_evaluated() -> Ledger:
+    ledger = trained(begun(fresh(), "pretrain"), "pretrain", CHECKPOINT)
+    return evaluated(ledger, "pretrain", "eval/pretrain/quick.json", {"bits_per_byte": 2.5})
+
+
+def test_a_run_walks_through_all_its_training_stages() -> None:
+    ledger = gated(pretrain_evaluated(), "pretrain", promoted=True, reasons=["fine"])
+    current = current_stage(ledger)
+    assert current is not None
+    assert current.name == "anneal"
+    ledger = promoted_without_gate(trained(begun(ledger, "anneal"), "anneal", CHECKPOINT), "anneal")
+    assert current_stage(ledger) is None
+    assert done(ledger).state is RunState.done
+
+
+def test_transitions_leave_the_ledger_they_start_from_as_it_was() -> None:
+    ledger = fresh()
+    begun(ledger, "pretrain")
+    assert ledger == fresh()
+
+
+def test_a_gate_that_blocks_blocks_the_run_and_may_decide_again_in_the_next_attempt() -> None:
+    blocked = gated(pretrain_evaluated(), "pretrain", promoted=False, reasons=["too high"])
+    assert (blocked.state, blocked.entry("pretrain").status) == (RunState.blocked, StageStatus.blocked)
+    with pytest.raises(IllegalTransition):
+        begun(blocked, "anneal")
+    again = started(blocked)
+    assert (again.state, again.attempt) == (RunState.running, 1)
+    with pytest.raises(IllegalTransition):
+        begun(again, "anneal")
+    promoted = gated(again, "pretrain", promoted=True, reasons=["threshold was raised"])
+    assert begun(promoted, "anneal").entry("anneal").status is StageStatus.training
+
+
+def test_the_first_start_is_attempt_0_and_a_failed_run_may_start_again() -> None:
+    assert fresh().attempt == 0
+    assert started(failed(fresh())).attempt == 1
+    with pytest.raises(IllegalTransition):
+        begun(failed(fresh()), "pretrain")
+
+
+def test_previous_metrics_are_the_stage_before_or_the_untrained_model() -> None:
+    ledger = with_start_evaluation(fresh(), "eval/start/quick.json", {"bits_per_byte": 8.0})
+    assert previous_metrics(ledger, "pretrain") == {"bits_per_byte": 8.0}
+    assert previous_metrics(pretrain_evaluated(), "pretrain") is None
+    assert previous_metrics(pretrain_evaluated(), "anneal") == {"bits_per_byte": 2.5}
+
+
+def test_illegal_arrows_raise() -> None:
+    training = begun(fresh(), "pretrain")
+    is_trained = trained(training, "pretrain", CHECKPOINT)
+    arrows = {
+        "second stage first": lambda: begun(fresh(), "anneal"),
+        "begun twice": lambda: begun(training, "pretrain"),
+        "trained before begun": lambda: trained(fresh(), "pretrain", CHECKPOINT),
+        "evaluated before trained": lambda: evaluated(training, "pretrain", "eval/x.json", {}),
+        "gate before evaluation": lambda: gated(is_trained, "pretrain", promoted=True, reasons=[]),
+        "promoted before trained": lambda: promoted_without_gate(training, "pretrain"),
+        "done too early": lambda: done(is_trained),
+        "start evaluation of a trained model": lambda: with_start_evaluation(is_trained, "eval/x.json", {}),
+        "not started": lambda: begun(Ledger(stages=(StageEntry(name="pretrain"),)), "pretrain"),
+    }
+    for name, arrow in arrows.items():
+        with pytest.raises(IllegalTransition):
+            pytest.fail(f"{name}: {arrow()}")
+
+
+def test_rewinding_trains_a_stage_again_and_forgets_all_that_came_after_it() -> None:
+    ledger = begun(gated(pretrain_evaluated(), "pretrain", promoted=True, reasons=["fine"]), "anneal")
+    again = rewound(ledger, "pretrain")
+    assert [entry.status for entry in again.stages] == [StageStatus.training, StageStatus.pending]
+    assert [(entry.checkpoint, entry.evaluation, entry.gate) for entry in again.stages] == [(None, None, None)] * 2
+    trained_again = trained(again, "pretrain", CHECKPOINT)
+    assert trained_again.entry("pretrain").status is StageStatus.trained
+    assert trained_again.attempt == ledger.attempt
+
+
+def test_rewinding_to_a_stage_that_is_not_trained_changes_nothing() -> None:
+    assert rewound(fresh(), "pretrain") == fresh()
+    ledger = begun(gated(pretrain_evaluated(), "pretrain", promoted=True, reasons=["fine"]), "anneal")
+    assert rewound(ledger, "anneal") == ledger
+
+
+def test_a_done_run_is_not_started_again() -> None:
+    only = trained(begun(started(Ledger(stages=(StageEntry(name="a"),))), "a"), "a", CHECKPOINT)
+    with pytest.raises(IllegalTransition):
+        started(done(promoted_without_gate(only, "a")))
+
+
+def test_an_unknown_training_stage_is_a_key_error() -> None:
+    with pytest.raises(KeyError):
+        begun(fresh(), "pretrian")
+
+
+def test_entries_that_claim_more_than_they_show_cannot_be_made() -> None:
+    for status in (StageStatus.trained, StageStatus.evaluated, StageStatus.promoted, StageStatus.blocked):
+        with pytest.raises(IllegalTransition):
+            StageEntry(name="a", status=status)
+    with pytest.raises(IllegalTransition):
+        StageEntry(name="a", status=StageStatus.evaluated, checkpoint=CHECKPOINT)
+    with pytest.raises(IllegalTransition):
+        StageEntry(name="a", status=StageStatus.blocked, checkpoint=CHECKPOINT)

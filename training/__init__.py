@@ -1,0 +1,14 @@
+"""The job that runs on every rank, as a library with one composition root, `training/train.py`.
+
+errors            error classes and their exit codes
+config            schema, composition, checks; the only writer of DeepSpeed's key names
+reporting         records, metrics.jsonl and its views
+parallel          layout and partition (no torch)
+models            one list of layers per model
+data              corpus, tokenizer, shards, sample order, loader
+checkpoint        layout-free sharded checkpoints
+engine            DeepSpeed behind one protocol
+fault_tolerance   ends what is broken, and says why
+stages            curriculum, ledger, runner
+train             wires it all together, once per rank
+"""

@@ -1,0 +1,12 @@
+"""Text to token batches: everything between a named source and what an engine trains on.
+
+corpus.py     documents of a source (embedded texts, the standard library, files); which documents are held out
+tokenizer.py  byte-level BPE, trained on the training documents
+manifest.py   what a prepared folder holds; which settings give it its name
+shards.py     memory-mapped token shards: writer and checked reader
+prepare.py    builds a prepared folder and commits it by one rename
+order.py      global sample index -> (source, window), pure and seekable; no torch
+loader.py     the samples and micro-batches of one training stage, stateless
+batch.py      the unit of work of an engine
+__main__.py   python -m training.data {prepare|inspect}
+"""

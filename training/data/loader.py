@@ -1,0 +1,147 @@
+"""The samples of one training stage, by index. Stateless: resuming is asking for another step.
+
+Which samples a step holds depends on the config alone; a layout only says which replica reads which of them.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from training.config.schema import RunConfig
+from training.data.batch import MicroBatch
+from training.data.order import Mixture, WindowOrder, num_windows
+from training.data.shards import PreparedData
+from training.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One training sequence."""
+
+    source: str
+    window: int
+    """Place in the source's training stream: the window starts at token window * sequence_length."""
+    token_ids: np.ndarray
+    """int64; sequence_length + 1 ids, so that every position has a next token."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Source:
+    tokens: np.ndarray
+    order: WindowOrder
+    first_draw: int
+    """Draws that earlier training stages have taken from this source with the same sequence length."""
+
+
+class StageLoader:
+    """Reads the global batches of one training stage.
+
+    Raises:
+        DataError: a source of the mixture is not prepared, or shorter than one sequence.
+    """
+
+    def __init__(self, prepared: PreparedData, config: RunConfig, training_stage: str) -> None:
+        stage = config.stages[training_stage]
+        self._sequence_length = stage.sequence_length
+        self._global_batch_sequences = stage.global_batch_sequences
+        self._micro_batch_sequences = stage.micro_batch_sequences
+        self._mixture = _mixture(config, training_stage)
+        self._sources = [self._open(prepared, config, training_stage, name) for name in self._mixture.sources]
+
+    def sample(self, index_in_stage: int) -> Sample:
+        """Return the sample with an index that counts from 0 at the training stage's start."""
+        [(source, window)] = self._places(np.array([index_in_stage]))
+        return Sample(source=self._mixture.sources[source], window=int(window), token_ids=self._tokens(source, window))
+
+    def micro_batches(self, stage_step: int, *, replica: int, num_replicas: int) -> list[MicroBatch]:
+        """Return one replica's part of a global batch, in the order in which it is accumulated.
+
+        Micro-batch m of replica r holds the samples m*(R*B)+r*B … +B of the global batch (R replicas, B sequences), so
+        all replicas together hold the same global batch under every layout.
+
+        Args:
+            stage_step: optimizer step, counted from 0 at the training stage's start.
+            replica: this data replica.
+            num_replicas: data replicas; with the micro-batch it divides the global batch.
+        """
+        size, remainder = divmod(self._global_batch_sequences, num_replicas * self._micro_batch_sequences)
+        assert remainder == 0, "a validated config divides evenly"
+        places = self._places(self._step_samples(stage_step))
+        parts = places.reshape(size, num_replicas, self._micro_batch_sequences, 2)[:, replica]
+        return [self._micro_batch(part) for part in parts]
+
+    def batch_id(self, stage_step: int) -> str:
+        """Return 16 hex digits that tell global batches apart: a hash of (source, window start) of its samples."""
+        places = self._places(self._step_samples(stage_step))
+        places[:, 1] *= self._sequence_length
+        digest = hashlib.sha256(repr((self._mixture.sources, self._sequence_length)).encode())
+        digest.update(places.astype("<i8").tobytes())
+        return digest.hexdigest()[:16]
+
+    def step_samples(self, stage_step: int) -> range:
+        """Return the indices in the training stage of a global batch's samples."""
+        first = stage_step * self._global_batch_sequences
+        return range(first, first + self._global_batch_sequences)
+
+    def _step_samples(self, stage_step: int) -> np.ndarray:
+        return np.array(self.step_samples(stage_step), dtype=np.int64)
+
+    def _places(self, samples: np.ndarray) -> np.ndarray:
+        """Return a row (place of the source, window) for each sample index."""
+        source_indices, draws = self._mixture.draws(samples)
+        windows = np.empty_like(draws)
+        for i, source in enumerate(self._sources):
+            here = source_indices == i
+            windows[here] = source.order.windows(source.first_draw + draws[here])
+        return np.stack([source_indices, windows], axis=1)
+
+    def _tokens(self, source: int, window: int) -> np.ndarray:
+        start = window * self._sequence_length
+        return self._sources[source].tokens[start : start + self._sequence_length + 1].astype(np.int64)
+
+    def _micro_batch(self, places: np.ndarray) -> MicroBatch:
+        token_ids = torch.from_numpy(np.stack([self._tokens(source, window) for source, window in places]))
+        return MicroBatch(input_ids_BT=token_ids[:, :-1].contiguous(), labels_BT=token_ids[:, 1:].contiguous())
+
+    def _open(self, prepared: PreparedData, config: RunConfig, training_stage: str, name: str) -> _Source:
+        tokens = prepared.source(name).train_tokens
+        windows = num_windows(len(tokens), self._sequence_length)
+        if not windows:
+            raise DataError(
+                f"stages.{training_stage}.mixture.{name}: its {len(tokens)} training tokens are less than one sequence "
+                f"of {self._sequence_length} + 1\n  -> shorten sequence_length, or give the source more documents"
+            )
+        order = WindowOrder(name, num_windows=windows, sequence_length=self._sequence_length, seed=config.run.seed)
+        return _Source(tokens=tokens, order=order, first_draw=_draws_before(config, training_stage, name))
+
+
+def _mixture(config: RunConfig, training_stage: str) -> Mixture:
+    """Return the mixture of a training stage, keyed by the global index of its first sample."""
+    first_sample = sum(_num_samples(config, name) for name in _earlier_stages(config, training_stage))
+    return Mixture(
+        config.stages[training_stage].mixture,
+        config_key=f"stages.{training_stage}.mixture",
+        seed=config.run.seed,
+        first_sample=first_sample,
+    )
+
+
+def _draws_before(config: RunConfig, training_stage: str, source: str) -> int:
+    """Return the draws earlier training stages take from a source, of those that cut it into the same windows."""
+    sequence_length = config.stages[training_stage].sequence_length
+    return sum(
+        _mixture(config, name).counts(_num_samples(config, name))[source]
+        for name in _earlier_stages(config, training_stage)
+        if config.stages[name].sequence_length == sequence_length and source in config.stages[name].mixture
+    )
+
+
+def _num_samples(config: RunConfig, training_stage: str) -> int:
+    return config.num_steps(training_stage) * config.stages[training_stage].global_batch_sequences
+
+
+def _earlier_stages(config: RunConfig, training_stage: str) -> list[str]:
+    names = list(config.stages)
+    return names[: names.index(training_stage)]

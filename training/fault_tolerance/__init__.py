@@ -1,0 +1,5 @@
+"""What keeps a broken job from wasting machines.
+
+lifeline   a rank ends when its launcher does
+last_words what a failing rank leaves behind for the person who reads it
+"""

@@ -1,0 +1,70 @@
+"""A rank ends when its launcher does: no orphan keeps a device, or writes beside the run's next attempt.
+
+Two ropes, because a launcher is a chain of processes (submit -> deepspeed runner -> deepspeed launch -> rank): the kernel
+kills a rank whose parent dies, and a thread watches the ancestors further up.
+"""
+
+import ctypes
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LAUNCHERS = ("deepspeed", "torchrun", "torch.distributed", "accelerate", "launch.submit")
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Ancestor:
+    pid: int
+    start_time: str
+    """Field 22 of /proc/pid/stat; a process id may be used again, the pair may not."""
+
+
+def tie_to_launcher() -> None:
+    """Make sure that this process is killed within about a second after any process of its launcher has died."""
+    if not Path("/proc/self/stat").exists():
+        return  # not Linux: the launcher's own cleaning up has to do
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ancestors = _launcher_ancestors()
+    if ancestors:
+        threading.Thread(target=_watch, args=(ancestors,), name="lifeline", daemon=True).start()
+
+
+def _launcher_ancestors() -> list[_Ancestor]:
+    """Return the unbroken chain of ancestors that belong to a launcher, the parent first."""
+    ancestors: list[_Ancestor] = []
+    pid = os.getppid()
+    while pid > 1:
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            fields = _stat_fields(pid)
+        except OSError:
+            break
+        if not any(name in command for name in _LAUNCHERS):
+            break
+        ancestors.append(_Ancestor(pid, fields[19]))
+        pid = int(fields[1])
+    return ancestors
+
+
+def _stat_fields(pid: int) -> list[str]:
+    """Return /proc/pid/stat from field 3 on; the command name before it may hold spaces."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _watch(ancestors: list[_Ancestor]) -> None:
+    while all(_is_alive(ancestor) for ancestor in ancestors):
+        time.sleep(_POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_alive(ancestor: _Ancestor) -> bool:
+    try:
+        fields = _stat_fields(ancestor.pid)
+    except OSError:
+        return False
+    return fields[19] == ancestor.start_time and fields[0] != "Z"

@@ -1,0 +1,11 @@
+"""What a run tells people: typed records, the log that keeps them, and views of that log.
+
+records          one dataclass per kind of line in metrics.jsonl
+metrics          append-only JSONL on disk (the truth): write, read, follow
+reporter         the facade that training uses: one call per record, on rank 0
+console          view: progress on a terminal, plain lines elsewhere
+wandb_view       view: starts and stops the process that feeds Weights & Biases
+wandb_follower   that process: follows metrics.jsonl, so wandb can neither slow nor stop training
+summary          a run directory as plain facts
+charts, report   those facts as one self-contained HTML page (`python -m training.reporting RUN_DIR`)
+"""

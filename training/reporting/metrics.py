@@ -1,0 +1,143 @@
+"""The append-only log of a run, metrics.jsonl: writing it, reading it whole, following it while it grows.
+
+Numbers are written as Python's json writes them, so a loss or gradient norm that is not finite is the bare word NaN
+or Infinity: JSON has no such number, but a run that went wrong must not lose what it saw.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.errors import StorageError
+from training.reporting.records import Record, StepRecord, from_json_object, to_json_object
+
+FILE_NAME = "metrics.jsonl"
+
+_STEPS_PER_FSYNC = 50
+"""Step records a power cut may cost (a crash of the process alone costs none). All other records are synced at once."""
+
+
+class MetricsLog:
+    """The one writer of metrics.jsonl: every record is one line, written by one system call.
+
+    Opening changes nothing that is there, but a last line without its end (a crash in the middle of a write) is
+    ended, so that it can never run into the next record; readers skip and count it.
+
+    Raises:
+        StorageError: the file cannot be opened or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._steps_since_fsync = 0
+        try:
+            self._file_descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            size_bytes = os.fstat(self._file_descriptor).st_size
+            self._torn = size_bytes > 0 and os.pread(self._file_descriptor, 1, size_bytes - 1) != b"\n"
+        except OSError as error:
+            raise _storage_error(path, error) from error
+
+    def append(self, record: Record) -> None:
+        """Write the record with the present time; on disk on return, for step records within 50 of them."""
+        line = json.dumps(to_json_object(record, time_seconds=time.time())).encode() + b"\n"
+        if self._torn:
+            line = b"\n" + line
+        try:
+            num_written = os.write(self._file_descriptor, line)
+            self._torn = num_written < len(line)
+            if self._torn:
+                raise OSError(f"only {num_written} of {len(line)} bytes were written")
+            self._steps_since_fsync += 1
+            if not isinstance(record, StepRecord) or self._steps_since_fsync >= _STEPS_PER_FSYNC:
+                os.fsync(self._file_descriptor)
+                self._steps_since_fsync = 0
+        except OSError as error:
+            raise _storage_error(self.path, error) from error
+
+    def close(self) -> None:
+        """Bring everything to disk and close the file."""
+        try:
+            os.fsync(self._file_descriptor)
+        except OSError as error:
+            raise _storage_error(self.path, error) from error
+        finally:
+            os.close(self._file_descriptor)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metrics:
+    """A metrics.jsonl as read: records in the order they were written."""
+
+    records: list[Record]
+    times_seconds: list[float]
+    """When each record was written, in Unix seconds."""
+    num_torn_lines: int
+    """Lines that hold no record: torn by a crash, or of a kind that this version does not know."""
+
+
+class MetricsReader:
+    """Reads metrics.jsonl from a byte offset on, again and again while it grows."""
+
+    def __init__(self, path: Path, *, offset_bytes: int = 0) -> None:
+        self._path = path
+        self._offset_bytes = offset_bytes
+
+    def read_new(self) -> Metrics:
+        """Return what was written since the last call; a line that has no end yet is left for the next one."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset_bytes)
+                text = file.read()
+        except OSError as error:
+            raise _storage_error(self._path, error) from error
+        complete = text[: text.rfind(b"\n") + 1]
+        self._offset_bytes += len(complete)
+        return _parse(complete.split(b"\n"))
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Return all records of a metrics.jsonl, also of one that is being written.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    try:
+        return _parse(path.read_bytes().split(b"\n"))
+    except OSError as error:
+        raise _storage_error(path, error) from error
+
+
+def latest_steps(records: Iterable[Record]) -> list[StepRecord]:
+    """Return one record per step, sorted: of steps done again after a crash or a rollback, the latest attempt's."""
+    latest: dict[int, StepRecord] = {}
+    for record in records:
+        if isinstance(record, StepRecord):
+            known = latest.get(record.step)
+            if known is None or record.attempt >= known.attempt:
+                latest[record.step] = record
+    return [latest[step] for step in sorted(latest)]
+
+
+def _parse(lines: list[bytes]) -> Metrics:
+    records: list[Record] = []
+    times_seconds: list[float] = []
+    num_torn_lines = 0
+    for line in filter(None, lines):
+        try:
+            json_object = json.loads(line)
+            record, time_seconds = from_json_object(json_object), float(json_object["time"])
+        except (ValueError, KeyError, TypeError):
+            num_torn_lines += 1
+        else:
+            records.append(record)
+            times_seconds.append(time_seconds)
+    return Metrics(records=records, times_seconds=times_seconds, num_torn_lines=num_torn_lines)
+
+
+def _storage_error(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path}: {error}\n  -> free space or repair the file system, then start again with resume=auto"
+    )

@@ -1,0 +1,196 @@
+"""A run directory as plain facts: what the report shows, whichever way it is shown.
+
+metrics.jsonl is the truth; the ledger (stages.json), the overrides and the environment add what it does not hold,
+and each of them may be missing.
+"""
+
+import json
+import shlex
+import statistics
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from training.errors import ConfigError
+from training.reporting.metrics import FILE_NAME, Metrics, latest_steps, read_metrics
+from training.reporting.records import (
+    CheckpointRecord,
+    EvalRecord,
+    GateRecord,
+    IncidentRecord,
+    StageRecord,
+    StepRecord,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageSummary:
+    """One training stage; numbers are None where it has not come so far."""
+
+    name: str
+    status: str
+    layout: str
+    num_steps: int
+    tokens: int
+    first_loss: float | None
+    last_loss: float | None
+    median_tokens_per_second: float | None
+    bits_per_byte: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSummary:
+    """A run so far. Of what was done more than once, after a crash or a block, only the latest is here."""
+
+    run_id: str
+    state: str
+    """running, done, blocked or failed."""
+    first_time_seconds: float
+    last_time_seconds: float
+    training_seconds: float
+    """Time inside optimizer steps that count."""
+    tokens: int
+    num_attempts: int
+    steps: list[StepRecord]
+    evals: list[EvalRecord]
+    gates: list[GateRecord]
+    checkpoints: list[CheckpointRecord]
+    incidents: list[IncidentRecord]
+    stages: list[StageSummary]
+    resume_command: str
+    environment: dict[str, str]
+    notes: list[str]
+    """What a reader should know about the files themselves."""
+
+    @property
+    def blocking_gates(self) -> list[GateRecord]:
+        """Gates that stopped the run; none while it goes on again after a block."""
+        return [gate for gate in self.gates if gate.decision == "block"] if self.state == "blocked" else []
+
+
+def read_run(run_directory: Path) -> RunSummary:
+    """Return the facts of a run directory, also of one that is being written.
+
+    Raises:
+        ConfigError: the directory holds no metrics.jsonl.
+        StorageError: a file cannot be read.
+    """
+    if not (run_directory / FILE_NAME).is_file():
+        raise ConfigError(
+            "run directory",
+            run_directory,
+            f"there is no {FILE_NAME} in it",
+            "give the directory of a run that has started, for example runs/<run id>",
+        )
+    metrics = read_metrics(run_directory / FILE_NAME)
+    notes: list[str] = []
+    if metrics.num_torn_lines:
+        notes.append(f"{metrics.num_torn_lines} unreadable line(s) of {FILE_NAME} were left out (torn by a crash)")
+    ledger = _read_json(run_directory / "stages.json", notes)
+    records = metrics.records
+    steps = latest_steps(records)
+    evals = _latest((r, (r.stage, r.suite)) for r in records if isinstance(r, EvalRecord))
+    run_id = run_directory.resolve().name
+    return RunSummary(
+        run_id=run_id,
+        state=ledger.get("state") or _state(metrics),
+        first_time_seconds=min(metrics.times_seconds, default=0.0),
+        last_time_seconds=max(metrics.times_seconds, default=0.0),
+        training_seconds=sum(step.seconds for step in steps),
+        tokens=steps[-1].tokens if steps else 0,
+        num_attempts=max((record.attempt for record in records), default=0) + 1,
+        steps=steps,
+        evals=evals,
+        gates=_latest((r, r.stage) for r in records if isinstance(r, GateRecord)),
+        checkpoints=_latest((r, r.directory) for r in records if isinstance(r, CheckpointRecord)),
+        incidents=[record for record in records if isinstance(record, IncidentRecord)],
+        stages=_stages(metrics, steps, evals, ledger),
+        resume_command=_resume_command(run_directory / "overrides.yaml", run_id),
+        environment=_flat(_read_json(run_directory / "environment.json", notes)),
+        notes=notes,
+    )
+
+
+def _stages(
+    metrics: Metrics, steps: list[StepRecord], evals: list[EvalRecord], ledger: dict[str, Any]
+) -> list[StageSummary]:
+    events = [r for r in metrics.records if isinstance(r, StageRecord) and r.stage != "run"]
+    statuses = {entry["name"]: entry.get("status") for entry in ledger.get("stages", []) if "name" in entry}
+    names = dict.fromkeys([*statuses, *(event.stage for event in events), *(step.stage for step in steps)])
+    summaries: list[StageSummary] = []
+    tokens_before = 0
+    for name in names:
+        mine = [step for step in steps if step.stage == name]
+        my_events = [event for event in events if event.stage == name]
+        ended = bool(my_events) and my_events[-1].event == "end"
+        derived_status = "done" if ended else "running" if my_events or mine else "pending"
+        tokens = mine[-1].tokens if mine else tokens_before
+        summaries.append(
+            StageSummary(
+                name=name,
+                status=statuses.get(name) or derived_status,
+                layout=my_events[-1].layout if my_events else "",
+                num_steps=len(mine),
+                tokens=tokens - tokens_before,
+                first_loss=mine[0].loss if mine else None,
+                last_loss=mine[-1].loss if mine else None,
+                median_tokens_per_second=statistics.median(s.tokens_per_second for s in mine) if mine else None,
+                bits_per_byte=next((e.bits_per_byte for e in reversed(evals) if e.stage == name), None),
+            )
+        )
+        tokens_before = tokens
+    return summaries
+
+
+def _state(metrics: Metrics) -> str:
+    """Return the state that the records tell, for a run without a ledger."""
+    events = [record for record in metrics.records if isinstance(record, StageRecord | GateRecord)]
+    match events[-1:]:
+        case [StageRecord(stage="run", event=event)]:
+            return event
+        case [GateRecord(decision="block")]:
+            return "blocked"
+    return "running"
+
+
+def _latest(pairs: Iterable[tuple[T, Hashable]]) -> list[T]:
+    """Return the last item of each key, in the order of those last items."""
+    latest: dict[Hashable, T] = {}
+    for item, key in pairs:
+        latest.pop(key, None)
+        latest[key] = item
+    return list(latest.values())
+
+
+def _read_json(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        return json.loads(_text(path) or "{}")
+    except ValueError as error:
+        notes.append(f"{path.name} is damaged and was left out: {error}")
+        return {}
+
+
+def _resume_command(overrides_path: Path, run_id: str) -> str:
+    overrides = yaml.safe_load(_text(overrides_path)) or []
+    kept = [o for o in map(str, overrides) if o.lstrip("+").split("=")[0] not in ("run.id", "resume")]
+    return shlex.join(["python", "-m", "launch.submit", *kept, f"run.id={run_id}", "resume=auto"])
+
+
+def _text(path: Path) -> str:
+    """Return the content of a file that may be missing: then it is empty."""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat

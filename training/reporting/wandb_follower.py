@@ -1,0 +1,105 @@
+"""The process that feeds wandb (started by wandb_view): follow metrics.jsonl until standard input ends.
+
+Standard input holds one line, the settings; its end, however it comes, means that the trainer is done or dead.
+"""
+
+import json
+import logging
+import select
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from training.reporting.metrics import FILE_NAME, MetricsReader
+from training.reporting.records import EvalRecord, GateRecord, Record, StageRecord, StepRecord
+
+_log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
+_INIT_TIMEOUT_SECONDS = 60.0
+_FINISH_TIMEOUT_SECONDS = 60.0
+_ORPHAN_LIMIT_SECONDS = 300
+"""A follower whose trainer was killed ends itself after this, whatever wandb waits for."""
+
+
+def wandb_row(record: Record) -> dict[str, Any]:
+    """Return what one record logs: `step`, `tokens` where known, and its fields under the record's namespace.
+
+    wandb's own `_step` starts again at 0 when an offline run is resumed, so it is never used as an axis.
+    """
+    values = {name: value for name, value in asdict(record).items() if name not in ("step", "tokens")}
+    row: dict[str, Any] = {"step": record.step}
+    match record:
+        case StepRecord():
+            row["tokens"] = record.tokens
+            return row | {f"train/{name}": value for name, value in values.items()}
+        case EvalRecord():
+            texts = [f"{sample['prompt']}|{sample['text']}" for sample in values.pop("samples")]
+            numbers = values.pop("metrics") | values | {"samples": "\n\n".join(texts)}
+            return row | {f"eval/{record.suite}/{name}": value for name, value in numbers.items()}
+        case GateRecord():
+            values["reasons"] = "\n".join(record.reasons)
+            values["promoted"] = int(record.decision == "promote")
+    return row | {f"{record.kind}/{name}": value for name, value in values.items()}
+
+
+def _start_run(settings: dict[str, Any]) -> wandb.Run:
+    run = wandb.init(
+        id=settings["run_id"],
+        name=settings["run_id"],
+        resume="allow",
+        dir=settings["run_directory"],
+        mode=settings["mode"],
+        project=settings["project"],
+        entity=settings["entity"],
+        config=settings["config"],
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=_INIT_TIMEOUT_SECONDS,
+            finish_timeout=_FINISH_TIMEOUT_SECONDS,
+            x_stats_pid=settings["trainer_pid"],
+        ),
+    )
+    run.define_metric("step")
+    run.define_metric("tokens", step_metric="step")
+    for namespace in ("train", "eval", "gate", "checkpoint", "incident", "stage"):
+        run.define_metric(f"{namespace}/*", step_metric="step")
+    return run
+
+
+def _follow(run: wandb.Run, reader: MetricsReader) -> bool:
+    """Log records until standard input ends; return whether the last one said that the run is done."""
+    done = False
+    ended = False
+    while not ended:
+        readable, _, _ = select.select([sys.stdin], [], [], _POLL_SECONDS)
+        ended = bool(readable) and not sys.stdin.read(1)
+        for record in reader.read_new().records:  # once more after the end: the last lines are already written
+            run.log(wandb_row(record))
+            done = isinstance(record, StageRecord) and record.event == "done"
+    return done
+
+
+def main() -> None:
+    """Follow one job from its settings line to the end of its input."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a job's SIGTERM goes to all its processes; our end is stdin's
+    settings = json.loads(sys.stdin.readline())
+    reader = MetricsReader(Path(settings["run_directory"], FILE_NAME), offset_bytes=settings["offset_bytes"])
+    try:
+        run = _start_run(settings)
+    except (wandb.Error, OSError) as error:
+        _log.error("wandb could not start a run in mode %s: %s", settings["mode"], error)
+        sys.exit(1)
+    done = _follow(run, reader)
+    signal.alarm(_ORPHAN_LIMIT_SECONDS)
+    run.finish(exit_code=0 if done else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Weights & Biases as a view: a process of its own follows metrics.jsonl and feeds wandb.
+
+Why a process and not a thread: wandb's exit hook waits for its service (0.31: as long as the network is gone), and a
+job of thousands of devices must never wait for a dashboard. A process can be left behind or killed; it needs no
+queue, because the log on disk is one; and when training dies, it still delivers the last lines.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from training.errors import StorageError
+from training.reporting.metrics import FILE_NAME
+from training.reporting.records import Record
+
+_log = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_SECONDS = 15.0
+"""Longest wait at the end of a job for wandb to take the last records."""
+
+
+class WandbView:
+    """One wandb run per run id, fed from metrics.jsonl by `training.reporting.wandb_follower`.
+
+    Nothing that wandb does or fails to do raises here; it is said once in the log.
+    """
+
+    def __init__(
+        self,
+        run_directory: Path,
+        *,
+        run_id: str,
+        config: Mapping[str, Any],
+        mode: str,
+        project: str,
+        entity: str | None,
+    ) -> None:
+        self._run_directory = run_directory
+        self._output_path = run_directory / "logs" / "wandb.log"
+        self._complained = False
+        metrics_path = run_directory / FILE_NAME
+        first_line = {
+            "run_directory": str(run_directory.resolve()),
+            "offset_bytes": metrics_path.stat().st_size,
+            "run_id": run_id,
+            "config": dict(config),
+            "mode": mode,
+            "project": project,
+            "entity": entity,
+            "trainer_pid": os.getpid(),
+        }
+        self._process = self._start()
+        self._send(json.dumps(first_line, default=str).encode() + b"\n")
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        package_root = str(Path(__file__).parents[2])
+        python_path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+        try:
+            self._output_path.parent.mkdir(exist_ok=True)
+            with self._output_path.open("ab") as output:
+                return subprocess.Popen(
+                    [sys.executable, "-m", "training.reporting.wandb_follower"],
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=output,
+                    env={**os.environ, "PYTHONPATH": python_path, "WANDB_SILENT": "true"},
+                    start_new_session=True,  # Ctrl-C is for the trainer; the follower ends when its input does
+                )
+        except OSError as error:
+            raise StorageError(f"{self._output_path}: {error}\n  -> make the run directory writable") from error
+
+    def _send(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._complain("ended at once")
+
+    def append(self, record: Record) -> None:
+        """Do nothing but notice, once, that the follower is gone: it reads the record from metrics.jsonl itself."""
+        if not self._complained and self._process.poll() is not None:
+            self._complain(f"ended early with exit code {self._process.returncode}")
+
+    def close(self) -> None:
+        """Let the follower deliver the rest; give up after CLOSE_TIMEOUT_SECONDS."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            exit_code = self._process.wait(timeout=CLOSE_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            self._complain(f"did not finish within {CLOSE_TIMEOUT_SECONDS:.0f} s")
+            return
+        if exit_code:
+            self._complain(f"ended with exit code {exit_code}")
+
+    def _complain(self, what: str) -> None:
+        if self._complained:
+            return
+        self._complained = True
+        _log.warning(
+            "wandb %s; training is not affected and metrics.jsonl has every record. Its output: %s. "
+            "What reached the disk can be sent with: wandb sync %s/wandb/*run-*",
+            what,
+            self._output_path,
+            self._run_directory,
+        )

@@ -1,0 +1,105 @@
+"""What a run will do, from its config alone: the chain of training stages and the learning rate of every step. Pure."""
+
+import math
+from dataclasses import dataclass
+
+from training.config.schema import GateConfig, RunConfig, ScheduleConfig, ScheduleKind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedStage:
+    """One training stage with everything that follows from the config."""
+
+    name: str
+    index: int
+    """Place in the chain, from 0."""
+    first_step: int
+    """Global steps done before this training stage, as `RunConfig.first_step`; its own steps are counted from here."""
+    num_steps: int
+    """Optimizer steps of this training stage."""
+    accumulation_steps: int
+    """Micro-batches per data replica and optimizer step."""
+    num_replicas: int
+    """Data replicas."""
+    tokens_per_step: int
+    """Tokens of one global batch."""
+    eval_suite: str | None
+    """Suite that measures this training stage when it is trained; null for none."""
+    gate: GateConfig | None
+    """Conditions the measurement must meet; null for none."""
+
+    @property
+    def last_step(self) -> int:
+        """Global steps done when this training stage is trained; its final checkpoint has this number."""
+        return self.first_step + self.num_steps
+
+
+def plan(config: RunConfig) -> tuple[PlannedStage, ...]:
+    """Return the training stages of a run, in order; each begins at the step where the one before ends."""
+    return tuple(
+        PlannedStage(
+            name=name,
+            index=index,
+            first_step=config.first_step(name),
+            num_steps=config.num_steps(name),
+            accumulation_steps=config.accumulation_steps(name),
+            num_replicas=config.num_replicas(name),
+            tokens_per_step=stage.global_batch_sequences * stage.sequence_length,
+            eval_suite=stage.eval_suite,
+            gate=stage.gate,
+        )
+        for index, (name, stage) in enumerate(config.stages.items())
+    )
+
+
+def learning_rate(config: RunConfig, training_stage: str, stage_step: int) -> float:
+    """Return the learning rate of one step of a training stage.
+
+    Args:
+        config: the run.
+        training_stage: its name.
+        stage_step: optimizer steps already done in this training stage, so 0 for its first step.
+    """
+    own_peak = config.stages[training_stage].lr
+    peak = config.optimizer.lr if own_peak is None else own_peak
+    num_steps = config.num_steps(training_stage)
+    assert 0 <= stage_step < num_steps, f"training stage {training_stage} has {num_steps} steps, not step {stage_step}"
+    return peak * schedule_factor(config.schedule_of(training_stage), stage_step=stage_step, num_steps=num_steps)
+
+
+def schedule_factor(schedule: ScheduleConfig, *, stage_step: int, num_steps: int) -> float:
+    """Return the learning rate of a step as a share of the peak, in [0, 1].
+
+    With s = stage_step, N = num_steps, W = warm-up steps, D = decay steps and f = final_ratio:
+
+    - warm-up, s < W: (s + 1) / W, which reaches 1 at the last warm-up step;
+    - constant: 1;
+    - wsd, the last D steps: 1 - (1 - f) (s - (N - 1 - D)) / D, which is f at s = N - 1; 1 before them;
+    - cosine: f + (1 - f) (1 + cos(pi p)) / 2, where p runs from 0 at the last warm-up step (the first step without
+      warm-up) to 1 at s = N - 1.
+
+    W and D are their shares of N, rounded to whole steps; D gives way where both together would exceed N.
+    """
+    warmup_steps = round(schedule.warmup_fraction * num_steps)
+    if stage_step < warmup_steps:
+        return (stage_step + 1) / warmup_steps
+    match schedule.kind:
+        case ScheduleKind.constant:
+            return 1.0
+        case ScheduleKind.wsd:
+            decay_steps = min(round(schedule.decay_fraction * num_steps), num_steps - warmup_steps)
+            into_decay = stage_step - (num_steps - 1 - decay_steps)
+            if into_decay <= 0:
+                return 1.0
+            return _between(1.0, schedule.final_ratio, into_decay / decay_steps)
+        case ScheduleKind.cosine:
+            peak_step = max(warmup_steps - 1, 0)
+            if stage_step == peak_step:
+                return 1.0
+            progress = (stage_step - peak_step) / (num_steps - 1 - peak_step)
+            return _between(schedule.final_ratio, 1.0, (1.0 + math.cos(math.pi * progress)) / 2.0)
+
+
+def _between(start: float, end: float, share: float) -> float:
+    """Return the point between two values, exactly `start` at share 0 and `end` at share 1."""
+    return start * (1.0 - share) + end * share

@@ -1,0 +1,224 @@
+"""What a run has done: one entry per training stage, in stages.json, committed at every arrow of the state machine.
+
+A ledger is a value; transitions return a new one, `commit` makes it the truth. After a kill at any moment the file is
+the last committed ledger or the one being committed, never a mixture. Only one rank opens and commits. No torch.
+
+    pending -> training -> trained -> evaluated -> promoted | blocked        (trained -> promoted without an evaluation)
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from training.errors import ConfigError, CorruptCheckpoint, StorageError
+
+LEDGER_NAME = "stages.json"
+_VERSION = 1
+
+
+class RunState(StrEnum):
+    """What became of the run so far."""
+
+    running = "running"
+    done = "done"
+    blocked = "blocked"
+    failed = "failed"
+
+
+class StageStatus(StrEnum):
+    """How far a training stage is."""
+
+    pending = "pending"
+    training = "training"
+    trained = "trained"
+    evaluated = "evaluated"
+    promoted = "promoted"
+    blocked = "blocked"
+
+
+class IllegalTransition(ValueError):
+    """A ledger that cannot come about: a bug of the caller."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """An evaluation that was made."""
+
+    path: str
+    """Its report, relative to the run directory."""
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateOutcome:
+    """A gate that was asked."""
+
+    decision: str
+    """promote or block."""
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageEntry:
+    """One training stage.
+
+    Raises:
+        IllegalTransition: the status says more than the entry shows.
+    """
+
+    name: str
+    status: StageStatus = StageStatus.pending
+    checkpoint: str | None = None
+    """The checkpoint at its end, relative to the run directory; null until it is trained."""
+    evaluation: Evaluation | None = None
+    gate: GateOutcome | None = None
+
+    def __post_init__(self) -> None:
+        in_training = self.status in (StageStatus.pending, StageStatus.training)
+        if in_training == (self.checkpoint is not None):
+            raise IllegalTransition(f"training stage {self.name}: {self.status} with checkpoint {self.checkpoint}")
+        if self.evaluation is None and self.status is StageStatus.evaluated:
+            raise IllegalTransition(f"training stage {self.name}: evaluated without an evaluation")
+        if self.gate is None and self.status is StageStatus.blocked:
+            raise IllegalTransition(f"training stage {self.name}: blocked without a gate")
+        if self.gate is not None and self.evaluation is None:
+            raise IllegalTransition(f"training stage {self.name}: a gate decided without an evaluation")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ledger:
+    """The state of a whole run.
+
+    Raises:
+        IllegalTransition: a training stage is ahead of one before it, or the run is done with stages left to do.
+    """
+
+    stages: tuple[StageEntry, ...]
+    state: RunState = RunState.running
+    attempt: int = -1
+    """How often the run directory was started before this start, so 0 in the first one; -1 before `started`."""
+    start_evaluation: Evaluation | None = None
+    """Evaluation of the untrained model, if it was made."""
+
+    def __post_init__(self) -> None:
+        statuses = [entry.status for entry in self.stages]
+        behind = [status for status in statuses if status is not StageStatus.promoted]
+        if statuses[: len(statuses) - len(behind)] != [StageStatus.promoted] * (len(statuses) - len(behind)):
+            raise IllegalTransition(f"a training stage was promoted before an earlier one: {statuses}")
+        if any(status is not StageStatus.pending for status in behind[1:]):
+            raise IllegalTransition(f"a training stage began before the one before it was promoted: {statuses}")
+        if self.state is RunState.done and behind:
+            raise IllegalTransition(f"the run is done with training stages left to do: {statuses}")
+
+    @classmethod
+    def open(cls, run_directory: Path, stage_names: Sequence[str]) -> Self:
+        """Return the committed ledger of a run directory, or a fresh one (not yet committed) if there is none.
+
+        Raises:
+            ConfigError: the run directory was made with other training stages.
+            CorruptCheckpoint: the file is not a ledger.
+            StorageError: the file cannot be read.
+        """
+        path = run_directory / LEDGER_NAME
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return cls(stages=tuple(StageEntry(name=name) for name in stage_names))
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read: {error}\n  -> mend the storage, then start again") from error
+        ledger = cls.from_json(text, path)
+        names = [entry.name for entry in ledger.stages]
+        if names != list(stage_names):
+            raise ConfigError(
+                "stages",
+                list(stage_names),
+                f"{path} belongs to a run with the training stages {names}",
+                "continue with those stages, or start a new run with another run.id",
+            )
+        return ledger
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> Self:
+        """Return the ledger that `to_json` wrote; `path` is named in the error.
+
+        Raises:
+            CorruptCheckpoint: the text is not a ledger of this version.
+        """
+        try:
+            fields = json.loads(text)
+            if fields["version"] != _VERSION:
+                raise ValueError(f"version {fields['version']}, known is {_VERSION}")
+            return cls(
+                stages=tuple(_entry(entry) for entry in fields["stages"]),
+                state=RunState(fields["state"]),
+                attempt=fields["attempt"],
+                start_evaluation=_evaluation(fields["start_evaluation"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptCheckpoint(
+                f"{path} is not a ledger ({type(error).__name__}: {error}); commits replace the file as a whole, so "
+                "something else changed it\n  -> restore it from a backup, or start a new run with another run.id"
+            ) from error
+
+    def to_json(self) -> str:
+        """Return the ledger as JSON text."""
+        return json.dumps({"version": _VERSION, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+
+    def entry(self, name: str) -> StageEntry:
+        """Return the entry of a training stage."""
+        return {entry.name: entry for entry in self.stages}[name]
+
+
+def _entry(fields: Mapping[str, Any]) -> StageEntry:
+    gate = fields["gate"]
+    return StageEntry(
+        name=fields["name"],
+        status=StageStatus(fields["status"]),
+        checkpoint=fields["checkpoint"],
+        evaluation=_evaluation(fields["evaluation"]),
+        gate=None if gate is None else GateOutcome(decision=gate["decision"], reasons=tuple(gate["reasons"])),
+    )
+
+
+def _evaluation(fields: Mapping[str, Any] | None) -> Evaluation | None:
+    return None if fields is None else Evaluation(path=fields["path"], metrics=dict(fields["metrics"]))
+
+
+def commit(ledger: Ledger, run_directory: Path) -> None:
+    """Make a ledger the run's truth: when this returns it survives a power cut.
+
+    Raises:
+        StorageError: it could not be written; the ledger committed before still stands.
+    """
+    write_durably(run_directory / LEDGER_NAME, ledger.to_json())
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replace a file as a whole: a kill or power cut leaves the old content or the new one, on disk when this returns.
+
+    One process writes a file at a time.
+
+    Raises:
+        StorageError: it could not be written; the old file is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")  # always the same name: a kill leaves at most one behind
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # makes the rename itself durable
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written: {error}\n  -> free space or mend the storage, then start again with resume=auto"
+        ) from error

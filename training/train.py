@@ -1,0 +1,248 @@
+"""Composition root: the one file that wires a run together. Started once per rank, by any launcher.
+
+    deepspeed --module training.train ARGS          torchrun --nproc_per_node N -m training.train ARGS
+    accelerate launch -m training.train ARGS        python -m training.train ARGS          (one process)
+
+ARGS is a run directory made by `launch.submit` (plus `resume=…` if wanted), or the same overrides as launch.submit.
+All spellings of --local_rank are accepted.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from eval.gates import decide
+from eval.harness import EvalReport, evaluate
+from eval.harness import write_report as write_evaluation
+from training.config.arguments import Arguments, parse_arguments
+from training.config.deepspeed_config import deepspeed_config
+from training.config.load import compose, load_frozen
+from training.config.run_directory import resolve
+from training.config.schema import FaultToleranceConfig, Precision, Resume, RunConfig
+from training.data.loader import StageLoader
+from training.data.prepare import ensure
+from training.data.shards import PreparedData
+from training.engine import process_group
+from training.engine.base import Engine
+from training.engine.build import build_engine
+from training.engine.matmul_rate import measured_matmul_rate
+from training.engine.process_group import ProcessGroup
+from training.errors import AutarkyError, ConfigError, ExitCode, PeerLost
+from training.fault_tolerance.last_words import as_autarky_error, leave
+from training.fault_tolerance.lifeline import tie_to_launcher
+from training.reporting.report import write_report as write_html
+from training.reporting.reporter import Reporter
+from training.stages import transitions
+from training.stages.ledger import RunState, commit
+from training.stages.runner import Parts, Runner, open_ledger
+
+
+def main(argv: list[str]) -> ExitCode:
+    """Run one rank to its end; returns the exit code of the process."""
+    tie_to_launcher()
+    rank = int(os.environ.get("RANK", "0"))
+    run_directory: Path | None = None
+    try:
+        arguments = parse_arguments(argv)
+        if arguments.help or not arguments.positional:
+            print(__doc__)  # noqa: T201
+            return ExitCode.DONE if arguments.help else ExitCode.BAD_CONFIG
+        frozen = Path(arguments.positional[0])
+        limits = load_frozen(frozen).fault_tolerance if _is_run_directory(frozen) else FaultToleranceConfig()
+        processes = process_group.start(limits.collective_timeout_seconds)
+        run_directory, config = _find_run(arguments, processes)
+        _log_to(_log_path(run_directory, rank))
+        _train(config, run_directory, processes)
+        process_group.stop()
+    except Exception as caught:  # the outermost frame: every error becomes an exit code and a file
+        code, text = leave(as_autarky_error(caught), run_directory=run_directory, rank=rank)
+        print(f"[rank {rank}] {text}", file=sys.stderr, flush=True)  # noqa: T201
+        return code
+    return ExitCode.DONE
+
+
+def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunConfig]:
+    """Return the run directory and its config on every rank; rank 0 decides, once for all.
+
+    Raises:
+        ConfigError: on every rank, with rank 0's words.
+    """
+    answer: dict[str, str] = {}
+    if processes.rank == 0:
+        try:
+            directory, resume = _choose_run(arguments.positional, processes.world_size)
+            answer = {"directory": str(directory), "resume": resume}
+        except ConfigError as error:
+            answer = {"key": error.key, "given": str(error.given), "reason": error.reason, "remedy": error.remedy}
+    told = json.loads(processes.broadcast_text(json.dumps(answer)))
+    if "remedy" in told:
+        raise ConfigError(**told)
+    directory = Path(told["directory"])
+    return directory, replace(load_frozen(directory), resume=Resume(told["resume"]))
+
+
+def _is_run_directory(path: Path) -> bool:
+    return (path / "config.yaml").is_file()
+
+
+def _choose_run(words: list[str], world_size: int) -> tuple[Path, Resume]:
+    """Return the run directory that the arguments name or ask for, with its config frozen inside, and how to resume."""
+    if _is_run_directory(Path(words[0])):
+        directory = Path(words[0]).resolve()
+        config = _continued(directory, words[1:])
+        check_world_size(config, world_size)
+    else:
+        config = compose(words, world=process_group.launched_world())
+        check_world_size(config, world_size)
+        directory = resolve(config, words)
+    return directory, config.resume
+
+
+def check_world_size(config: RunConfig, world_size: int) -> None:
+    """Raise ConfigError unless the launcher started as many processes as the config wants."""
+    if config.world_size != world_size:
+        raise ConfigError(
+            "cluster",
+            f"{config.cluster.num_nodes} nodes × {config.cluster.processes_per_node} processes",
+            f"the launcher started {world_size} process{'es' if world_size > 1 else ''}, not {config.world_size}",
+            f"start {config.world_size} (deepspeed --num_accelerators, torchrun --nproc_per_node), or leave "
+            "cluster.num_nodes and cluster.processes_per_node out: then the launcher's numbers are taken",
+        )
+
+
+def _continued(directory: Path, words: list[str]) -> RunConfig:
+    """Return a run directory's config; the only override it takes is resume, since all else is frozen."""
+    config = load_frozen(directory)
+    for word in words:
+        key, _, value = word.partition("=")
+        if key != "resume" or value not in list(Resume):
+            raise ConfigError(
+                key, value, "a run directory's config is frozen", f"give only resume={'|'.join(Resume)} beside it"
+            )
+        config = replace(config, resume=Resume(value))
+    if config.resume is Resume.never and any((directory / "checkpoints").glob("step-*")):
+        raise ConfigError(
+            "resume",
+            "never",
+            f"{directory} holds checkpoints and would start over at step 0",
+            "add resume=auto to continue it",
+        )
+    return config
+
+
+def _train(config: RunConfig, run_directory: Path, processes: ProcessGroup) -> None:
+    """Do the run: data, ledger, reporter, runner; the report is written however it ends."""
+    is_first = processes.rank == 0
+    torch.set_num_threads(config.cluster.threads_per_process)
+    data = _rank_0_first(processes, lambda: ensure(config.data))
+    ledger = open_ledger(config, run_directory, processes)
+    reporter = _open_reporter(config, run_directory, ledger.attempt) if is_first else Reporter.silent()
+    parts = Parts(
+        processes=processes,
+        reporter=reporter,
+        build_engine=lambda name: _build_engine(config, name, processes, run_directory),
+        open_loader=lambda name: StageLoader(data, config, name),
+        data_fingerprint=data.fingerprint,
+        evaluate=lambda engine, suite, path: _evaluate(config, engine, data, suite, path if is_first else None),
+        decide=decide,
+        peak_flops_per_second=_peak_flops_per_second(config, processes),
+    )
+    runner = Runner(config, run_directory, parts, ledger)
+    try:
+        runner.run()
+    except Exception:
+        if is_first and runner.ledger.state is RunState.running:
+            commit(transitions.failed(runner.ledger), run_directory)
+        raise
+    finally:
+        reporter.close()
+        if is_first:
+            write_html(run_directory)
+
+
+def _rank_0_first(processes: ProcessGroup, make: Callable[[], PreparedData]) -> PreparedData:
+    """Return make() of every rank, the others' after rank 0's has prepared what was missing."""
+    made: PreparedData | None = None
+    failure: AutarkyError | None = None
+    if processes.rank == 0:
+        try:
+            made = make()
+        except AutarkyError as error:
+            failure = error
+    if not processes.agree(failure is None):
+        raise failure or PeerLost("rank 0 could not open the prepared data; its message says why")
+    return made or make()
+
+
+def _open_reporter(config: RunConfig, run_directory: Path, attempt: int) -> Reporter:
+    wandb = config.reporting.wandb
+    return Reporter.open(
+        run_directory,
+        run_id=run_directory.name,
+        config=asdict(config),
+        stages=[(name, config.num_steps(name)) for name in config.stages],
+        wandb_mode=wandb.mode,
+        wandb_project=wandb.project,
+        wandb_entity=wandb.entity,
+        console_every_steps=config.reporting.console_every_steps,
+        attempt=attempt,
+    )
+
+
+def _build_engine(config: RunConfig, training_stage: str, processes: ProcessGroup, run_directory: Path) -> Engine:
+    """Return the training stage's engine; its DeepSpeed dictionary is saved, DeepSpeed's chatter goes to the log."""
+    if processes.rank == 0:
+        path = run_directory / "deepspeed" / f"{training_stage}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(deepspeed_config(config, training_stage), indent=2) + "\n")
+    with _log_path(run_directory, processes.rank).open("a") as log, contextlib.redirect_stdout(log):
+        return build_engine(config, training_stage, processes)
+
+
+def _evaluate(config: RunConfig, engine: Engine, data: PreparedData, suite: str, path: Path | None) -> EvalReport:
+    """Return the report of a suite; written to `path` unless that is None."""
+    report = evaluate(engine, data, config.eval.suites[suite], suite_name=suite)
+    if path is not None:
+        write_evaluation(report, path)
+    return report
+
+
+def _peak_flops_per_second(config: RunConfig, processes: ProcessGroup) -> float:
+    """Return the peak that MFU refers to: the cluster's stated one, else the slowest rank's measured one."""
+    if config.cluster.accelerator.peak_flops_per_second:
+        return config.cluster.accelerator.peak_flops_per_second
+    dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
+    processes.agree(True)  # all ranks measure at the same time: they share cores
+    rate = measured_matmul_rate(processes.device, dtype)
+    return processes.sum([rate])[0] / processes.world_size
+
+
+def _log_path(run_directory: Path, rank: int) -> Path:
+    return run_directory / "logs" / f"rank-{rank:05d}.log"
+
+
+def _log_to(path: Path) -> None:
+    """Send all logging and warnings of this rank, DeepSpeed's too, to its log file."""
+    path.parent.mkdir(exist_ok=True)
+    logging.basicConfig(
+        filename=path, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    logging.captureWarnings(True)
+    deepspeed_logger = logging.getLogger("DeepSpeed")
+    deepspeed_logger.handlers.clear()
+    deepspeed_logger.propagate = True
+
+
+if __name__ == "__main__":
+    # A failing rank must not wait in a destructor for peers that wait for it.
+    exit_code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
