@@ -15,7 +15,7 @@ from eval.tasks.held_out import HELD_OUT
 from eval.tasks.multiple_choice import MULTIPLE_CHOICE
 from eval.tasks.samples import SAMPLES
 from training.config.schema import SuiteConfig
-from training.stages.ledger import write_durably
+from training.durable_files import write_durably
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,6 +29,7 @@ from training.config.schema import FaultToleranceConfig, Precision, Resume, RunC
 from training.data.loader import StageLoader
 from training.data.prepare import ensure
 from training.data.shards import PreparedData
+from training.durable_files import write_durably
 from training.engine import process_group
 from training.engine.base import Engine
 from training.engine.build import build_engine
@@ -200,8 +201,7 @@ def _build_engine(config: RunConfig, training_stage: str, processes: ProcessGrou
     """Return the training stage's engine; its DeepSpeed dictionary is saved, DeepSpeed's chatter goes to the log."""
     if processes.rank == 0:
         path = run_directory / "deepspeed" / f"{training_stage}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(deepspeed_config(config, training_stage), indent=2) + "\n")
+        write_durably(path, json.dumps(deepspeed_config(config, training_stage), indent=2) + "\n")
     with _log_path(run_directory, processes.rank).open("a") as log, contextlib.redirect_stdout(log):
         return build_engine(config, training_stage, processes)
 

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from training.checkpoint.manifest import MANIFEST_NAME, File, Manifest, Progress, Slice, read_manifest
+from training.durable_files import fsync, write_durably
 from training.errors import CorruptCheckpoint, StorageError
 
 Agree = Callable[[bool], bool]
@@ -72,12 +73,12 @@ def save_checkpoint(
     try:
         work.mkdir(parents=True, exist_ok=True)
         _write_slices(work, fragments, rank)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, StorageError) as error:
         failure = error
     if agree(failure is None) and rank == 0:
         try:
             _commit(work, final, progress, layout, world_size)
-        except (OSError, CorruptCheckpoint) as error:
+        except (OSError, StorageError, CorruptCheckpoint) as error:
             failure = error
     if not agree(failure is None):
         if rank == 0:
@@ -112,10 +113,10 @@ def _write_slices(work: Path, fragments: Sequence[Fragment], rank: int) -> None:
                 )
             )
     save_file(tensors, work / name)
-    _fsync(work / name)
+    fsync(work / name)
     file = File(name=name, num_bytes=(work / name).stat().st_size, sha256=_sha256(work / name))
     index = {"file": asdict(file), "slices": [asdict(piece) for piece in slices]}
-    _write_durably(work / f"rank-{rank:05d}.json", json.dumps(index))
+    write_durably(work / f"rank-{rank:05d}.json", json.dumps(index))
 
 
 def _commit(work: Path, final: Path, progress: Progress, layout: str, world_size: int) -> None:
@@ -128,10 +129,10 @@ def _commit(work: Path, final: Path, progress: Progress, layout: str, world_size
         slices += [Slice(**{**piece, "shape": tuple(piece["shape"])}) for piece in index["slices"]]
         path.unlink()
     manifest = Manifest(progress=progress, layout=layout, slices=tuple(slices), files=tuple(files))
-    _write_durably(work / MANIFEST_NAME, manifest.to_json())
-    _fsync(work)
+    write_durably(work / MANIFEST_NAME, manifest.to_json())
+    fsync(work)
     os.rename(work, final)
-    _fsync(final.parent)
+    fsync(final.parent)
 
 
 def committed(directory: Path) -> list[Path]:
@@ -279,16 +280,3 @@ def prune(directory: Path, *, keep_last: int, keep_steps: frozenset[int]) -> lis
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_durably(path: Path, text: str) -> None:
-    path.write_text(text)
-    _fsync(path)

@@ -1,8 +1,7 @@
 """What can be configured: one frozen dataclass per section, each field with its type and unit.
 
-YAML files under `conf/` hold the values; `training/config/load.py` is where the two meet. A class here checks what it
-can see of itself (`training/config/checks.py` checks what needs several sections). The field docstrings are the
-text of `conf/README.md`.
+YAML files under `conf/` hold the values; `training/config/load.py` is where the two meet, and
+`training/config/checks.py` refuses what cannot be. The field docstrings are the text of `conf/README.md`.
 """
 
 from dataclasses import dataclass, field
@@ -259,7 +258,7 @@ class EvalConfig:
     suites: dict[str, SuiteConfig]
     """Suite name -> content."""
     at_start: bool = True
-    """Run the first training stage's suite once before the first step, as the baseline of the report and the first gate."""
+    """Run the first training stage's suite before the first step: the baseline of the report and of the first gate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

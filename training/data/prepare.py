@@ -28,6 +28,7 @@ from training.data.manifest import (
 )
 from training.data.shards import PREPARE_COMMAND, PreparedData, token_dtype, write_split
 from training.data.tokenizer import Tokenizer
+from training.durable_files import fsync
 from training.errors import DataError, StorageError
 
 _BATCH_DOCUMENTS = 64
@@ -150,7 +151,7 @@ def _commit(workdir: Path, target: Path, data: DataConfig) -> None:
         except DataError:  # the damaged folder that is being replaced
             os.rename(target, workdir / "damaged")
             os.rename(workdir / "data", target)
-    _fsync(target.parent)
+    fsync(target.parent)
 
 
 def _remove_leftovers(root: Path) -> None:
@@ -169,12 +170,4 @@ def _remove_leftovers(root: Path) -> None:
 
 def _fsync_tree(directory: Path) -> None:
     for path in [*directory.rglob("*"), directory]:
-        _fsync(path)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        fsync(path)

@@ -46,8 +46,8 @@ def forget_engine(engine: Any) -> None:
 class ManualPipelineModule(PipelineModule):
     """A PipelineModule cut where we say, from our own list of layers.
 
-    `partition_method` cannot take a partition (runtime/pipe/module.py, `_partition_layers`), and its "parameters" method
-    builds every layer on every rank to count it.
+    `partition_method` cannot take a partition (runtime/pipe/module.py, `_partition_layers`), and its "parameters"
+    method builds every layer on every rank to count it.
     """
 
     def __init__(self, layers: list[LayerDefinition], parts: list[range], **kwargs: Any) -> None:

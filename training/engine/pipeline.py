@@ -51,7 +51,9 @@ class PipelineEngine(StatefulEngine):
         )
         super().__init__(engine, layout, processes, model.canonical_parameters())
         self._hidden_size = config.model.hidden_size
-        self._pipeline_group = model.mpu().get_pipe_parallel_group()
+        group = model.mpu().get_pipe_parallel_group()
+        assert isinstance(group, dist.ProcessGroup)
+        self._pipeline_group = group
         self._pipeline_ranks = layout.pipeline_group(layout.replica_of(processes.rank))
         self._place = layout.pipeline_stage_of(processes.rank)
         self._scale = 1.0

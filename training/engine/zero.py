@@ -63,7 +63,8 @@ class ZeroEngine(StatefulEngine):
     def _drop_if_not_finite(self) -> float:
         """Return the global gradient norm without ZeRO; DeepSpeed neither reports it there nor skips a NaN.
 
-        The gradients are already averaged, so every rank decides alike. AdamW leaves parameters without a gradient alone.
+        The gradients are already averaged, so every rank decides alike. AdamW leaves parameters without a
+        gradient alone.
         """
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients).item()

@@ -1,4 +1,4 @@
-"""What a failing rank leaves behind: RUN_DIR/logs/rank-NNNNN.error, and RUN_DIR/exit.json from the first one to know why.
+"""What a failing rank leaves behind: logs/rank-NNNNN.error, and exit.json from the first one that knows why.
 
 `launch.submit` prints the first of them last, where a person looks.
 """

@@ -1,7 +1,7 @@
 """A rank ends when its launcher does: no orphan keeps a device, or writes beside the run's next attempt.
 
-Two ropes, because a launcher is a chain of processes (submit -> deepspeed runner -> deepspeed launch -> rank): the kernel
-kills a rank whose parent dies, and a thread watches the ancestors further up.
+Two ropes, because a launcher is a chain of processes (submit -> deepspeed runner -> deepspeed launch -> rank): the
+kernel kills a rank whose parent dies, and a thread watches the ancestors further up.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
 """The layers of a dense decoder of the Llama 3 family.
 
-Shape suffixes: B sequences, T tokens, D hidden, N query heads, K key/value heads, H head size, F feed-forward, V vocabulary.
+Shape suffixes: B sequences, T tokens, D hidden, N query heads, K key/value heads, H head size, V vocabulary.
 Every layer takes one tensor and returns one, so that a pipeline can cut anywhere between them.
 Parameter names and orientations are those of Hugging Face's Llama, apart from the prefix (training/models/decoder.py).
 """

@@ -1,6 +1,5 @@
 """report.html: one page about a run that needs no network, for the desk, the phone and the archive."""
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from training.errors import StorageError
+from training.durable_files import write_durably
 from training.reporting import formatting
 from training.reporting.charts import charts_html
 from training.reporting.summary import RunSummary, read_run
@@ -22,16 +21,7 @@ def write_report(run_directory: Path) -> Path:
         StorageError: the page cannot be written; an older one is whole.
     """
     path = run_directory / "report.html"
-    page = render(read_run(run_directory)).encode()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StorageError(f"{path}: {error}\n  -> free space, then: python -m training.reporting") from error
+    write_durably(path, render(read_run(run_directory)))
     return path
 
 

@@ -7,13 +7,13 @@ the last committed ledger or the one being committed, never a mixture. Only one 
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
+from training.durable_files import write_durably
 from training.errors import ConfigError, CorruptCheckpoint, StorageError
 
 LEDGER_NAME = "stages.json"
@@ -195,30 +195,3 @@ def commit(ledger: Ledger, run_directory: Path) -> None:
         StorageError: it could not be written; the ledger committed before still stands.
     """
     write_durably(run_directory / LEDGER_NAME, ledger.to_json())
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Replace a file as a whole: a kill or power cut leaves the old content or the new one, on disk when this returns.
-
-    One process writes a file at a time.
-
-    Raises:
-        StorageError: it could not be written; the old file is as it was.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")  # always the same name: a kill leaves at most one behind
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)  # makes the rename itself durable
-        finally:
-            os.close(directory)
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written: {error}\n  -> free space or mend the storage, then start again with resume=auto"
-        ) from error

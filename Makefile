@@ -1,0 +1,52 @@
+# One door for everything. `make help` lists it.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+# The environment is rebuilt when a pin changes, and only then.
+STAMP  := $(VENV)/.installed-$(shell cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-12)
+
+# `make demo resume=auto`, `make demo ARGS="run.seed=1"`
+resume ?=
+ARGS   ?=
+
+export HF_HUB_OFFLINE ?= 1
+export WANDB_SILENT   ?= true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check drill bench golden clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv with the pinned packages (the other targets do it by themselves)
+
+$(STAMP): requirements.txt requirements-dev.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+demo: $(STAMP) ## train two stages on real text on this machine; `make demo resume=auto` goes on after an interruption
+	$(PY) -m launch.submit experiment=demo $(if $(resume),resume=$(resume)) $(ARGS)
+
+test: check ## everything CI runs: checks, then all tests
+	$(PY) -m pytest $(ARGS)
+
+check: $(STAMP) ## format, lint, types, import contracts
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/pyright
+	$(VENV)/bin/lint-imports --no-logo
+
+drill: $(STAMP) ## the slow tests: many more kills
+	AUTARKY_KILLS=40 $(PY) -m pytest tests/integration/test_kill_and_resume.py $(ARGS)
+
+bench: $(STAMP) ## speed beside Hugging Face Trainer + DeepSpeed and torch DDP, measured in one run
+	$(PY) -m benchmarks $(ARGS)
+
+golden: $(STAMP) ## rewrite golden files and conf/README.md; review the difference
+	$(PY) -m tests.golden.rewrite
+	$(PY) -m training.config.docs
+
+clean: ## remove runs, prepared data, environment and caches
+	rm -rf $(VENV) runs prepared .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,7 @@
+"""What runs on the login node: compose once, check, make the run directory, hand over. No torch, no DeepSpeed import.
+
+check      `python -m launch.check …`: only say whether a run can start, and what it would do
+submit     `python -m launch.submit …`: check, make the run directory, start; -m starts one run per point of a sweep
+local      DeepSpeed's launcher on this machine: command and environment
+supervise  one child process to its end: signals in, exit code out, the first failing rank's words last
+"""

@@ -1,0 +1,101 @@
+"""Start a run's ranks on this machine by DeepSpeed's per-node launcher.
+
+`deepspeed.launcher.launch` is started itself, not through `deepspeed.launcher.runner` (0.19.8), because the runner
+reads a host file at /job/hostfile if one lies there, forgets CUDA_VISIBLE_DEVICES, reports success when the launcher
+dies by a signal, and outlives or orphans it when it is killed itself.
+"""
+
+import base64
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+from launch.supervise import Outcome, supervise
+from training.config.schema import RunConfig
+from training.errors import ConfigError
+
+_REPOSITORY = Path(__file__).parents[1]
+
+
+def check_startable(config: RunConfig) -> None:
+    """Check that this machine alone can start the run.
+
+    Raises:
+        ConfigError: it spans several nodes, or wants more devices than are visible.
+    """
+    cluster = config.cluster
+    if cluster.num_nodes > 1:
+        raise ConfigError(
+            "cluster.num_nodes",
+            cluster.num_nodes,
+            "launch.submit starts the processes of this machine only",
+            "cluster.num_nodes=1 works here; for more: deepspeed --hostfile FILE --module training.train key=value …",
+        )
+    _device_ids(config)
+
+
+def start(run_directory: Path, config: RunConfig) -> Outcome:
+    """Run the ranks of a frozen run directory to their end and return how it went."""
+    return supervise(
+        launcher_command(run_directory, config),
+        run_directory=run_directory,
+        environment=environment(run_directory, config),
+    )
+
+
+def launcher_command(run_directory: Path, config: RunConfig) -> list[str]:
+    """Return the command that starts all ranks; the rendezvous port is free right now unless the config names one."""
+    world = json.dumps({"localhost": _device_ids(config)})
+    return [
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.launch",
+        f"--world_info={base64.urlsafe_b64encode(world.encode()).decode()}",
+        "--master_addr=127.0.0.1",
+        f"--master_port={config.cluster.master_port or _free_port()}",
+        "--log_level=warning",
+        "--no_local_rank",
+        "--module",
+        "training.train",
+        str(run_directory),
+    ]
+
+
+def environment(run_directory: Path, config: RunConfig) -> dict[str, str]:
+    """Return the environment of launcher and ranks: ours plus what makes a start repeatable."""
+    paths = [str(_REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        "DS_ACCELERATOR": config.cluster.accelerator.device,
+        "OMP_NUM_THREADS": str(config.cluster.threads_per_process),
+        "TORCH_EXTENSIONS_DIR": str(run_directory / "torch_extensions"),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join(paths),
+        # A folder called `training` or `eval` in the launch directory must not be taken for ours.
+        "PYTHONSAFEPATH": "1",
+    }
+
+
+def _device_ids(config: RunConfig) -> list[int] | list[str]:
+    """Return the devices of the local ranks; a scheduler's or a person's CUDA_VISIBLE_DEVICES counts."""
+    wanted = config.cluster.processes_per_node
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if config.cluster.accelerator.device != "cuda" or not visible:
+        return list(range(wanted))
+    ids = visible.split(",")
+    if len(ids) < wanted:
+        raise ConfigError(
+            "cluster.processes_per_node",
+            wanted,
+            f"CUDA_VISIBLE_DEVICES={visible} shows {len(ids)} devices",
+            f"cluster.processes_per_node={len(ids)} works",
+        )
+    return ids[:wanted]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

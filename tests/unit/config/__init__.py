@@ -1,0 +1,1 @@
+"""Tests of training/config: composing, checking, refusing and freezing."""

@@ -1,0 +1,168 @@
+"""Impossible configs are refused with the key, the reason and a remedy that works."""
+
+import pytest
+
+from training.config.load import compose
+from training.errors import ConfigError
+
+DEMO = "experiment=demo"
+BATCH = "stages.pretrain.global_batch_sequences"
+SUITE = "eval.suites.quick"
+LAYOUT = "stages.pretrain.parallel"
+
+# overrides; key at fault; a piece of the reason; a piece of the remedy
+REFUSED = [
+    # keys and groups
+    (["optimzer.lr=1"], "optimzer.lr", "no such key", "did you mean optimizer.lr?"),
+    (["lr=1"], "lr", "no such key", "optimizer.lr"),
+    (["experimnt=demo"], "experimnt", "no such key", "experiment"),
+    (["+optimizer.momentum=0.9"], "optimizer.momentum", "no such key", "optimizer has: lr, beta1"),
+    (["optimizer={lrr: 1}"], "optimizer.lrr", "no such key", "optimizer.lr"),
+    (["model=tinny"], "model", "no conf/model/tinny.yaml", "model=tiny"),
+    (["experiment=dmo"], "experiment", "no conf/experiment/dmo.yaml", "experiment=demo"),
+    (["model=null"], "model", "one file", "tiny"),
+    (["experiment=[demo,smoke]"], "experiment", "one file", "smoke"),
+    ([DEMO, "parallel@stages.pretrains.parallel=zero1"], "parallel@stages.pretrains.parallel", "no group", LAYOUT),
+    (["parallel@stages.pretrain.parallel=zero1"], f"parallel@{LAYOUT}", "no group", f"+parallel@{LAYOUT}=zero1"),
+    (["stages.pretran.lr=1"], "stages.pretran.lr", "no such entry", "stages.pretrain.lr"),
+    (["stages.pretrain.mixture.web=1"], "stages.pretrain.mixture.web", "no such entry", "+stages.pretrain.mixture.web"),
+    (["deepspeed.extra.foo=1"], "deepspeed.extra.foo", "no such entry", "+deepspeed.extra.foo=1"),
+    (["hydra.run.dir=x"], "hydra.run.dir", "only composes", "run.root"),
+    (["optimizer.lr"], "optimizer.lr", "not of the form key=value", "optimizer.lr=VALUE"),
+    (["run.name=a=b"], "run.name", "not of the form key=value", "quote"),
+    (["optimizer.lr=1,2"], "optimizer.lr", "sweep", "-m"),
+    (["~optimizer.lr"], "~optimizer.lr", "only an entry of a dictionary", "null"),
+    (["~model"], "model", "has no value", "model="),
+    (["+stages.late.tokens=1000"], "stages.late.mixture", "has no value", "stages.late.mixture="),
+    ([DEMO, "parallel=zero1"], "parallel", "would be ignored", "parallel@stages.pretrain.parallel"),
+    ([DEMO, "schedule.warmup_fraction=0.5"], "schedule.warmup_fraction", "would be ignored", "stages.anneal.schedule"),
+    (["run.name=${run.nothing}"], "run.name", "nothing", "write the value itself"),
+    # types
+    (["run.seed=1e9"], "run.seed", "whole number", "run.seed=1_000_000_000"),
+    (["run.seed=2.0"], "run.seed", "whole number", "run.seed=2"),
+    (["run.seed=2.7"], "run.seed", "whole number", "run.seed=3"),
+    (["run.seed=true"], "run.seed", "whole number", "whole number"),
+    (["optimizer.lr=fast"], "optimizer.lr", "a number", "give a number"),
+    (["optimizer.lr='1e-3'"], "optimizer.lr", "a number", "optimizer.lr=0.001"),
+    (["optimizer.lr=null"], "optimizer.lr", "a number", "give a number"),
+    (["optimizer.lr=nan"], "optimizer.lr", "not a finite number", "optimizer.lr=0.001"),
+    (["optimizer.lr=inf"], "optimizer.lr", "not a finite number", "optimizer.lr=0.001"),
+    (["precision=fp16"], "precision", "fp32, bf16", "precision=bf16"),
+    (["resume=atuo"], "resume", "never, auto, must", "resume=auto"),
+    (["model.tied_embeddings=yes_please"], "model.tied_embeddings", "true or false", "true or false"),
+    ([f"{SUITE}.prompts=hello"], f"{SUITE}.prompts", "a list", "list"),
+    (["stages.pretrain.gate=3"], "stages.pretrain.gate", "section", "section"),
+    # ranges and names
+    (["optimizer.lr=0"], "optimizer.lr", "above 0", "optimizer.lr=0.001"),
+    (["optimizer.lr=-2e-4"], "optimizer.lr", "above 0", "optimizer.lr=0.0002"),
+    (["optimizer.beta2=1.0"], "optimizer.beta2", "below 1", "optimizer.beta2=0.95"),
+    (["checkpoint.every_steps=0"], "checkpoint.every_steps", "at least 1", "checkpoint.every_steps=1"),
+    (["checkpoint.keep_last=0"], "checkpoint.keep_last", "at least 1", "checkpoint.keep_last=1"),
+    (["data.tokenizer_vocab_size=100"], "data.tokenizer_vocab_size", "at least 257", "data.tokenizer_vocab_size=257"),
+    (["data.held_out_fraction=1"], "data.held_out_fraction", "below 1", "data.held_out_fraction=0.05"),
+    (["schedule.warmup_fraction=1.2"], "schedule.warmup_fraction", "between 0.0 and 1.0", "warmup_fraction=1.0"),
+    (["stages.pretrain.mixture.kjv=-1"], "stages.pretrain.mixture.kjv", "above 0", "mixture.kjv=1"),
+    (["stages.pretrain.tokens=0"], "stages.pretrain.tokens", "at least 1", "stages.pretrain.tokens=1"),
+    (["cluster.master_port=70000"], "cluster.master_port", "65535", "cluster.master_port=65535"),
+    (["run.name=../../etc"], "run.name", "part of a path", "run.name=etc"),
+    (["run.id=a/b"], "run.id", "part of a path", "run.id=a-b"),
+    (["+stages.run=${stages.pretrain}"], "stages", "metrics.jsonl", "run_1"),
+    (["+stages.start=${stages.pretrain}"], "stages", "before the first step", "start_1"),
+    (["+stages.Long_Context=${stages.pretrain}"], "stages", "small letters", "long_context"),
+    (["~stages.pretrain"], "stages", "at least one training stage", "stages=single"),
+    # model
+    (["model.num_kv_heads=3"], "model.num_kv_heads", "8 query heads", "model.num_kv_heads=4"),
+    (["model.hidden_size=250"], "model.hidden_size", "even", "model.hidden_size=256"),
+    (["model.hidden_size=264"], "model.hidden_size", "even", "model.hidden_size=256"),
+    (["model.vocab_size=1000"], "model.vocab_size", "4096 tokens", "model.vocab_size=4096"),
+    (["stages.pretrain.sequence_length=1024"], "stages.pretrain.sequence_length", "512", "sequence_length=512"),
+    ([f"{SUITE}.document_tokens=512"], f"{SUITE}.document_tokens", "512", f"{SUITE}.document_tokens=511"),
+    # layout and batch
+    (["parallel=pipeline"], "parallel.pipeline", "1 rank cannot", "cluster.processes_per_node=2"),
+    (["parallel.pipeline=3", "cluster.processes_per_node=4"], "parallel.pipeline", "4 ranks", "parallel.pipeline=4"),
+    (["parallel.pipeline=8", "cluster.processes_per_node=8"], "parallel.pipeline", "4 blocks", "parallel.pipeline=4"),
+    (["parallel.zero_stage=4"], "parallel.zero_stage", "between 0 and 3", "parallel.zero_stage=3"),
+    ([DEMO, "stages.anneal.parallel.zero_stage=3"], "stages.anneal.parallel.zero_stage", "for now", "zero_stage=1"),
+    (
+        [DEMO, "stages.anneal.parallel.zero_stage=0"],
+        "stages.anneal.parallel.zero_stage",
+        "well-trodden",
+        "zero_stage=1",
+    ),
+    (["precision=bf16", "parallel=single"], "parallel.zero_stage", "without ZeRO", "parallel.zero_stage=1"),
+    ([f"{BATCH}=18"], BATCH, "no multiple of micro_batch_sequences=4", f"{BATCH}=16"),
+    ([f"{BATCH}=18"], BATCH, "no multiple", "micro_batch_sequences=3"),
+    ([f"{BATCH}=2"], BATCH, "= 4", f"{BATCH}=4"),
+    ([DEMO, f"+{LAYOUT}.layers_per_pipeline_stage=[2,2]"], f"{LAYOUT}.layers_per_pipeline_stage", "1 numbers", "=[4]"),
+    (
+        [DEMO, "stages.anneal.parallel.layers_per_pipeline_stage=[4,0]"],
+        "stages.anneal.parallel.layers_per_pipeline_stage",
+        "each at least 1",
+        "=[2,2]",
+    ),
+    # references
+    (["+stages.pretrain.mixture.kjw=1"], "stages.pretrain.mixture", "data.sources has no kjw", "kjv"),
+    (["stages.pretrain.eval_suite=quik"], "stages.pretrain.eval_suite", "eval.suites has no quik", "quick"),
+    ([f"{SUITE}.held_out_source=bible"], f"{SUITE}.held_out_source", "data.sources has no bible", "kjv, python"),
+    (["+data.sources.web.kind=text_files"], "data.sources.web.path", "which", "data.sources.web.path="),
+    (["data.sources.kjv.path=/x"], "data.sources.kjv.path", "ignore the path", "kind=text_files"),
+    (
+        [DEMO, "stages.anneal.eval_suite=null"],
+        "stages.anneal.gate",
+        "needs an evaluation",
+        "stages.anneal.eval_suite=quick",
+    ),
+    (
+        ["stages.pretrain.gate.max_increase_over_previous=0", "eval.at_start=false"],
+        "stages.pretrain.gate.max_increase_over_previous",
+        "no evaluation comes before",
+        "eval.at_start=true",
+    ),
+    (
+        [DEMO, "+eval.suites.other=${eval.suites.quick}", "stages.anneal.eval_suite=other"],
+        "stages.anneal.gate.max_increase_over_previous",
+        "not the same measure",
+        "max_increase_over_previous=null",
+    ),
+    (["schedule.decay_fraction=0.1"], "schedule.decay_fraction", "only wsd", "schedule.kind=wsd"),
+    (
+        ["schedule=wsd", "schedule.warmup_fraction=0.6", "schedule.decay_fraction=0.5"],
+        "schedule.decay_fraction",
+        "more than the whole",
+        "schedule.decay_fraction=0.4",
+    ),
+    # DeepSpeed
+    (
+        ["+deepspeed.extra.train_batch_size=8"],
+        "deepspeed.extra.train_batch_size",
+        "two sources",
+        "stages.*.global_batch_sequences",
+    ),
+    (
+        ["+deepspeed.extra.grandient_accumulation_steps=1"],
+        "deepspeed.extra.grandient_accumulation_steps",
+        "gradient_accumulation_steps",
+        "leave it out",
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "key", "reason", "remedy"), REFUSED, ids=lambda value: str(value)[:60])
+def test_an_impossible_config_is_refused_with_key_reason_and_remedy(
+    overrides: list[str], key: str, reason: str, remedy: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides)
+    error = caught.value
+    assert error.key == key
+    assert reason in error.reason
+    assert remedy in error.remedy
+    assert str(error).startswith(f"{key}=")
+
+
+def test_a_refusal_says_given_value_reason_and_remedy_in_two_lines() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(["model.num_kv_heads=3"])
+    first, second = str(caught.value).splitlines()
+    assert first == "model.num_kv_heads=3: 8 query heads cannot share 3 key/value heads evenly"
+    assert second == "  -> model.num_kv_heads=4 works (divisors of 8: 1, 2, 4, 8)"

@@ -1,0 +1,13 @@
+"""What a run is: types, values, checks, and the directory they are frozen into. No torch, no DeepSpeed import.
+
+schema            frozen dataclasses, one per section; the field docstrings are the reference (conf/README.md)
+arguments         the command line that every entry point shares; takes launchers' --local_rank away
+load              YAML and overrides -> RunConfig (once), frozen YAML -> RunConfig, hash
+overrides         one `key=value`: parse, tell groups from values, apply
+typed             plain values <-> dataclasses, strictly
+keys              every dotted key the schema knows, and the nearest one to a typing mistake
+checks            the only door to all checks; value_checks, layout_checks and training_stage_checks hold them
+run_directory     which directory a start uses: new, continued or refused
+deepspeed_config  the only writer of DeepSpeed's key names
+docs              writes conf/README.md
+"""

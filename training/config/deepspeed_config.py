@@ -1,0 +1,46 @@
+"""RunConfig -> DeepSpeed's dictionary. The only place where DeepSpeed's key names are written.
+
+Every value that changes numbers is named, none is left to a default: DeepSpeed 0.19.8 clips gradients at 1.0 when
+`gradient_clipping` is left out (runtime/constants.py).
+"""
+
+from typing import Any
+
+from training.config.schema import Precision, RunConfig
+
+NEVER = 2**31
+"""A step interval that is never reached."""
+
+
+def deepspeed_config(config: RunConfig, training_stage: str) -> dict[str, Any]:
+    """Return the DeepSpeed dictionary of one training stage, `deepspeed.extra` merged in.
+
+    The optimizer is not in it: it is passed as an object, with parameter groups DeepSpeed's JSON cannot express.
+    """
+    stage = config.stages[training_stage]
+    layout = config.layout_of(training_stage)
+    bf16 = config.precision is Precision.bf16
+    derived: dict[str, Any] = {
+        "train_batch_size": stage.global_batch_sequences,
+        "train_micro_batch_size_per_gpu": stage.micro_batch_sequences,
+        "gradient_accumulation_steps": config.accumulation_steps(training_stage),
+        "gradient_clipping": config.optimizer.gradient_clip_norm,
+        "bf16": {"enabled": bf16, "check_grad_overflow": True},
+        "fp16": {"enabled": False},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "zero_optimization": {
+            "stage": layout.zero_stage,
+            "overlap_comm": False,
+            "reduce_scatter": True,
+            "contiguous_gradients": True,
+            # Bitwise repeatable on resume: a persistent (never sharded) parameter changes nothing but memory.
+            "stage3_param_persistence_threshold": 10_000,
+        },
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": NEVER,
+        "wall_clock_breakdown": False,
+    }
+    if layout.pipeline > 1:
+        derived["pipeline"] = {"activation_checkpoint_interval": 0, "use_reentrant": False}
+    return {**derived, **config.deepspeed.extra}

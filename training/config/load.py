@@ -1,0 +1,194 @@
+"""Where YAML values and typed dataclasses meet: compose once, check, freeze; ranks only load what was frozen."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from training.config.checks import check, check_used
+from training.config.keys import nearest, type_of
+from training.config.overrides import (
+    CONF_DIRECTORY,
+    apply,
+    check_group_choice,
+    is_group_choice,
+    parse,
+    to_container,
+)
+from training.config.schema import RunConfig
+from training.config.typed import to_plain, to_run_config
+from training.errors import ConfigError
+
+FROZEN_NAME = "config.yaml"
+
+_NOT_NUMBERS = (
+    "run.id",
+    "run.root",
+    "resume",
+    "data.prepared_root",
+    "data.prepare",
+    "checkpoint",
+    "fault_tolerance",
+    "reporting",
+    "cluster.master_port",
+)
+"""Keys that change where, when and how visibly a run computes, never what."""
+
+
+def compose(overrides: Sequence[str], *, world: tuple[int, int] | None = None) -> RunConfig:
+    """Return the checked config of a command line; relative paths in it count from the current directory.
+
+    Args:
+        overrides: `key=value` and `group=choice`, in Hydra's grammar.
+        world: (num_nodes, processes_per_node) as a launcher started them: stronger than any YAML file, weaker than
+            an explicit override, so that the caller can tell the user when the two differ.
+
+    Raises:
+        ConfigError: a key, a value or a combination is impossible.
+    """
+    parsed = parse(overrides)
+    composed = _compose_groups([override for override in parsed if is_group_choice(override)])
+    if world is not None:
+        OmegaConf.update(composed, "cluster.num_nodes", world[0])
+        OmegaConf.update(composed, "cluster.processes_per_node", world[1])
+    for override in parsed:
+        if not is_group_choice(override):
+            apply(composed, override)
+    try:
+        values = to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "config")
+        raise ConfigError(key, "${…}", str(error).splitlines()[0], "write the value itself") from None
+    config = _make_paths_absolute(to_run_config(values), Path.cwd())
+    check(config)
+    texts = [str(override.input_line) for override in parsed if override.package is None]
+    check_used(config, {key: value for key, _, value in (text.lstrip("+~").partition("=") for text in texts)})
+    return config
+
+
+def load_frozen(directory: Path) -> RunConfig:
+    """Return the config a run directory was frozen with.
+
+    Raises:
+        ConfigError: there is none, or it was changed into something impossible.
+    """
+    path = directory / FROZEN_NAME
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = f"cannot read {FROZEN_NAME}: {error.strerror}"
+        remedy = "give a directory that launch.submit made, or overrides such as experiment=demo"
+        raise ConfigError("run directory", directory, reason, remedy) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(FROZEN_NAME, path, f"is not YAML: {error}", "restore it, or start a new run") from error
+    if not isinstance(values, dict):
+        raise ConfigError(FROZEN_NAME, path, "holds no sections", "restore it, or start a new run")
+    config = to_run_config(values)
+    check(config)
+    return config
+
+
+def freeze(config: RunConfig, directory: Path) -> Path:
+    """Write config.yaml of a run directory, whole or not at all, and return its path."""
+    path = directory / FROZEN_NAME
+    write_atomically(path, to_yaml(config))
+    return path
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Return the config as YAML with every value spelt out; `load_frozen` reads the same config from it."""
+    return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def config_hash(config: RunConfig) -> str:
+    """Return 12 hex digits over everything that determines a run's numbers, the order of training stages included."""
+    text = json.dumps(numbers_of(config), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def numbers_of(config: RunConfig) -> dict[str, Any]:
+    """Return the part of a config, as plain dictionaries, that `config_hash` covers."""
+    plain = to_plain(config)
+    for key in _NOT_NUMBERS:
+        *parents, name = key.split(".")
+        section = plain
+        for parent in parents:
+            section = section[parent]
+        del section[name]
+    return plain
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file by new text: a reader or a crash sees the old content or the new, never a part."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _compose_groups(choices: Sequence[Override], *, return_hydra: bool = False) -> DictConfig:
+    for choice in choices:
+        if not choice.is_delete():
+            check_group_choice(choice)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(CONF_DIRECTORY), version_base="1.3"):
+            texts = [str(choice.input_line) for choice in choices]
+            return hydra_compose("config", texts, return_hydra_config=return_hydra)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _composition_error(choices, error) from None
+
+
+def _composition_error(choices: Sequence[Override], error: Exception) -> ConfigError:
+    """Return the error of a group choice at a place that has none (`parallel@stages.pretrin.parallel=zero1`)."""
+    reason = " ".join(str(error).split())
+    for choice in choices:
+        place = choice.get_key_element()
+        if choice.package is None or place not in reason:
+            continue
+        others = [other for other in choices if other is not choice]
+        known = [str(name) for name in _compose_groups(others, return_hydra=True).hydra.runtime.choices]
+        close = nearest(place, [name for name in known if name.startswith(f"{choice.key_or_group}@")])
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        add = f"+{choice.input_line} would add the choice there" if type_of(str(choice.package)) else ""
+        remedy = hint + add or "conf/README.md lists the keys"
+        return ConfigError(place, choice.get_value_string(), "no group is chosen at this place", remedy)
+    given = " ".join(str(choice.input_line) for choice in choices)
+    return ConfigError("overrides", given, reason, "conf/README.md lists the groups and their choices")
+
+
+def _make_paths_absolute(config: RunConfig, directory: Path) -> RunConfig:
+    """Anchor relative paths once, at the launch directory: ranks may run anywhere."""
+
+    def absolute(path: str) -> str:
+        return os.path.abspath(directory / Path(path).expanduser())
+
+    sources = {
+        name: replace(source, path=absolute(source.path)) if source.path is not None else source
+        for name, source in config.data.sources.items()
+    }
+    return replace(
+        config,
+        run=replace(config.run, root=absolute(config.run.root)),
+        data=replace(config.data, sources=sources, prepared_root=absolute(config.data.prepared_root)),
+    )

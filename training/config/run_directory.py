@@ -1,0 +1,213 @@
+"""Which directory a start uses: a new one, one that is continued, or none because the request contradicts itself."""
+
+import dataclasses
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from training.config.load import FROZEN_NAME, config_hash, freeze, load_frozen, numbers_of, write_atomically
+from training.config.schema import Resume, RunConfig
+from training.errors import ConfigError, StorageError
+
+_PACKAGES = ("torch", "deepspeed", "hydra-core", "omegaconf", "tokenizers", "safetensors", "numpy", "wandb", "datasets")
+_LONGEST_NAME_IN_ID = 40
+"""A run id is at most 64 characters: time, name and hash."""
+
+
+def resolve(config: RunConfig, overrides: Sequence[str]) -> Path:
+    """Return the run directory of a start, with the config frozen into it under its final run.id.
+
+    resume=never makes a new one; auto continues run.id's or the newest unfinished one of the same name and numbers,
+    else makes a new one; must continues or refuses. Call it once per start, never on every rank.
+
+    Raises:
+        ConfigError: run.id is taken, there is nothing to continue, or the numbers of the run would change.
+        StorageError: the directory cannot be written.
+    """
+    try:
+        if config.resume is Resume.never:
+            return create(config, overrides)
+        directory = _named(config) if config.run.id else find_unfinished(config)
+        if directory is not None:
+            return _continue(directory, config, overrides)
+        if config.resume is Resume.must:
+            raise _nothing_to_continue(config)
+        return create(config, overrides)
+    except OSError as error:
+        raise StorageError(
+            f"run.root={config.run.root} cannot be written: {error}\n  -> free space or choose another run.root"
+        ) from error
+
+
+def find_unfinished(config: RunConfig) -> Path | None:
+    """Return the newest run directory under run.root with this name and these numbers that is not done."""
+    wanted = config_hash(config)
+    candidates = [directory for directory in _run_directories(config) if not is_done(directory)]
+    for directory in sorted(candidates, key=lambda path: path.name, reverse=True):
+        frozen = _load_quietly(directory)
+        if frozen and frozen.run.name == config.run.name and config_hash(frozen) == wanted:
+            return directory
+    return None
+
+
+def create(config: RunConfig, overrides: Sequence[str]) -> Path:
+    """Return a run directory made for this start: config.yaml, overrides.yaml and environment.json are in it.
+
+    Raises:
+        ConfigError: run.id is given and its directory already holds checkpoints.
+    """
+    root = Path(config.run.root)
+    root.mkdir(parents=True, exist_ok=True)
+    if config.run.id is None:
+        directory = _make_new(root, new_run_id(config))
+    else:
+        directory = root / config.run.id
+        directory.mkdir(exist_ok=True)
+        if has_checkpoints(directory):
+            raise ConfigError(
+                "run.id",
+                config.run.id,
+                f"{directory} already holds checkpoints and resume={config.resume} would start over",
+                "resume=auto continues it; another run.id, or none, starts a new run",
+            )
+    _write(directory, config, overrides)
+    write_atomically(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
+    return directory
+
+
+def new_run_id(config: RunConfig) -> str:
+    """Return "<UTC time>-<name>-<first 6 digits of the config hash>"; ids sort by time."""
+    time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return f"{time}-{config.run.name[:_LONGEST_NAME_IN_ID]}-{config_hash(config)[:6]}"
+
+
+def is_done(directory: Path) -> bool:
+    """Return whether the run's ledger says that every training stage is complete."""
+    try:
+        ledger = json.loads((directory / "stages.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(ledger, dict) and ledger.get("state") == "done"
+
+
+def has_checkpoints(directory: Path) -> bool:
+    """Return whether anything lies in the run's checkpoint folder, whole or not."""
+    folder = directory / "checkpoints"
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def environment() -> dict[str, Any]:
+    """Return what a run's numbers may depend on besides its config. No environment variables: they hold secrets."""
+    return {
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "platform": platform.platform(),
+        "hostname": platform.node(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_changed_files": len((_git("status", "--porcelain") or "").splitlines()),
+    }
+
+
+def _make_new(root: Path, run_id: str) -> Path:
+    for attempt in range(1, 1000):  # two starts within one second, as in a sweep, get different directories
+        directory = root / (run_id if attempt == 1 else f"{run_id}-{attempt}")
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            continue
+        return directory
+    raise StorageError(f"{root} has a thousand runs called {run_id}\n  -> give another run.name")
+
+
+def _named(config: RunConfig) -> Path | None:
+    assert config.run.id is not None
+    directory = Path(config.run.root) / config.run.id
+    return directory if (directory / FROZEN_NAME).is_file() else None
+
+
+def _continue(directory: Path, config: RunConfig, overrides: Sequence[str]) -> Path:
+    """Freeze the new config over the old one: what does not touch the numbers may change between attempts."""
+    frozen = load_frozen(directory)
+    if config_hash(frozen) != config_hash(config):
+        differing = list(_differences(numbers_of(frozen), numbers_of(config), ""))
+        shown = "; ".join(f"{key}: {old!r} there, {new!r} here" for key, old, new in differing[:8])
+        more = f"; and {len(differing) - 8} more" if len(differing) > 8 else ""
+        raise ConfigError(
+            "run.id",
+            directory.name,
+            f"the run was started with other numbers ({shown}{more})",
+            "give the same values to continue it, or another run.id, or none, to start a new run",
+        )
+    _write(directory, config, overrides)
+    return directory
+
+
+def _write(directory: Path, config: RunConfig, overrides: Sequence[str]) -> None:
+    named = dataclasses.replace(config.run, id=directory.name)
+    write_atomically(directory / "overrides.yaml", yaml.safe_dump(list(overrides), allow_unicode=True))
+    freeze(dataclasses.replace(config, run=named), directory)
+
+
+def _nothing_to_continue(config: RunConfig) -> ConfigError:
+    where = Path(config.run.root)
+    others = [path.name for path in _run_directories(config) if not is_done(path)]
+    remedy = "resume=auto or never starts a new run"
+    if others:
+        remedy += f"; unfinished in {where}: {', '.join(sorted(others, reverse=True)[:3])} (run.id=… names one)"
+    what = (
+        f"{where / config.run.id} is no run directory"
+        if config.run.id
+        else (
+            f"no unfinished run called {config.run.name} with the same numbers ({config_hash(config)}) lies in {where}"
+        )
+    )
+    return ConfigError("resume", config.resume, what, remedy)
+
+
+def _run_directories(config: RunConfig) -> list[Path]:
+    root = Path(config.run.root)
+    return [path.parent for path in root.glob(f"*/{FROZEN_NAME}")] if root.is_dir() else []
+
+
+def _load_quietly(directory: Path) -> RunConfig | None:
+    """Return a stored config, or None if another version of Autarky wrote it: such a run is no candidate."""
+    try:
+        return load_frozen(directory)
+    except ConfigError:
+        return None
+
+
+def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        if list(old) != list(new) and sorted(old) == sorted(new):
+            yield key, list(old), list(new)
+        for name in dict.fromkeys([*old, *new]):
+            child = f"{key}.{name}" if key else name
+            yield from _differences(old.get(name), new.get(name), child)
+    elif old != new:
+        yield key, old, new
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None

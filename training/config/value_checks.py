@@ -1,0 +1,165 @@
+"""What one value must be by itself: its range, finite numbers, names that are safe as file names."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from training.config.schema import RunConfig
+from training.errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TRAINING_STAGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_RESERVED_TRAINING_STAGES = {
+    "start": "is the name of the evaluation before the first step",
+    "run": "is the name under which metrics.jsonl records the run as a whole",
+}
+_SMALLEST_VOCAB_SIZE = 257
+"""256 bytes and the end-of-text token."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Range:
+    """Numbers from `low` to `high`, both allowed."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def nearest(self, value: float) -> float:
+        """Return the allowed number closest to a value."""
+        return min(max(value, self.low), self.high)
+
+    def describe(self) -> str:
+        """Return the range in words."""
+        if math.isinf(self.high):
+            return f"at least {self.low}"
+        return f"between {self.low} and {self.high}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenRange:
+    """Numbers above 0 (unless `zero_allowed`) and below `high`; there is no nearest one, so it carries a usual one."""
+
+    high: float = math.inf
+    zero_allowed: bool = False
+    usual: float
+
+    def nearest(self, value: float) -> float:
+        """Return a usual number, or the value without its minus sign if that is allowed."""
+        return -value if 0 < -value < self.high else self.usual
+
+    def describe(self) -> str:
+        """Return the range in words."""
+        low = "at least 0" if self.zero_allowed else "above 0"
+        return low if math.isinf(self.high) else f"{low} and below {self.high:g}"
+
+
+_COUNT = Range(low=1)
+_SHARE = Range(low=0.0, high=1.0)
+
+_RANGES: list[tuple[str, Range | OpenRange]] = [
+    ("run.seed", Range(low=0)),
+    ("model.num_*", _COUNT),
+    ("model.*_size", _COUNT),
+    ("model.max_sequence_length", _COUNT),
+    ("model.rope_theta", OpenRange(usual=500_000.0)),
+    ("model.norm_epsilon", OpenRange(usual=1e-5)),
+    ("model.init_std", OpenRange(usual=0.02)),
+    ("model.rope_scaling.factor", Range(low=1.0)),
+    ("model.rope_scaling.low_freq_factor", OpenRange(usual=1.0)),
+    ("model.rope_scaling.high_freq_factor", OpenRange(usual=4.0)),
+    ("model.rope_scaling.original_max_sequence_length", _COUNT),
+    ("*parallel.pipeline", _COUNT),
+    ("*parallel.zero_stage", Range(low=0, high=3)),
+    ("data.tokenizer_vocab_size", Range(low=_SMALLEST_VOCAB_SIZE)),
+    ("data.held_out_fraction", OpenRange(high=1.0, usual=0.05)),
+    ("data.sources.*.max_documents", _COUNT),
+    ("optimizer.lr", OpenRange(usual=1e-3)),
+    ("optimizer.beta1", OpenRange(high=1.0, zero_allowed=True, usual=0.9)),
+    ("optimizer.beta2", OpenRange(high=1.0, zero_allowed=True, usual=0.95)),
+    ("optimizer.epsilon", OpenRange(usual=1e-8)),
+    ("optimizer.weight_decay", Range(low=0.0)),
+    ("optimizer.gradient_clip_norm", Range(low=0.0)),
+    ("*schedule.*_fraction", _SHARE),
+    ("*schedule.final_ratio", _SHARE),
+    ("stages.*.mixture.*", OpenRange(usual=1.0)),
+    ("stages.*.tokens", _COUNT),
+    ("stages.*.sequence_length", _COUNT),
+    ("stages.*.*_batch_sequences", _COUNT),
+    ("stages.*.lr", OpenRange(usual=1e-3)),
+    ("stages.*.gate.max_bits_per_byte", OpenRange(usual=8.0)),
+    ("eval.suites.*.held_out_documents", _COUNT),
+    ("eval.suites.*.document_tokens", _COUNT),
+    ("eval.suites.*.multiple_choice_items", Range(low=0)),
+    ("eval.suites.*.sample_tokens", _COUNT),
+    ("eval.suites.*.batch_sequences", _COUNT),
+    ("checkpoint.*", _COUNT),
+    ("fault_tolerance.collective_timeout_seconds", _COUNT),
+    ("fault_tolerance.max_consecutive_skips", Range(low=0)),
+    ("reporting.console_every_steps", _COUNT),
+    ("cluster.num_nodes", _COUNT),
+    ("cluster.processes_per_node", _COUNT),
+    ("cluster.threads_per_process", _COUNT),
+    ("cluster.master_port", Range(low=1, high=65535)),
+    ("cluster.accelerator.peak_flops_per_second", OpenRange(usual=1e12)),
+]
+
+
+def check_values(config: RunConfig) -> None:
+    """Check every number's range and every name.
+
+    Raises:
+        ConfigError: the first value that cannot be.
+    """
+    _check_names(config)
+    for key, value in _flatten(asdict(config), ""):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(key, value, "is not a finite number", f"{key}={_usual(key)} would be usual")
+        if key.startswith("deepspeed.") or isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        for pattern, allowed in _RANGES:
+            if fnmatchcase(key, pattern) and not _contains(allowed, value):
+                raise ConfigError(key, value, f"must be {allowed.describe()}", f"{key}={allowed.nearest(value)} works")
+
+
+def _contains(allowed: Range | OpenRange, value: float) -> bool:
+    if isinstance(allowed, Range):
+        return allowed.low <= value <= allowed.high
+    return (value > 0 or (allowed.zero_allowed and value == 0)) and value < allowed.high
+
+
+def _usual(key: str) -> float:
+    for pattern, allowed in _RANGES:
+        if fnmatchcase(key, pattern):
+            return allowed.nearest(0.0)
+    return 0.0
+
+
+def _check_names(config: RunConfig) -> None:
+    for key, name in (("run.name", config.run.name), ("run.id", config.run.id)):
+        if name is not None and not _NAME.fullmatch(name):
+            mended = re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-")[:64] or "run"
+            reason = "is part of a path: letters, digits, '.', '_' and '-', at most 64, a letter or digit first"
+            raise ConfigError(key, name, reason, f"{key}={mended} works")
+    if not config.stages:
+        raise ConfigError("stages", "{}", "a run needs at least one training stage", "stages=single has one")
+    for name in config.stages:
+        if name in _RESERVED_TRAINING_STAGES:
+            raise ConfigError("stages", name, _RESERVED_TRAINING_STAGES[name], f"call the training stage {name}_1")
+        if not _TRAINING_STAGE_NAME.fullmatch(name):
+            mended = re.sub(r"[^a-z0-9_]", "_", name.lower()).lstrip("0123456789_")[:32] or "pretrain"
+            reason = "a training stage's name has small letters, digits and '_', at most 32, a letter first"
+            raise ConfigError("stages", name, reason, f"call it {mended}")
+
+
+def _flatten(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for name, child in node.items():
+            yield from _flatten(child, f"{prefix}.{name}" if prefix else str(name))
+    elif isinstance(node, list):
+        for index, child in enumerate(node):
+            yield from _flatten(child, f"{prefix}.{index}")
+    else:
+        yield prefix, node
