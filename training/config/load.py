@@ -110,7 +110,7 @@ def freeze(config: RunConfig, directory: Path) -> Path:
 
 def to_yaml(config: RunConfig) -> str:
     """Return the config as YAML with every value spelt out; `load_frozen` reads the same config from it."""
-    return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(to_plain(config), sort_keys=False, width=120)
 
 
 def config_hash(config: RunConfig) -> str:

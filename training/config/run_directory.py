@@ -153,7 +153,7 @@ def _continue(directory: Path, config: RunConfig, overrides: Sequence[str]) -> P
 
 def _write(directory: Path, config: RunConfig, overrides: Sequence[str]) -> None:
     named = dataclasses.replace(config.run, id=directory.name)
-    write_atomically(directory / "overrides.yaml", yaml.safe_dump(list(overrides), allow_unicode=True))
+    write_atomically(directory / "overrides.yaml", yaml.safe_dump(list(overrides)))
     freeze(dataclasses.replace(config, run=named), directory)
 
 

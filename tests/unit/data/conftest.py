@@ -1,15 +1,10 @@
 """Small real data: some chapters and some files, prepared once per session."""
 
 import pytest
-from hypothesis import settings
 
 from training.config.schema import DataConfig, SourceConfig, SourceKind
 from training.data.prepare import prepare
 from training.data.shards import PreparedData
-
-# A busy machine is slow, not wrong: time limits are pytest's.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,17 @@
+"""Repeatable measurements against peers: `python -m benchmarks` (`make bench`). Never part of the tests.
+
+__main__        the command: measures, prints one page, writes docs/benchmarks.md with --write
+throughput      tokens/s, CPU time and MFU of all contestants, in turns
+start_up        seconds to the first optimizer step, by phase
+check_seconds   seconds of `launch.check`
+report          the page
+machine         what it ran on
+crew            starts a contestant's ranks and gives them turns
+rank            one rank of a contestant: the entry point of its processes
+turns           the rank's side of a turn: trains, measures, answers
+autarky         contestant: our engines and loader
+ddp             contestant: our model in torch DDP with torch AdamW
+hf_trainer      contestant: the same model shape in the Hugging Face Trainer over DeepSpeed ZeRO-3
+first_step      one rank of the Trainer, up to its first step
+timed_train     one rank of training.train, with the times of its phases
+"""

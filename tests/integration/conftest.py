@@ -1,0 +1,32 @@
+"""One uninterrupted smoke run, shared by everything that reads it or compares with it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration.running import Finished, only_run, submit_to_end
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    directory: Path
+    finished: Finished
+    overrides: list[str]
+    """What it was started with, less run.root."""
+
+
+@pytest.fixture(scope="session")
+def prepared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all runs of these tests share their prepared data."""
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory, prepared_root: Path) -> Iterator[Reference]:
+    root = tmp_path_factory.mktemp("reference")
+    overrides = ["experiment=smoke", f"data.prepared_root={prepared_root}"]
+    finished = submit_to_end([*overrides, f"run.root={root}"], folder=root / "output")
+    assert finished.exit_code == 0, finished.explain()
+    yield Reference(directory=only_run(root), finished=finished, overrides=overrides)

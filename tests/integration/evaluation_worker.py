@@ -1,0 +1,44 @@
+"""One rank: evaluates a finished run's last checkpoint under several layouts and writes what it found (rank 0).
+
+    python -m tests.integration.evaluation_worker RUN_DIR OUTPUT.json LAYOUT…      (LAYOUT: single, zero3 or pipeline)
+"""
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from eval.harness import evaluate
+from tests.integration.reading import last_checkpoint
+from training.config.load import load_frozen
+from training.config.schema import ParallelConfig
+from training.data.prepare import ensure
+from training.engine.build import build_engine
+from training.engine.process_group import start
+
+LAYOUTS = {
+    "single": ParallelConfig(zero_stage=0),
+    "zero3": ParallelConfig(zero_stage=3),
+    "pipeline": ParallelConfig(pipeline=2, zero_stage=1),
+}
+
+
+def main(run_directory: Path, output: Path, layouts: list[str]) -> None:
+    processes = start(120)
+    frozen = load_frozen(run_directory)
+    data = ensure(frozen.data)
+    found = {}
+    for name in layouts:
+        stage = replace(frozen.stages["pretrain"], parallel=LAYOUTS[name])
+        cluster = replace(frozen.cluster, processes_per_node=processes.world_size)
+        config = replace(frozen, stages={"pretrain": stage}, cluster=cluster)
+        engine = build_engine(config, "pretrain", processes)
+        engine.load(last_checkpoint(run_directory))
+        found[name] = asdict(evaluate(engine, data, config.eval.suites["quick"], suite_name="quick"))
+        engine.close()
+    if processes.rank == 0:
+        output.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
