@@ -78,16 +78,8 @@ def evaluate(engine: ScoringEngine, data: EvalData, suite: SuiteConfig, *, suite
 
 
 def to_json(report: EvalReport) -> str:
-    """Return a report as JSON text; `from_json` gives it back."""
+    """Return a report as JSON text."""
     return json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n"
-
-
-def from_json(text: str) -> EvalReport:
-    """Return the report that `to_json` wrote."""
-    fields = json.loads(text)
-    fields["suite"] = SuiteConfig(**fields["suite"])
-    fields["tasks"] = {name: TaskReport(**task) for name, task in fields["tasks"].items()}
-    return EvalReport(**fields)
 
 
 def write_report(report: EvalReport, path: Path) -> None:

@@ -25,11 +25,12 @@ def write_durably(path: Path, text: str) -> None:
         os.replace(temporary, path)
         fsync(path.parent)  # makes the rename itself durable
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise StorageError(
             f"{path} cannot be written: {error}\n  -> free space or mend the storage, then start again with resume=auto"
         ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)  # nothing is left of it after the rename
 
 
 def fsync(path: Path) -> None:

@@ -36,7 +36,7 @@ from training.engine.build import build_engine
 from training.engine.matmul_rate import measured_matmul_rate
 from training.engine.process_group import ProcessGroup
 from training.errors import AutarkyError, ConfigError, ExitCode, PeerLost
-from training.fault_tolerance.last_words import as_autarky_error, leave
+from training.fault_tolerance.last_words import as_autarky_error, forget, leave
 from training.fault_tolerance.lifeline import tie_to_launcher
 from training.reporting.report import write_report as write_html
 from training.reporting.reporter import Reporter
@@ -59,6 +59,8 @@ def main(argv: list[str]) -> ExitCode:
         limits = load_frozen(frozen).fault_tolerance if _is_run_directory(frozen) else FaultToleranceConfig()
         processes = process_group.start(limits.collective_timeout_seconds)
         run_directory, config = _find_run(arguments, processes)
+        if rank == 0:
+            forget(run_directory)
         _log_to(_log_path(run_directory, rank))
         _train(config, run_directory, processes)
         process_group.stop()

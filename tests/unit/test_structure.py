@@ -28,8 +28,7 @@ def test_the_package_under_test_is_this_checkout() -> None:
 
 @pytest.mark.parametrize("path", ALL_PYTHON, ids=names)
 def test_no_file_is_too_long(path: Path) -> None:
-    limit = 500 if path.is_relative_to(REPOSITORY / "tests") else 400
-    assert len(path.read_text().splitlines()) <= limit, "which two things is it?"
+    assert len(path.read_text().splitlines()) <= 500, "which two things is it?"
 
 
 @pytest.mark.parametrize("path", [path for path in ALL_PYTHON if path.name == "__init__.py"], ids=names)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from training.config.overrides import (
 )
 from training.config.schema import RunConfig
 from training.config.typed import to_plain, to_run_config
+from training.durable_files import write_durably
 from training.errors import ConfigError
 
 FROZEN_NAME = "config.yaml"
@@ -44,8 +44,9 @@ _NOT_NUMBERS = (
     "fault_tolerance",
     "reporting",
     "cluster.master_port",
+    "stages.*.gate",
 )
-"""Keys that change where, when and how visibly a run computes, never what."""
+"""Keys that change where, when, how visibly or how far a run computes, never what. `*` is every entry."""
 
 
 def compose(overrides: Sequence[str], *, world: tuple[int, int] | None = None) -> RunConfig:
@@ -104,7 +105,7 @@ def load_frozen(directory: Path) -> RunConfig:
 def freeze(config: RunConfig, directory: Path) -> Path:
     """Write config.yaml of a run directory, whole or not at all, and return its path."""
     path = directory / FROZEN_NAME
-    write_atomically(path, to_yaml(config))
+    write_durably(path, to_yaml(config))
     return path
 
 
@@ -124,26 +125,16 @@ def numbers_of(config: RunConfig) -> dict[str, Any]:
     plain = to_plain(config)
     for key in _NOT_NUMBERS:
         *parents, name = key.split(".")
-        section = plain
+        sections = [plain]
         for parent in parents:
-            section = section[parent]
-        del section[name]
+            sections = [child for section in sections for child in _children(section, parent)]
+        for section in sections:
+            del section[name]
     return plain
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file by new text: a reader or a crash sees the old content or the new, never a part."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _children(section: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    return list(section.values()) if name == "*" else [section[name]]
 
 
 def _compose_groups(choices: Sequence[Override], *, return_hydra: bool = False) -> DictConfig:

@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from training.config.load import FROZEN_NAME, config_hash, freeze, load_frozen, numbers_of, write_atomically
+from training.config.load import FROZEN_NAME, config_hash, freeze, load_frozen, numbers_of
 from training.config.schema import Resume, RunConfig
+from training.durable_files import write_durably
 from training.errors import ConfigError, StorageError
 
 _PACKAGES = ("torch", "deepspeed", "hydra-core", "omegaconf", "tokenizers", "safetensors", "numpy", "wandb", "datasets")
@@ -79,7 +80,7 @@ def create(config: RunConfig, overrides: Sequence[str]) -> Path:
                 "resume=auto continues it; another run.id, or none, starts a new run",
             )
     _write(directory, config, overrides)
-    write_atomically(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
+    write_durably(directory / "environment.json", json.dumps(environment(), indent=2) + "\n")
     return directory
 
 
@@ -153,7 +154,7 @@ def _continue(directory: Path, config: RunConfig, overrides: Sequence[str]) -> P
 
 def _write(directory: Path, config: RunConfig, overrides: Sequence[str]) -> None:
     named = dataclasses.replace(config.run, id=directory.name)
-    write_atomically(directory / "overrides.yaml", yaml.safe_dump(list(overrides)))
+    write_durably(directory / "overrides.yaml", yaml.safe_dump(list(overrides)))
     freeze(dataclasses.replace(config, run=named), directory)
 
 

@@ -10,6 +10,7 @@ from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import RunConfig
 from training.data.batch import MicroBatch
 from training.engine.base import SequenceScores, StepResult
+from training.engine.deepspeed_private import leave_clipping_to_caller
 from training.engine.optimizer import adamw, set_learning_rate
 from training.engine.process_group import ProcessGroup
 from training.engine.stateful import StatefulEngine
@@ -31,6 +32,9 @@ class ZeroEngine(StatefulEngine):
         )
         layout = Layout(world_size=processes.world_size, zero_stage=parallel.zero_stage)
         super().__init__(engine, layout, processes, model.canonical_parameters())
+        self._clip_norm = config.optimizer.gradient_clip_norm
+        if layout.zero_stage == 0:
+            leave_clipping_to_caller(engine)
 
     def train_batch(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
         """Do one optimizer step; see `Engine.train_batch`."""
@@ -44,7 +48,7 @@ class ZeroEngine(StatefulEngine):
             loss_sum += self._backward(batch, scale)
             engine.step()
         loss_sum += self._backward(micro_batches[-1], scale)
-        norm = self._drop_if_not_finite() if self.layout.zero_stage == 0 else None
+        norm = self._clip_or_drop() if self.layout.zero_stage == 0 else None
         engine.step()
         norm = float(engine.get_global_grad_norm()) if norm is None else norm
         return StepResult(
@@ -60,18 +64,19 @@ class ZeroEngine(StatefulEngine):
         self._engine.backward(loss * scale)
         return loss.item()
 
-    def _drop_if_not_finite(self) -> float:
-        """Return the global gradient norm without ZeRO; DeepSpeed neither reports it there nor skips a NaN.
+    def _clip_or_drop(self) -> float:
+        """Clip the gradient without ZeRO, or drop it if it is not finite; return its norm before.
 
-        The gradients are already averaged, so every rank decides alike. AdamW leaves parameters without a
-        gradient alone.
+        DeepSpeed neither reports the norm there nor skips a NaN. The gradients are already averaged, so every rank
+        decides alike. AdamW leaves parameters without a gradient alone.
         """
-        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients).item()
-        if not math.isfinite(norm):
-            for parameter in self._engine.module.parameters():
-                parameter.grad = None
-        return norm
+        parameters = list(self._engine.module.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not norm.isfinite():
+            self._engine.zero_grad()
+        elif self._clip_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_norm, norm)
+        return norm.item()
 
     @torch.no_grad()
     def score(self, batch: MicroBatch) -> SequenceScores:

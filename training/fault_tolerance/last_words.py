@@ -31,6 +31,13 @@ def as_autarky_error(error: BaseException) -> BaseException:
     return error
 
 
+def forget(run_directory: Path) -> None:
+    """Remove what an earlier attempt left behind; one rank does it at the start."""
+    (run_directory / "exit.json").unlink(missing_ok=True)
+    for path in (run_directory / "logs").glob("rank-*.error"):
+        path.unlink(missing_ok=True)
+
+
 def leave(error: BaseException, *, run_directory: Path | None, rank: int) -> tuple[ExitCode, str]:
     """Write down why this rank ends; return its exit code and the text for stderr."""
     known = isinstance(error, AutarkyError)

@@ -48,10 +48,6 @@ class Layout:
         """Return the rank at a place of the grid."""
         return pipeline_stage * self.num_replicas + replica
 
-    def data_group(self, pipeline_stage: int) -> list[int]:
-        """Return the ranks that hold the same pipeline stage: they share gradients and ZeRO shards."""
-        return [self.rank_of(pipeline_stage=pipeline_stage, replica=r) for r in range(self.num_replicas)]
-
     def pipeline_group(self, replica: int) -> list[int]:
         """Return the ranks of one whole model, first pipeline stage first."""
         return [self.rank_of(pipeline_stage=s, replica=replica) for s in range(self.num_pipeline_stages)]

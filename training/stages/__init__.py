@@ -1,5 +1,5 @@
 """The chain of training stages: what is planned, what is done, and what happens next.
 
-Map: `curriculum` plan and learning rate, from the config alone (pure) · `ledger` what is done, committed to
+Map: `curriculum` learning rate, from the config alone (pure) · `ledger` what is done, committed to
 stages.json at every arrow · `transitions` the arrows (pure) · `runner` the state machine that walks them.
 """

@@ -1,55 +1,8 @@
-"""What a run will do, from its config alone: the chain of training stages and the learning rate of every step. Pure."""
+"""The learning rate of every step, from the config alone. Pure."""
 
 import math
-from dataclasses import dataclass
 
-from training.config.schema import GateConfig, RunConfig, ScheduleConfig, ScheduleKind
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedStage:
-    """One training stage with everything that follows from the config."""
-
-    name: str
-    index: int
-    """Place in the chain, from 0."""
-    first_step: int
-    """Global steps done before this training stage, as `RunConfig.first_step`; its own steps are counted from here."""
-    num_steps: int
-    """Optimizer steps of this training stage."""
-    accumulation_steps: int
-    """Micro-batches per data replica and optimizer step."""
-    num_replicas: int
-    """Data replicas."""
-    tokens_per_step: int
-    """Tokens of one global batch."""
-    eval_suite: str | None
-    """Suite that measures this training stage when it is trained; null for none."""
-    gate: GateConfig | None
-    """Conditions the measurement must meet; null for none."""
-
-    @property
-    def last_step(self) -> int:
-        """Global steps done when this training stage is trained; its final checkpoint has this number."""
-        return self.first_step + self.num_steps
-
-
-def plan(config: RunConfig) -> tuple[PlannedStage, ...]:
-    """Return the training stages of a run, in order; each begins at the step where the one before ends."""
-    return tuple(
-        PlannedStage(
-            name=name,
-            index=index,
-            first_step=config.first_step(name),
-            num_steps=config.num_steps(name),
-            accumulation_steps=config.accumulation_steps(name),
-            num_replicas=config.num_replicas(name),
-            tokens_per_step=stage.global_batch_sequences * stage.sequence_length,
-            eval_suite=stage.eval_suite,
-            gate=stage.gate,
-        )
-        for index, (name, stage) in enumerate(config.stages.items())
-    )
+from training.config.schema import RunConfig, ScheduleConfig, ScheduleKind
 
 
 def learning_rate(config: RunConfig, training_stage: str, stage_step: int) -> float:

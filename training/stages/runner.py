@@ -125,9 +125,8 @@ class Runner:
             CorruptCheckpoint: checkpoints exist, but none is whole or they belong to another run.
         """
         self._find_checkpoint()
-        for name in self._config.stages:
-            if self._ledger.entry(name).status is not StageStatus.promoted:
-                self._run_training_stage(name)
+        while (entry := transitions.current_stage(self._ledger)) is not None:
+            self._run_training_stage(entry.name)
         self._advance(transitions.done(self._ledger))
         self._record_stage("run", "done")
 

@@ -79,9 +79,9 @@ def gated(ledger: Ledger, name: str, *, promoted: bool, reasons: Sequence[str]) 
 
 
 def promoted_without_gate(ledger: Ledger, name: str) -> Ledger:
-    """Return the ledger after a training stage that has no gate, and perhaps no evaluation."""
-    entry = _in(ledger, name, StageStatus.trained, StageStatus.evaluated)
-    return _with(ledger, replace(entry, status=StageStatus.promoted))
+    """Return the ledger after a training stage that has no gate (any more), and perhaps no evaluation."""
+    entry = _in(ledger, name, StageStatus.trained, StageStatus.evaluated, StageStatus.blocked)
+    return _with(ledger, replace(entry, status=StageStatus.promoted, gate=None))
 
 
 def rewound(ledger: Ledger, name: str) -> Ledger:

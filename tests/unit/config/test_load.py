@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.config.load import compose, config_hash, freeze, load_frozen, to_yaml, write_atomically
+from training.config.load import compose, config_hash, freeze, load_frozen, to_yaml
 from training.config.overrides import expand_sweep
 from training.config.schema import RunConfig, SourceKind, StageConfig, WandbMode
 from training.config.typed import to_run_config
@@ -171,13 +171,10 @@ def test_the_hash_is_the_same_from_another_directory(
     assert config_hash(compose(["experiment=demo"])) == config_hash(demo)
 
 
-def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    write_atomically(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "half of it \ud800")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+def test_a_changed_gate_does_not_make_another_run(demo: RunConfig) -> None:
+    loosened = compose(["experiment=demo", "stages.pretrain.gate.max_bits_per_byte=2.9"])
+    assert loosened.stages["pretrain"].gate != demo.stages["pretrain"].gate
+    assert config_hash(loosened) == config_hash(demo)
 
 
 def test_a_sweep_is_the_product_of_its_values_in_the_order_given() -> None:

@@ -1,12 +1,13 @@
+import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from eval.harness import evaluate, from_json, to_json, write_report
+from eval.harness import evaluate, write_report
 from tests.unit.eval.tiny import TinyScorer, make_data, make_model
 from training.config.schema import SuiteConfig
 from training.errors import StorageError
@@ -63,8 +64,7 @@ def test_a_report_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
     report = evaluate(scorer(), DATA, SUITE, suite_name="quick")
     path = tmp_path / "eval" / "pretrain" / "quick.json"
     write_report(report, path)
-    assert from_json(path.read_text(encoding="utf-8")) == report
-    assert to_json(from_json(to_json(report))) == to_json(report)
+    assert json.loads(path.read_text(encoding="utf-8")) == asdict(report)
     assert [entry.name for entry in path.parent.iterdir()] == ["quick.json"]
 
 

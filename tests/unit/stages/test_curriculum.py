@@ -27,7 +27,7 @@ from training.config.schema import (
     ScheduleKind,
     StageConfig,
 )
-from training.stages.curriculum import learning_rate, plan, schedule_factor
+from training.stages.curriculum import learning_rate, schedule_factor
 
 PRETRAIN = StageConfig(
     mixture={"prose": 1.0}, tokens=10_000, sequence_length=64, global_batch_sequences=8, micro_batch_sequences=2
@@ -73,14 +73,12 @@ def run_config() -> RunConfig:
     )
 
 
-def test_the_plan_derives_steps_and_layout_of_every_training_stage() -> None:
-    pretrain, anneal = plan(run_config())
-    assert (pretrain.name, pretrain.index, pretrain.first_step, pretrain.num_steps) == ("pretrain", 0, 0, 20)
-    assert (pretrain.num_replicas, pretrain.accumulation_steps, pretrain.tokens_per_step) == (2, 2, 512)
-    assert (pretrain.eval_suite, pretrain.gate) == (None, None)
-    assert (anneal.name, anneal.index, anneal.first_step, anneal.num_steps) == ("anneal", 1, 20, 2)
-    assert (anneal.num_replicas, anneal.accumulation_steps, anneal.tokens_per_step) == (1, 4, 1024)
-    assert (anneal.last_step, anneal.eval_suite, anneal.gate) == (22, "quick", ANNEAL.gate)
+def test_steps_and_layout_follow_from_the_config() -> None:
+    config = run_config()
+    assert [config.first_step(name) for name in config.stages] == [0, 20]
+    assert [config.num_steps(name) for name in config.stages] == [20, 2]
+    assert [config.num_replicas(name) for name in config.stages] == [2, 1]
+    assert [config.accumulation_steps(name) for name in config.stages] == [2, 4]
 
 
 def test_a_training_stage_uses_its_own_peak_and_shape_where_it_has_them() -> None:
