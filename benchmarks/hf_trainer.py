@@ -8,7 +8,7 @@ from typing import Any
 
 import deepspeed.comm  # noqa: F401 - must be loaded before its op can be skipped
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
@@ -61,8 +61,10 @@ def train(config: RunConfig, training_stage: str, steps: Steps) -> None:
         )
         losses: list[Tensor] = []
         model = llama(config.model, seed=config.run.seed)
-        model.register_forward_hook(lambda _module, _inputs, output: losses.append(output.loss.detach()))
-        data = _Samples(StageLoader(ensure(config.data), config, training_stage), _NUM_STEPS * stage.global_batch_sequences)
+        model.register_forward_hook(lambda _module, _inputs, output: losses.append(output.loss.detach().clone()))
+        data = _Samples(
+            StageLoader(ensure(config.data), config, training_stage), _NUM_STEPS * stage.global_batch_sequences
+        )
         Trainer(model=model, args=arguments, train_dataset=data, callbacks=[_Tell(steps, losses)]).train()
 
 

@@ -76,6 +76,8 @@ def run_one(overrides: list[str]) -> Job:
     except AutarkyError as error:
         print(error, file=sys.stderr)
         return Job(overrides=overrides, exit_code=error.exit_code)
+    if outcome.exit_code is ExitCode.DONE:
+        print(f"report: {directory / 'report.html'}", flush=True)
     return Job(overrides=overrides, exit_code=outcome.exit_code, directory=directory, interrupted=outcome.interrupted)
 
 

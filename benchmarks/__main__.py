@@ -1,0 +1,82 @@
+"""Measure, and print one page of results.
+
+    python -m benchmarks [--quick] [--write] [--rounds N] [--steps N]
+
+--quick shows that everything runs, its numbers mean little; --write also replaces docs/benchmarks.md.
+"""
+
+import argparse
+import signal
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.check_seconds import check_seconds
+from benchmarks.machine import describe_machine
+from benchmarks.report import Results, page
+from benchmarks.start_up import submit_phases, submit_seconds, trainer_seconds
+from benchmarks.throughput import compete
+from training.config.load import compose
+from training.data.prepare import ensure
+
+_PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+
+def main() -> None:
+    """Run all measurements, one after the other."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, and print one page of results.")
+    parser.add_argument("--quick", action="store_true", help="a few steps, one round")
+    parser.add_argument("--write", action="store_true", help="also replace docs/benchmarks.md")
+    parser.add_argument("--rounds", type=int, help="turns of every contestant, and starts (default 5)")
+    parser.add_argument("--steps", type=int, help="optimizer steps per turn (default 10)")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is ended
+    results = _measure(
+        num_rounds=arguments.rounds or (1 if arguments.quick else 5),
+        steps_per_turn=arguments.steps or (2 if arguments.quick else 10),
+        warm_up_steps=2 if arguments.quick else 5,
+    )
+    text = page(results)
+    print(text)
+    if arguments.write:
+        _PAGE.write_text(text)
+
+
+def _measure(*, num_rounds: int, steps_per_turn: int, warm_up_steps: int) -> Results:
+    machine = describe_machine()
+    with tempfile.TemporaryDirectory(prefix="autarky-benchmarks-") as directory:
+        root = Path(directory)
+        prepared = f"data.prepared_root={root / 'prepared'}"
+        demo, smoke = ["experiment=demo", prepared], ["experiment=smoke", prepared]
+        for overrides in (demo, smoke):
+            _say("preparing data")
+            ensure(compose(overrides).data)
+        _say("launch.check")
+        checks = check_seconds(["experiment=demo"], repeats=max(num_rounds, 2))
+        _say("training, in turns")
+        contest = compete(demo, num_rounds=num_rounds, steps_per_turn=steps_per_turn, warm_up_steps=warm_up_steps)
+        ours, trainers, phases = [], [], []
+        for turn in range(num_rounds):
+            _say(f"start-up {turn + 1} of {num_rounds}")
+            ours.append(submit_seconds(smoke, root / f"submit-{turn}"))
+            trainers.append(trainer_seconds(smoke, root / f"trainer-{turn}"))
+            phases.append(submit_phases(smoke, root / f"phases-{turn}"))
+    return Results(
+        machine=machine,
+        command=" ".join(["python -m benchmarks", *sys.argv[1:]]),
+        date=datetime.now(UTC).date().isoformat(),
+        contest=contest,
+        submit_seconds=ours,
+        trainer_seconds=trainers,
+        submit_phases=phases,
+        check_seconds=checks,
+    )
+
+
+def _say(what: str) -> None:
+    print(f"[{what}]", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

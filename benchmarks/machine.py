@@ -1,0 +1,24 @@
+"""What the measurements ran on."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+
+def describe_machine() -> str:
+    """Return one line: cores, CPU, memory, load, versions."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "deepspeed", "transformers", "accelerate"))
+    return (
+        f"{len(os.sched_getaffinity(0))} cores of {names[0] if names else platform.machine()}, "
+        f"{psutil.virtual_memory().total / 2**30:.0f} GiB, "
+        f"load average {os.getloadavg()[0]:.1f} at the start; "
+        f"Python {platform.python_version()}, {versions}"
+    )
