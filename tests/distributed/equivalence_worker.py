@@ -1,14 +1,16 @@
 """One rank: trains the same model under many layouts and writes what it saw as JSON (rank 0).
 
-    python -m tests.distributed.equivalence_worker OUTPUT.json
+python -m tests.distributed.equivalence_worker OUTPUT.json FOLDER_FOR_CHECKPOINTS
 """
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from tests.distributed.configs import STAGE, micro_batches, small_config
+from tests.distributed.engine_checks import crossings, poisonings, scoring
 from training.checkpoint.manifest import Progress
 from training.config.schema import Precision, Recompute, RunConfig
 from training.engine.base import Engine
@@ -16,7 +18,10 @@ from training.engine.build import build_engine
 from training.engine.process_group import ProcessGroup, start
 
 NUM_STEPS = 20
+NUM_VARIANT_STEPS = 8
 LRS = [1e-2 * min(1.0, (step + 1) / 5) for step in range(NUM_STEPS)]
+SAVED_STEP = 6
+AFTER_SAVE = range(SAVED_STEP, SAVED_STEP + 2)
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "zero0": {"zero_stage": 0},
@@ -24,15 +29,26 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "zero2": {"zero_stage": 2},
     "zero3": {"zero_stage": 3},
     "zero3_tied": {"zero_stage": 3, "tied": True},
-    "zero3_full_recompute": {"zero_stage": 3, "recompute": Recompute.full},
-    "zero3_selective_recompute": {"zero_stage": 3, "recompute": Recompute.selective},
     "pipeline": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4},
     "pipeline_tied": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "tied": True},
-    "pipeline_full_recompute": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "recompute": Recompute.full},
     "zero1_bf16": {"zero_stage": 1, "precision": Precision.bf16},
     "zero3_bf16": {"zero_stage": 3, "precision": Precision.bf16},
     "pipeline_bf16": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "precision": Precision.bf16},
 }
+VARIANTS: dict[str, dict[str, Any]] = {
+    "zero3_full_recompute": {"zero_stage": 3, "recompute": Recompute.full},
+    "zero3_selective_recompute": {"zero_stage": 3, "recompute": Recompute.selective},
+    "pipeline_full_recompute": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "recompute": Recompute.full},
+}
+"""Layouts whose arithmetic is that of another one: fewer steps show it."""
+CROSSED = (
+    ("zero0", "zero1", "zero3", "pipeline"),
+    ("zero3_tied", "pipeline_tied"),
+    ("zero1_bf16", "zero3_bf16", "pipeline_bf16"),
+)
+"""Within a group, what any layout saves any layout loads."""
+PLAIN = CROSSED[0]
+"""Layouts that also score, and meet a NaN."""
 
 
 def steps(engine: Engine, config: RunConfig, processes: ProcessGroup, which: range) -> dict[str, list[float]]:
@@ -63,18 +79,54 @@ def progress_at(step: int) -> Progress:
     )
 
 
-def main(output: Path) -> None:
+def train(name: str, options: dict[str, Any], processes: ProcessGroup, folder: Path) -> dict[str, list[float]]:
+    """Losses and norms of one layout; layouts that are crossed save on the way, which must not be felt."""
+    config = small_config(world_size=processes.world_size, **options)
+    engine = build_engine(config, STAGE, processes)
+    num_steps = NUM_STEPS if name in LAYOUTS else NUM_VARIANT_STEPS
+    seen = steps(engine, config, processes, range(SAVED_STEP))
+    if any(name in group for group in CROSSED):
+        engine.save(folder / name, progress_at(SAVED_STEP))
+    after = steps(engine, config, processes, range(SAVED_STEP, num_steps))
+    engine.close()
+    return {key: seen[key] + after[key] for key in seen}
+
+
+def examine(name: str, group: tuple[str, ...], processes: ProcessGroup, folder: Path) -> dict[str, Any]:
+    """Everything that starts from a saved checkpoint, in one engine of the layout."""
+    config = small_config(world_size=processes.world_size, **LAYOUTS[name])
+    engine = build_engine(config, STAGE, processes)
+    sources = {source: folder / source / f"step-{SAVED_STEP:08d}" for source in group}
+
+    def train_on() -> dict[str, list[float]]:
+        return steps(engine, config, processes, AFTER_SAVE)
+
+    seen: dict[str, Any] = {"crossings": crossings(engine, processes, sources, folder / f"again_{name}", train_on)}
+    if name in PLAIN:
+        seen["scoring"] = scoring(engine, config, processes, sources[name], LRS, SAVED_STEP)
+        seen["poisonings"] = poisonings(engine, config, processes, sources[name], LRS, SAVED_STEP)
+    engine.close()
+    return seen
+
+
+def main(output: Path, folder: Path) -> None:
     processes = start(60)
-    seen: dict[str, Any] = {"layouts": {}}
-    for name, options in LAYOUTS.items():
-        config = small_config(world_size=processes.world_size, **options)
-        engine = build_engine(config, STAGE, processes)
-        seen["layouts"][name] = steps(engine, config, processes, range(NUM_STEPS))
-        print(f"[rank {processes.rank}] {name} {seen['layouts'][name]['losses'][-1]}", flush=True)
-        engine.close()
+    began = time.monotonic()
+    seen: dict[str, Any] = {"layouts": {}, "examined": {}}
+    for name, options in (LAYOUTS | VARIANTS).items():
+        seen["layouts"][name] = train(name, options, processes, folder)
+        say(processes, began, f"trained {name}: {seen['layouts'][name]['losses'][-1]}")
+    for group in CROSSED:
+        for name in group:
+            seen["examined"][name] = examine(name, group, processes, folder)
+            say(processes, began, f"examined {name}")
     if processes.rank == 0:
         output.write_text(json.dumps(seen))
 
 
+def say(processes: ProcessGroup, began: float, what: str) -> None:
+    print(f"[rank {processes.rank}] {time.monotonic() - began:.0f} s: {what}", flush=True)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

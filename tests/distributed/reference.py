@@ -30,10 +30,11 @@ def train_plain(config: RunConfig, lrs: list[float]) -> dict[str, list[float]]:
         loss = summed_cross_entropy(logits, batch.labels_BT) / batch.num_tokens
         optimizer.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         clip = min(1.0, config.optimizer.gradient_clip_norm / (norm.item() + 1e-6))
-        for parameter in model.parameters():
-            parameter.grad *= clip
+        for gradient in gradients:
+            gradient *= clip
         optimizer.step()
         losses.append(loss.item())
         norms.append(norm.item())

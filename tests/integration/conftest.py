@@ -1,6 +1,5 @@
 """One uninterrupted smoke run, shared by everything that reads it or compares with it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +23,9 @@ def prepared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory: pytest.TempPathFactory, prepared_root: Path) -> Iterator[Reference]:
+def reference(tmp_path_factory: pytest.TempPathFactory, prepared_root: Path) -> Reference:
     root = tmp_path_factory.mktemp("reference")
     overrides = ["experiment=smoke", f"data.prepared_root={prepared_root}"]
     finished = submit_to_end([*overrides, f"run.root={root}"], folder=root / "output")
     assert finished.exit_code == 0, finished.explain()
-    yield Reference(directory=only_run(root), finished=finished, overrides=overrides)
+    return Reference(directory=only_run(root), finished=finished, overrides=overrides)

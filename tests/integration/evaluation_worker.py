@@ -1,6 +1,6 @@
 """One rank: evaluates a finished run's last checkpoint under several layouts and writes what it found (rank 0).
 
-    python -m tests.integration.evaluation_worker RUN_DIR OUTPUT.json LAYOUT…      (LAYOUT: single, zero3 or pipeline)
+python -m tests.integration.evaluation_worker RUN_DIR OUTPUT.json LAYOUT…      (LAYOUT: single, zero3 or pipeline)
 """
 
 import json

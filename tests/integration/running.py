@@ -3,6 +3,7 @@
 Every process of a job carries a mark in its environment, so it is found wherever it has been reparented to.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -160,7 +161,5 @@ def run_directories(root: Path) -> Iterator[Path]:
 
 
 def _send(process: psutil.Process, number: int) -> None:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(number)  # psutil refuses a process id that was used again
-    except psutil.NoSuchProcess:
-        pass

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -29,7 +29,9 @@ def test_the_run_is_done_and_every_gate_promoted(reference: Reference) -> None:
 def test_every_step_is_recorded_once(reference: Reference) -> None:
     steps = records(reference.directory, "step")
     assert [step["step"] for step in steps] == list(range(1, NUM_STEPS + 1))
-    assert [step["stage"] for step in steps] == ["pretrain"] * PRETRAIN_STEPS + ["anneal"] * (NUM_STEPS - PRETRAIN_STEPS)
+    assert [step["stage"] for step in steps] == ["pretrain"] * PRETRAIN_STEPS + ["anneal"] * (
+        NUM_STEPS - PRETRAIN_STEPS
+    )
     assert len({step["batch_id"] for step in steps}) == NUM_STEPS
     assert {step["attempt"] for step in steps} == {0}
     assert not any(step["skipped"] for step in steps)
@@ -67,7 +69,7 @@ def test_the_run_directory_holds_what_the_documentation_promises(reference: Refe
 
 def test_the_loss_goes_on_over_the_change_of_layout(reference: Reference) -> None:
     losses = [step["loss"] for step in records(reference.directory, "step")]
-    jumps = [abs(after - before) for before, after in zip(losses, losses[1:], strict=False)]
+    jumps = [abs(after - before) for before, after in pairwise(losses)]
     boundary = PRETRAIN_STEPS - 1
     assert jumps[boundary] <= max(jumps[:boundary] + jumps[boundary + 1 :])
     assert losses[-1] < losses[0] - 0.3

@@ -1,6 +1,6 @@
 """Every use of a private part of DeepSpeed, with the reason and where it stands in 0.19.8.
 
-A newer DeepSpeed may move any of it: `check_version` refuses to start then, and
+A newer DeepSpeed may move any of it: requirements.txt pins the version, and
 tests/unit/engine/test_deepspeed_private.py says which part has gone.
 """
 

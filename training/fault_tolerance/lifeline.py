@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LAUNCHERS = ("deepspeed", "torchrun", "torch.distributed", "accelerate", "launch.submit")
+_LAUNCHER_COMMANDS = frozenset({"deepspeed", "deepspeed.pt", "torchrun", "accelerate", "accelerate-launch"})
+_LAUNCHER_MODULES = ("deepspeed.launcher.", "torch.distributed.", "accelerate.commands.", "launch.submit")
 _POLL_SECONDS = 1.0
 
 
@@ -40,15 +41,20 @@ def _launcher_ancestors() -> list[_Ancestor]:
     pid = os.getppid()
     while pid > 1:
         try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
             fields = _stat_fields(pid)
         except OSError:
             break
-        if not any(name in command for name in _LAUNCHERS):
+        if not any(_names_launcher(word) for word in words):
             break
         ancestors.append(_Ancestor(pid, fields[19]))
         pid = int(fields[1])
     return ancestors
+
+
+def _names_launcher(word: str) -> bool:
+    """Return whether a whole word of a command line is a launcher's; a shell may have one inside its `-c` text."""
+    return Path(word).name in _LAUNCHER_COMMANDS or word.startswith(_LAUNCHER_MODULES)
 
 
 def _stat_fields(pid: int) -> list[str]:

@@ -1,0 +1,94 @@
+"""Every layout computes the same run: losses, gradient norms, weights, moments, scores. One start of two processes."""
+
+import json
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.distributed.configs import small_config
+from tests.distributed.equivalence_worker import AFTER_SAVE, CROSSED, LAYOUTS, LRS, PLAIN, SAVED_STEP, VARIANTS
+from tests.distributed.reference import train_plain
+from tests.integration.running import run_to_end
+
+ALL = LAYOUTS | VARIANTS
+PAIRS = [(saved, loaded) for group in CROSSED for saved in group for loaded in group]
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("equivalence")
+    output = folder / "seen.json"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    worker = ["-m", "tests.distributed.equivalence_worker", str(output), str(folder)]
+    finished = run_to_end([*torchrun, *worker], folder=folder)
+    assert finished.exit_code == 0, finished.explain()
+    return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize("layout", ALL)
+def test_losses_and_gradient_norms_are_those_of_plain_torch(seen: dict[str, Any], layout: str) -> None:
+    found = seen["layouts"][layout]
+    num_steps = len(found["losses"])
+    plain = {name: values[:num_steps] for name, values in plain_run(**plain_options(layout)).items()}
+    tolerance = 2e-2 if layout.endswith("bf16") else 1e-5
+    assert found["losses"] == pytest.approx(plain["losses"], rel=tolerance)
+    assert found["norms"] == pytest.approx(plain["norms"], rel=tolerance if tolerance < 1e-2 else 5e-2)
+    assert plain["losses"][-1] < plain["losses"][0] - 0.1, "the model learned nothing, so nothing was compared"
+
+
+@pytest.mark.parametrize(("saved", "loaded"), PAIRS)
+def test_a_checkpoint_of_any_layout_continues_under_any_other(seen: dict[str, Any], saved: str, loaded: str) -> None:
+    crossing = seen["examined"][loaded]["crossings"][saved]
+    unbroken = seen["layouts"][loaded]
+    assert crossing["step"] == SAVED_STEP
+    assert crossing["differing"] == [], "tensors changed by loading and saving again"
+    steps = slice(AFTER_SAVE.start, AFTER_SAVE.stop)
+    if saved == loaded:
+        assert crossing["losses"] == unbroken["losses"][steps]
+        assert crossing["norms"] == unbroken["norms"][steps]
+    else:
+        tolerance = 2e-2 if loaded.endswith("bf16") else 1e-6
+        assert crossing["losses"] == pytest.approx(unbroken["losses"][steps], rel=tolerance)
+
+
+@pytest.mark.parametrize("layout", PLAIN)
+def test_an_evaluation_between_two_steps_is_not_felt(seen: dict[str, Any], layout: str) -> None:
+    scoring = seen["examined"][layout]["scoring"]
+    assert scoring["disturbed"] == scoring["undisturbed"]
+
+
+@pytest.mark.parametrize("layout", PLAIN)
+def test_scores_are_those_of_the_plain_decoder_on_every_rank(seen: dict[str, Any], layout: str) -> None:
+    scoring = seen["examined"][layout]["scoring"]
+    assert scoring["equal_on_ranks"]
+    assert scoring["tokens_equal_plain"]
+    assert scoring["largest_relative_error"] < 1e-5
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("layout", PLAIN)
+def test_a_nan_on_one_rank_changes_nothing_on_any(seen: dict[str, Any], layout: str, rank: str) -> None:
+    poisoning = seen["examined"][layout]["poisonings"][rank]
+    assert poisoning["loss_is_finite"], "the poison must be in the gradient alone"
+    assert poisoning["skipped_everywhere"]
+    assert poisoning["unchanged_everywhere"]
+    assert poisoning["next"] == poisoning["expected_next"]
+
+
+@cache
+def plain_run(**options: Any) -> dict[str, list[float]]:
+    return train_plain(small_config(world_size=1, **options), LRS)
+
+
+def plain_options(layout: str) -> dict[str, Any]:
+    """The part of a layout's options that changes the numbers."""
+    return {key: value for key, value in ALL[layout].items() if key in ("tied", "precision")}
+
+
+def test_the_layouts_under_test_are_the_ones_that_a_user_can_choose() -> None:
+    conf = Path(__file__).parents[2] / "conf" / "parallel"
+    chosen = {path.stem for path in conf.glob("*.yaml")}
+    assert chosen - {"single"} <= set(LAYOUTS)

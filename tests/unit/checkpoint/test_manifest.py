@@ -1,0 +1,82 @@
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.checkpoint.simulated_ranks import progress_at
+from training.checkpoint.manifest import File, Manifest, Slice, read_manifest
+from training.errors import CorruptCheckpoint
+
+
+def piece(start: int, numel: int, *, tensor: str = "weight/w", shape: tuple[int, ...] = (4, 5)) -> Slice:
+    return Slice(tensor=tensor, shape=shape, start=start, numel=numel, file="f", key=f"{tensor}@{start}")
+
+
+def manifest(*slices: Slice) -> Manifest:
+    return Manifest(
+        progress=progress_at(3), layout="any", slices=slices, files=(File(name="f", num_bytes=1, sha256="0"),)
+    )
+
+
+@given(cuts=st.sets(st.integers(1, 19)), order=st.randoms())
+def test_slices_that_cover_a_tensor_once_are_accepted_in_any_order(cuts: set[int], order) -> None:
+    edges = [0, *sorted(cuts), 20]
+    slices = [piece(start, stop - start) for start, stop in pairwise(edges)]
+    order.shuffle(slices)
+    assert [s.start for s in manifest(*slices).tensors()["weight/w"]] == edges[:-1]
+
+
+@given(
+    cuts=st.sets(st.integers(1, 19), min_size=1),
+    index=st.integers(0, 18),
+    change=st.sampled_from(["drop", "repeat", "shorten", "lengthen"]),
+)
+def test_a_hole_or_an_overlap_anywhere_is_refused(cuts: set[int], index: int, change: str) -> None:
+    edges = [0, *sorted(cuts), 20]
+    slices = [piece(start, stop - start) for start, stop in pairwise(edges)]
+    spoiled = slices.pop(index % len(slices))
+    difference = {"shorten": -1, "lengthen": 1}.get(change, 0)
+    replacements = {"drop": [], "repeat": [spoiled, spoiled]}
+    slices += replacements.get(change, [piece(spoiled.start, spoiled.numel + difference)])
+    with pytest.raises(CorruptCheckpoint, match=r"weight/w: .*(missing|written twice|elements were written)"):
+        manifest(*slices)
+
+
+def test_slices_that_disagree_about_the_shape_are_refused() -> None:
+    with pytest.raises(CorruptCheckpoint, match="weight/w"):
+        manifest(piece(0, 10), piece(10, 10, shape=(5, 4)))
+
+
+def test_a_manifest_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    written = manifest(piece(0, 12), piece(12, 8), piece(0, 3, tensor="exp_avg/v", shape=(3,)))
+    (tmp_path / "manifest.json").write_text(written.to_json())
+    assert read_manifest(tmp_path) == written
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace('"format_version": 1', '"format_version": 2'),
+        lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "progress"}),
+        lambda text: text.replace('"numel": 20', '"numel": 19'),
+        lambda text: "[]",
+        lambda text: "null",
+    ],
+    ids=["empty", "torn", "newer", "incomplete", "hole", "a list", "null"],
+)
+def test_a_damaged_manifest_is_called_so(spoil, tmp_path: Path) -> None:
+    text = manifest(piece(0, 20)).to_json()
+    assert spoil(text) != text
+    (tmp_path / "manifest.json").write_text(spoil(text))
+    with pytest.raises(CorruptCheckpoint):
+        read_manifest(tmp_path)
+
+
+def test_a_missing_manifest_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(CorruptCheckpoint, match="FileNotFoundError"):
+        read_manifest(tmp_path)

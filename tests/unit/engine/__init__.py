@@ -1,0 +1,1 @@
+"""What the engines rest on; the engines themselves are in tests/distributed."""

@@ -1,0 +1,99 @@
+"""Every private part of DeepSpeed that we use is there, so that an upgrade fails with words."""
+
+import ast
+import importlib
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import training.engine.deepspeed_private as ours
+
+SOURCE = Path(inspect.getsourcefile(ours) or "")
+
+ATTRIBUTES = [
+    # (module, dotted attribute): what we replace or call.
+    ("deepspeed.comm.torch", "build_shm_op"),
+    ("deepspeed.utils.groups", "mpu"),
+    ("deepspeed.runtime.engine", "DeepSpeedEngine.destroy"),
+    ("deepspeed.runtime.engine", "DeepSpeedEngine.clip_fp32_gradients"),
+    ("deepspeed.runtime.engine", "DeepSpeedEngine.get_global_grad_norm"),
+    ("deepspeed.runtime.pipe.module", "PipelineModule._partition_layers"),
+    ("deepspeed.runtime.pipe.module", "PipelineModule._set_bounds"),
+    ("deepspeed.runtime.pipe.module", "LayerSpec.build"),
+    ("deepspeed.runtime.pipe.module", "TiedLayerSpec.build"),
+    ("deepspeed.runtime.zero.stage3", "DeepSpeedZeroOptimizer_Stage3._partition_all_parameters"),
+    ("deepspeed.runtime.zero.stage3", "DeepSpeedZeroOptimizer_Stage3._reassign_or_swap_out_partitioned_parameters"),
+    ("deepspeed.runtime.zero.stage3", "DeepSpeedZeroOptimizer_Stage3.get_param_id"),
+    ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer.update_lp_params"),
+    ("deepspeed.runtime.bf16_optimizer", "BF16_Optimizer.update_lp_params"),
+]
+
+ASSIGNED = [
+    # (module, name): attributes that DeepSpeed sets in code, so only its source tells.
+    ("deepspeed.runtime.zero.stage3", "self.fp32_partitioned_groups_flat"),
+    ("deepspeed.runtime.zero.stage3", "self.fp16_groups"),
+    ("deepspeed.runtime.zero.stage3", "self.persistent_parameters"),
+    ("deepspeed.runtime.zero.stage3", "self.grad_position"),
+    ("deepspeed.runtime.zero.stage_1_and_2", "self.single_partition_of_fp32_groups"),
+    ("deepspeed.runtime.bf16_optimizer", "self.fp32_groups_flat_partition"),
+    ("deepspeed.runtime.pipe.module", "self._topo"),
+    ("deepspeed.runtime.pipe.module", "self.global_rank"),
+    ("deepspeed.runtime.pipe.module", "self.parts"),
+    ("deepspeed.runtime.pipe.module", "ds_pipe_replicated"),
+    ("deepspeed.runtime.zero.partition_parameters", "ds_shape"),
+    ("deepspeed.runtime.zero.partition_parameters", "ds_numel"),
+    ("deepspeed.utils.tensor_fragment", "lp_fragment_address"),
+    ("deepspeed.utils.tensor_fragment", "hp_fragment_address"),
+    ("deepspeed.utils.tensor_fragment", "param_group_index"),
+    ("deepspeed.utils.tensor_fragment", "_hp_mapping"),
+]
+
+ADVICE = "; DeepSpeed has moved it: mend training/engine/deepspeed_private.py, then this list"
+
+
+@pytest.mark.parametrize(("module", "name"), ATTRIBUTES, ids=lambda text: text)
+def test_what_we_call_or_replace_is_there(module: str, name: str) -> None:
+    value: Any = importlib.import_module(module)
+    if module == "deepspeed.comm.torch":
+        value = sys.modules[module]
+    for part in name.split("."):
+        assert hasattr(value, part), f"{module}.{name} is gone{ADVICE}"
+        value = getattr(value, part)
+
+
+@pytest.mark.parametrize(("module", "name"), ASSIGNED, ids=lambda text: text)
+def test_what_we_read_is_still_written(module: str, name: str) -> None:
+    text = inspect.getsource(importlib.import_module(module))
+    assert name in text, f"{module} no longer has {name}{ADVICE}"
+
+
+def test_no_private_name_is_used_that_this_list_does_not_know() -> None:
+    known = {part for _, name in ATTRIBUTES + ASSIGNED for part in name.split(".")}
+    tree = ast.parse(SOURCE.read_text())
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    own |= {
+        node.value.id if isinstance(node.value, ast.Name) and node.value.id != "self" else node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+    }
+    assert used - own <= known, f"used but not watched: {sorted(used - own - known)}"
+
+
+def test_the_shared_memory_op_is_not_built_after_we_said_so() -> None:
+    module = sys.modules["deepspeed.comm.torch"]
+    before = module.build_shm_op  # type: ignore[attr-defined]
+    try:
+        ours.skip_shared_memory_op()
+        assert module.build_shm_op is not before  # type: ignore[attr-defined]
+        assert module.build_shm_op() is None  # type: ignore[attr-defined]
+        assert "build_shm_op()" in inspect.getsource(module), "the op is built by another name now" + ADVICE
+    finally:
+        module.build_shm_op = before  # type: ignore[attr-defined]

@@ -1,0 +1,106 @@
+"""A chain of real processes named like a launcher's; whatever of it is killed, the rank at its end dies soon."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+REPOSITORY = Path(__file__).parents[3]
+SOON_SECONDS = 10
+
+LINK = """
+import json, os, subprocess, sys, time
+names = json.loads(os.environ["CHAIN"])
+if len(names) > 1:
+    os.environ["CHAIN"] = json.dumps(names[1:])
+    subprocess.run([sys.executable, "-c", os.environ["LINK"], *names[1]])
+else:
+    from training.fault_tolerance.lifeline import tie_to_launcher
+    tie_to_launcher()
+    open(os.environ["TIED"], "w").write("tied")
+    time.sleep(300)
+"""
+
+
+class Chain:
+    """Processes from the first down to the rank; each has its words on its command line and no other's."""
+
+    def __init__(self, names: list[list[str]], folder: Path) -> None:
+        tied = folder / "tied"
+        environment = {"CHAIN": json.dumps(names), "LINK": LINK, "TIED": str(tied)}
+        command = [sys.executable, "-c", LINK, *names[0]]
+        self.first = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | environment, start_new_session=True)
+        deadline = time.monotonic() + 60
+        while not tied.exists():
+            assert time.monotonic() < deadline, "the rank did not start"
+            time.sleep(0.05)
+        self.processes = [psutil.Process(self.first.pid), *psutil.Process(self.first.pid).children(recursive=True)]
+        assert len(self.processes) == len(names)
+
+    def kill(self, index: int) -> None:
+        self.processes[index].kill()
+        if index == 0:
+            self.first.wait(timeout=10)
+
+    def rank_dies(self, within_seconds: float = SOON_SECONDS) -> bool:
+        deadline = time.monotonic() + within_seconds
+        while time.monotonic() < deadline:
+            try:
+                if self.processes[-1].status() == psutil.STATUS_ZOMBIE:
+                    return True
+            except psutil.NoSuchProcess:
+                return True
+            time.sleep(0.05)
+        return False
+
+    def end(self) -> None:
+        for process in self.processes:
+            if process.is_running():
+                process.kill()
+        self.first.wait(timeout=10)
+
+
+@pytest.fixture
+def chain(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chain]:
+    chain = Chain(request.param, tmp_path)
+    yield chain
+    chain.end()
+
+
+SUBMIT, RUNNER, LAUNCH = ["-m", "launch.submit"], ["/env/bin/deepspeed"], ["-m", "deepspeed.launcher.launch"]
+RANK = ["-m", "training.train", "run.name=torchrun"]
+
+
+@pytest.mark.parametrize("chain", [[LAUNCH, RANK]], indirect=True)
+def test_a_rank_dies_with_its_parent(chain: Chain) -> None:
+    chain.kill(0)
+    assert chain.rank_dies()
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("chain", [[SUBMIT, RUNNER, LAUNCH, RANK]], indirect=True)
+def test_a_rank_dies_with_any_process_of_its_launcher(chain: Chain, index: int) -> None:
+    chain.kill(index)
+    assert chain.rank_dies()
+
+
+@pytest.mark.parametrize(
+    "chain", [[["sh", "-c", "cd /x; torchrun --nproc_per_node 2"], ["/env/bin/torchrun"], RANK]], indirect=True
+)
+def test_a_rank_outlives_the_shell_that_its_launcher_was_started_from(chain: Chain) -> None:
+    chain.kill(0)
+    assert not chain.rank_dies(within_seconds=3)
+
+
+@pytest.mark.parametrize("chain", [[SUBMIT, LAUNCH, RANK]], indirect=True)
+def test_a_rank_of_a_healthy_launcher_lives(chain: Chain) -> None:
+    assert not chain.rank_dies(within_seconds=3)
+    chain.processes[-1].send_signal(signal.SIGTERM)  # and ends as any other process
+    assert chain.rank_dies()

@@ -1,0 +1,126 @@
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.unit.models.configs import KINDS, model
+from training.config.schema import ModelConfig, Recompute
+from training.models.decoder import Decoder, decoder_layers
+from training.models.loss import summed_cross_entropy
+
+
+def build(config: ModelConfig, *, seed: int = 0, recompute: Recompute = Recompute.none) -> Decoder:
+    return Decoder(decoder_layers(config, seed=seed, recompute=recompute))
+
+
+def token_ids(config: ModelConfig, num_tokens: int = 40) -> torch.Tensor:
+    return torch.randint(0, config.vocab_size, (3, num_tokens), generator=torch.Generator().manual_seed(1))
+
+
+def llama(config: ModelConfig) -> LlamaForCausalLM:
+    rope: dict = {"rope_type": "default", "rope_theta": config.rope_theta}
+    if config.rope_scaling is not None:
+        rope |= {
+            "rope_type": "llama3",
+            "factor": config.rope_scaling.factor,
+            "low_freq_factor": config.rope_scaling.low_freq_factor,
+            "high_freq_factor": config.rope_scaling.high_freq_factor,
+            "original_max_position_embeddings": config.rope_scaling.original_max_sequence_length,
+        }
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            intermediate_size=config.ffn_size,
+            max_position_embeddings=config.max_sequence_length,
+            rms_norm_eps=config.norm_epsilon,
+            tie_word_embeddings=config.tied_embeddings,
+            rope_parameters=rope,
+            attention_dropout=0.0,
+        )
+    ).eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_logits_are_those_of_hugging_faces_llama_with_the_same_names_and_weights(kind: str) -> None:
+    config = KINDS[kind]
+    ours, theirs = build(config), llama(config)
+    weights = dict(ours.canonical_parameters())
+    for norm in (name for name in weights if "norm" in name):
+        weights[norm].uniform_(0.5, 1.5)  # norms start at one, where a forgotten one would not be seen
+    missing, unexpected = theirs.load_state_dict(weights, strict=False)
+    assert unexpected == []
+    assert missing == (["lm_head.weight"] if config.tied_embeddings else [])
+    ids = token_ids(config)
+    torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_llama3_scaling_changes_the_logits() -> None:
+    ids = token_ids(model())
+    plain, scaled = (build(KINDS[kind])(ids) for kind in ("tied", "tied llama3 rope"))
+    assert (plain - scaled).abs().max() > 1e-3
+
+
+def test_a_token_sees_nothing_after_it() -> None:
+    config = model()
+    decoder, ids = build(config), token_ids(config)
+    changed = ids.clone()
+    changed[:, 20:] = (changed[:, 20:] + 1) % config.vocab_size
+    torch.testing.assert_close(decoder(ids)[:, :20], decoder(changed)[:, :20], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("recompute", [Recompute.full, Recompute.selective])
+def test_recompute_changes_no_bit_of_the_gradient(recompute: Recompute) -> None:
+    config = model(tied_embeddings=True)
+    ids = token_ids(config)
+
+    def gradients(how: Recompute) -> dict[str, torch.Tensor]:
+        decoder = build(config, recompute=how)
+        summed_cross_entropy(decoder(ids), ids).backward()
+        return {name: p.grad for name, p in decoder.canonical_parameters() if p.grad is not None}
+
+    plain, again = gradients(Recompute.none), gradients(recompute)
+    assert plain.keys() == again.keys() != set()
+    for name, gradient in plain.items():
+        assert torch.equal(gradient, again[name]), name
+
+
+def test_full_recompute_runs_every_block_twice() -> None:
+    config = model()
+    runs = 0
+
+    def count(*_: object) -> None:
+        nonlocal runs
+        runs += 1
+
+    decoder = build(config, recompute=Recompute.full)
+    for name in decoder.names[1:-2]:
+        decoder.layers[name.replace(".", "/")].get_submodule("mlp").register_forward_pre_hook(count)
+    summed_cross_entropy(decoder(token_ids(config)), token_ids(config)).backward()
+    assert runs == 2 * config.num_layers
+
+
+def test_initial_weights_depend_on_seed_and_name_alone() -> None:
+    two, three = (dict(build(model(num_layers=n, init_std=0.1)).canonical_parameters()) for n in (2, 3))
+    torch.manual_seed(99)
+    again = dict(build(model(num_layers=3)).canonical_parameters())
+    other_seed = dict(build(model(num_layers=3), seed=1).canonical_parameters())
+    for name, weight in three.items():
+        assert torch.equal(weight, again[name]), "the global random state was used"
+        assert weight.dim() < 2 or not torch.equal(weight, other_seed[name])
+    # Projections into the residual stream are scaled by the depth; all others do not know it.
+    for name in two.keys() - {n for n in two if n.endswith(("o_proj.weight", "down_proj.weight"))}:
+        assert torch.equal(two[name], three[name]), name
+    matrices = [weight for weight in three.values() if weight.dim() == 2]
+    assert len({tuple(weight.flatten()[:8].tolist()) for weight in matrices}) == len(matrices)
+
+
+def test_one_layer_built_alone_has_the_weights_it_has_in_the_whole_model() -> None:
+    config = model()
+    whole = dict(build(config).canonical_parameters())
+    layer = decoder_layers(config, seed=0)[2]
+    for name, weight in layer.build().named_parameters():
+        assert torch.equal(weight, whole[f"{layer.name}.{name}"])
