@@ -46,14 +46,15 @@ def small_config(
         precision=precision,
         model=ModelConfig(
             vocab_size=VOCAB,
-            hidden_size=32,
+            # Wide enough that most matrices pass ZeRO-3's persistence threshold, so that they really are gathered.
+            hidden_size=104,
             num_layers=4,
             num_heads=4,
             num_kv_heads=2,
-            ffn_size=88,
+            ffn_size=208,
             max_sequence_length=64,
             tied_embeddings=tied,
-            init_std=0.06,
+            init_std=0.03,
         ),
         parallel=ParallelConfig(pipeline=pipeline, zero_stage=zero_stage, recompute=recompute),
         data=DataConfig(sources={}),

@@ -19,7 +19,7 @@ from training.engine.process_group import ProcessGroup, start
 
 NUM_STEPS = 20
 NUM_VARIANT_STEPS = 8
-LRS = [1e-2 * min(1.0, (step + 1) / 5) for step in range(NUM_STEPS)]
+LRS = [1.5e-3 * min(1.0, (step + 1) / 5) for step in range(NUM_STEPS)]
 SAVED_STEP = 6
 AFTER_SAVE = range(SAVED_STEP, SAVED_STEP + 2)
 
@@ -31,22 +31,33 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "zero3_tied": {"zero_stage": 3, "tied": True},
     "pipeline": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4},
     "pipeline_tied": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "tied": True},
+}
+VARIANTS: dict[str, dict[str, Any]] = {
     "zero1_bf16": {"zero_stage": 1, "precision": Precision.bf16},
     "zero3_bf16": {"zero_stage": 3, "precision": Precision.bf16},
     "pipeline_bf16": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "precision": Precision.bf16},
-}
-VARIANTS: dict[str, dict[str, Any]] = {
     "zero3_full_recompute": {"zero_stage": 3, "recompute": Recompute.full},
     "zero3_selective_recompute": {"zero_stage": 3, "recompute": Recompute.selective},
     "pipeline_full_recompute": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "recompute": Recompute.full},
 }
-"""Layouts whose arithmetic is that of another one: fewer steps show it."""
+"""Layouts whose arithmetic is that of another one, or too coarse for many steps to show more than few."""
+WIDE: dict[str, dict[str, Any]] = {
+    "zero3_on_4": {"zero_stage": 3},
+    "pipeline_2x2": {"pipeline": 2, "zero_stage": 1},
+    "pipeline_2x2_tied": {"pipeline": 2, "zero_stage": 1, "tied": True},
+    "pipeline_4": {"pipeline": 4, "zero_stage": 1, "micro_batch": 4},
+}
+"""Layouts of four processes, replicas and pipeline stages together among them."""
 CROSSED = (
     ("zero0", "zero1", "zero3", "pipeline"),
     ("zero3_tied", "pipeline_tied"),
     ("zero1_bf16", "zero3_bf16", "pipeline_bf16"),
 )
+WIDE_CROSSED = (("zero3_on_4", "pipeline_2x2", "pipeline_4"),)
 """Within a group, what any layout saves any layout loads."""
+WORLDS = {2: (LAYOUTS | VARIANTS, CROSSED), 4: (WIDE, WIDE_CROSSED)}
+"""Number of processes -> layouts trained, groups crossed."""
+ALL = LAYOUTS | VARIANTS | WIDE
 PLAIN = CROSSED[0]
 """Layouts that also score, and meet a NaN."""
 
@@ -85,7 +96,7 @@ def train(name: str, options: dict[str, Any], processes: ProcessGroup, folder: P
     engine = build_engine(config, STAGE, processes)
     num_steps = NUM_STEPS if name in LAYOUTS else NUM_VARIANT_STEPS
     seen = steps(engine, config, processes, range(SAVED_STEP))
-    if any(name in group for group in CROSSED):
+    if any(name in group for group in CROSSED + WIDE_CROSSED):
         engine.save(folder / name, progress_at(SAVED_STEP))
     after = steps(engine, config, processes, range(SAVED_STEP, num_steps))
     engine.close()
@@ -94,7 +105,7 @@ def train(name: str, options: dict[str, Any], processes: ProcessGroup, folder: P
 
 def examine(name: str, group: tuple[str, ...], processes: ProcessGroup, folder: Path) -> dict[str, Any]:
     """Everything that starts from a saved checkpoint, in one engine of the layout."""
-    config = small_config(world_size=processes.world_size, **LAYOUTS[name])
+    config = small_config(world_size=processes.world_size, **ALL[name])
     engine = build_engine(config, STAGE, processes)
     sources = {source: folder / source / f"step-{SAVED_STEP:08d}" for source in group}
 
@@ -113,10 +124,11 @@ def main(output: Path, folder: Path) -> None:
     processes = start(60)
     began = time.monotonic()
     seen: dict[str, Any] = {"layouts": {}, "examined": {}}
-    for name, options in (LAYOUTS | VARIANTS).items():
+    layouts, crossed = WORLDS[processes.world_size]
+    for name, options in layouts.items():
         seen["layouts"][name] = train(name, options, processes, folder)
         say(processes, began, f"trained {name}: {seen['layouts'][name]['losses'][-1]}")
-    for group in CROSSED:
+    for group in crossed:
         for name in group:
             seen["examined"][name] = examine(name, group, processes, folder)
             say(processes, began, f"examined {name}")

@@ -1,4 +1,4 @@
-"""Every layout computes the same run: losses, gradient norms, weights, moments, scores. One start of two processes."""
+"""Every layout computes the same run: losses, gradient norms, weights, moments, scores. One start per world size."""
 
 import json
 import sys
@@ -9,23 +9,36 @@ from typing import Any
 import pytest
 
 from tests.distributed.configs import small_config
-from tests.distributed.equivalence_worker import AFTER_SAVE, CROSSED, LAYOUTS, LRS, PLAIN, SAVED_STEP, VARIANTS
+from tests.distributed.equivalence_worker import (
+    AFTER_SAVE,
+    ALL,
+    CROSSED,
+    LAYOUTS,
+    LRS,
+    PLAIN,
+    SAVED_STEP,
+    WIDE_CROSSED,
+    WORLDS,
+)
 from tests.distributed.reference import train_plain
 from tests.integration.running import run_to_end
 
-ALL = LAYOUTS | VARIANTS
-PAIRS = [(saved, loaded) for group in CROSSED for saved in group for loaded in group]
+PAIRS = [(saved, loaded) for group in CROSSED + WIDE_CROSSED for saved in group for loaded in group]
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("equivalence")
-    output = folder / "seen.json"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    worker = ["-m", "tests.distributed.equivalence_worker", str(output), str(folder)]
-    finished = run_to_end([*torchrun, *worker], folder=folder)
-    assert finished.exit_code == 0, finished.explain()
-    return json.loads(output.read_text())
+    seen: dict[str, Any] = {"layouts": {}, "examined": {}}
+    for world_size in WORLDS:
+        folder = tmp_path_factory.mktemp(f"equivalence{world_size}")
+        output = folder / "seen.json"
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world_size}"]
+        worker = ["-m", "tests.distributed.equivalence_worker", str(output), str(folder)]
+        finished = run_to_end([*torchrun, *worker], folder=folder)
+        assert finished.exit_code == 0, finished.explain()
+        for part, content in json.loads(output.read_text()).items():
+            seen[part] |= content
+    return seen
 
 
 @pytest.mark.parametrize("layout", ALL)

@@ -24,7 +24,8 @@ def deepspeed_config(config: RunConfig, training_stage: str) -> dict[str, Any]:
         "train_batch_size": stage.global_batch_sequences,
         "train_micro_batch_size_per_gpu": stage.micro_batch_sequences,
         "gradient_accumulation_steps": config.accumulation_steps(training_stage),
-        "gradient_clipping": config.optimizer.gradient_clip_norm,
+        # Without ZeRO the engine clips by itself: DeepSpeed's own raises IndexError there when a NaN left no gradient.
+        "gradient_clipping": config.optimizer.gradient_clip_norm if layout.zero_stage else 0.0,
         "bf16": {"enabled": bf16, "check_grad_overflow": True},
         "fp16": {"enabled": False},
         "data_types": {"grad_accum_dtype": "fp32"},

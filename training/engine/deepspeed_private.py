@@ -43,14 +43,6 @@ def forget_engine(engine: Any) -> None:
     gc.collect()
 
 
-def leave_clipping_to_caller(engine: Any) -> None:
-    """Keep `step` from clipping where ZeRO does not (runtime/engine.py, `clip_fp32_gradients`).
-
-    It takes the norm a second time, and raises IndexError if a NaN has left no gradient to clip.
-    """
-    engine.clip_fp32_gradients = lambda: None
-
-
 class ManualPipelineModule(PipelineModule):
     """A PipelineModule cut where we say, from our own list of layers.
 

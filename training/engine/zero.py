@@ -10,7 +10,6 @@ from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import RunConfig
 from training.data.batch import MicroBatch
 from training.engine.base import SequenceScores, StepResult
-from training.engine.deepspeed_private import leave_clipping_to_caller
 from training.engine.optimizer import adamw, set_learning_rate
 from training.engine.process_group import ProcessGroup
 from training.engine.stateful import StatefulEngine
@@ -33,8 +32,6 @@ class ZeroEngine(StatefulEngine):
         layout = Layout(world_size=processes.world_size, zero_stage=parallel.zero_stage)
         super().__init__(engine, layout, processes, model.canonical_parameters())
         self._clip_norm = config.optimizer.gradient_clip_norm
-        if layout.zero_stage == 0:
-            leave_clipping_to_caller(engine)
 
     def train_batch(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
         """Do one optimizer step; see `Engine.train_batch`."""
