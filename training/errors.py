@@ -34,6 +34,8 @@ class AutarkyError(Exception):
     """Base of all errors that a user can act on; printed without a traceback."""
 
     exit_code: ExitCode = ExitCode.FAILED
+    on_every_rank: bool = False
+    """Whether all ranks decide alike and raise it at the same point, so that they can still end in order."""
 
 
 class ConfigError(AutarkyError):
@@ -58,6 +60,7 @@ class GateBlocked(AutarkyError):
     """A gate did not promote; the run stops before the next training stage."""
 
     exit_code = ExitCode.GATE_BLOCKED
+    on_every_rank = True
 
 
 class PeerLost(AutarkyError):
@@ -70,6 +73,7 @@ class NonFiniteGradients(AutarkyError):
     """More consecutive non-finite steps than `fault_tolerance.max_consecutive_skips`."""
 
     exit_code = ExitCode.NON_FINITE
+    on_every_rank = True
 
 
 class CorruptCheckpoint(AutarkyError):

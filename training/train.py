@@ -59,8 +59,6 @@ def main(argv: list[str]) -> ExitCode:
         limits = load_frozen(frozen).fault_tolerance if _is_run_directory(frozen) else FaultToleranceConfig()
         processes = process_group.start(limits.collective_timeout_seconds)
         run_directory, config = _find_run(arguments, processes)
-        if rank == 0:
-            forget(run_directory)
         _log_to(_log_path(run_directory, rank))
         _train(config, run_directory, processes)
         process_group.stop()
@@ -81,6 +79,9 @@ def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunC
     if processes.rank == 0:
         try:
             directory, resume = _choose_run(arguments.positional, processes.world_size)
+            forget(
+                directory
+            )  # before the others know the directory, so that no rank's new last words are taken for old
             answer = {"directory": str(directory), "resume": resume}
         except ConfigError as error:
             answer = {"key": error.key, "given": str(error.given), "reason": error.reason, "remedy": error.remedy}
@@ -158,6 +159,16 @@ def _train(config: RunConfig, run_directory: Path, processes: ProcessGroup) -> N
         peak_flops_per_second=_peak_flops_per_second(config, processes),
     )
     runner = Runner(config, run_directory, parts, ledger)
+    try:
+        _run_and_report(runner, reporter, run_directory, is_first=is_first)
+    except AutarkyError as error:
+        if error.on_every_rank:
+            # The first rank to end with an error takes the others down: none may end before the report is written.
+            processes.agree(True)
+        raise
+
+
+def _run_and_report(runner: Runner, reporter: Reporter, run_directory: Path, *, is_first: bool) -> None:
     try:
         runner.run()
     except Exception:

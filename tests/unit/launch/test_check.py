@@ -32,7 +32,7 @@ def check(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_a_possible_run_is_summed_up_without_importing_torch_or_writing_a_file(tmp_path: Path) -> None:
     result = check("experiment=demo", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "pretrain  98 steps, 200,704 tokens; pipeline 1 × data 2, ZeRO-3, 2 ranks" in result.stdout
+    assert "pretrain  64 steps, 131,072 tokens; pipeline 1 × data 2, ZeRO-3, 2 ranks" in result.stdout
     assert "batch 16 = 1 replicas x 4 accumulated x 4 sequences" in result.stdout
     assert list(tmp_path.iterdir()) == []
 
