@@ -58,6 +58,7 @@ def prepare(data: DataConfig) -> PreparedData:
         StorageError: `data.prepared_root` cannot be written.
     """
     target = directory_of(data)
+    _remove_leftovers(target.parent)  # of a writer killed after its commit, too
     if target.exists():
         try:
             return PreparedData.open(data, verify=True)
@@ -65,7 +66,6 @@ def prepare(data: DataConfig) -> PreparedData:
             pass  # damaged: built again below, and replaced once the new folder is whole
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target.parent)
         owner = f"{socket.gethostname()}.{os.getpid()}"
         workdir = Path(tempfile.mkdtemp(prefix=f".preparing-{target.name}.{owner}.", dir=target.parent))
         try:
