@@ -13,8 +13,11 @@ from training.config.schema import (
     ModelConfig,
     OptimizerConfig,
     ParallelConfig,
+    PipelineEngineKind,
+    PipelineSchedule,
     Precision,
     Recompute,
+    Regather,
     ReportingConfig,
     Resume,
     RunConfig,
@@ -39,6 +42,11 @@ def small_config(
     micro_batch: int = 2,
     recompute: Recompute = Recompute.none,
     precision: Precision = Precision.fp32,
+    schedule: PipelineSchedule = PipelineSchedule.one_forward_one_backward,
+    chunks_per_rank: int = 1,
+    regather: Regather = Regather.auto,
+    pipeline_engine: PipelineEngineKind = PipelineEngineKind.autarky,
+    dropout: float = 0.0,
 ) -> RunConfig:
     return RunConfig(
         run=RunSection(name="test", seed=3),
@@ -55,8 +63,17 @@ def small_config(
             max_sequence_length=64,
             tied_embeddings=tied,
             init_std=0.03,
+            dropout=dropout,
         ),
-        parallel=ParallelConfig(pipeline=pipeline, zero_stage=zero_stage, recompute=recompute),
+        parallel=ParallelConfig(
+            pipeline=pipeline,
+            zero_stage=zero_stage,
+            recompute=recompute,
+            schedule=schedule,
+            chunks_per_rank=chunks_per_rank,
+            regather=regather,
+            pipeline_engine=pipeline_engine,
+        ),
         data=DataConfig(sources={}),
         optimizer=OptimizerConfig(lr=1e-2, gradient_clip_norm=0.5),
         schedule=ScheduleConfig(),
@@ -85,17 +102,20 @@ def global_batch(step: int) -> MicroBatch:
     labels_BT = (ids_BT * 7 + 3) % VOCAB
     valid_B = torch.randint(1, LENGTH + 1, (GLOBAL_BATCH,), generator=generator)
     labels_BT = labels_BT.masked_fill(torch.arange(LENGTH) >= valid_B[:, None], IGNORED_LABEL)
-    return MicroBatch(input_ids_BT=ids_BT, labels_BT=labels_BT)
+    sample_ids_B = torch.arange(GLOBAL_BATCH) + step * GLOBAL_BATCH
+    return MicroBatch(input_ids_BT=ids_BT, labels_BT=labels_BT, sample_ids_B=sample_ids_B)
 
 
 def micro_batches(step: int, *, replica: int, num_replicas: int, micro_batch: int) -> list[MicroBatch]:
     """This replica's share of the global batch, in accumulation order."""
     whole = global_batch(step)
     width = micro_batch * num_replicas
+    assert whole.sample_ids_B is not None
     return [
         MicroBatch(
-            input_ids_BT=whole.input_ids_BT[start + replica * micro_batch :][:micro_batch],
-            labels_BT=whole.labels_BT[start + replica * micro_batch :][:micro_batch],
+            input_ids_BT=whole.input_ids_BT[start:][:micro_batch],
+            labels_BT=whole.labels_BT[start:][:micro_batch],
+            sample_ids_B=whole.sample_ids_B[start:][:micro_batch],
         )
-        for start in range(0, GLOBAL_BATCH, width)
+        for start in range(replica * micro_batch, GLOBAL_BATCH, width)
     ]

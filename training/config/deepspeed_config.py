@@ -6,26 +6,36 @@ Every value that changes numbers is named, none is left to a default: DeepSpeed 
 
 from typing import Any
 
-from training.config.schema import Precision, RunConfig
+from training.config.schema import PipelineEngineKind, Precision, RunConfig
 
 NEVER = 2**31
 """A step interval that is never reached."""
 
 
-def deepspeed_config(config: RunConfig, training_stage: str) -> dict[str, Any]:
+def deepspeed_config(
+    config: RunConfig, training_stage: str, *, reduce_bucket_elements: int = 500_000_000
+) -> dict[str, Any]:
     """Return the DeepSpeed dictionary of one training stage, `deepspeed.extra` merged in.
 
     The optimizer is not in it: it is passed as an object, with parameter groups DeepSpeed's JSON cannot express.
+
+    Args:
+        config: the run.
+        training_stage: its training stage.
+        reduce_bucket_elements: gradients that are collected before they are reduced, in elements.
     """
     stage = config.stages[training_stage]
     layout = config.layout_of(training_stage)
     bf16 = config.precision is Precision.bf16
+    own_pipeline = layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.autarky
+    # Without ZeRO the engine clips by itself: DeepSpeed's own raises IndexError there when a NaN left no gradient. Our
+    # pipeline does too: DeepSpeed would know the norm of one pipeline stage only.
+    clips_itself = layout.zero_stage == 0 or own_pipeline
     derived: dict[str, Any] = {
         "train_batch_size": stage.global_batch_sequences,
         "train_micro_batch_size_per_gpu": stage.micro_batch_sequences,
         "gradient_accumulation_steps": config.accumulation_steps(training_stage),
-        # Without ZeRO the engine clips by itself: DeepSpeed's own raises IndexError there when a NaN left no gradient.
-        "gradient_clipping": config.optimizer.gradient_clip_norm if layout.zero_stage else 0.0,
+        "gradient_clipping": 0.0 if clips_itself else config.optimizer.gradient_clip_norm,
         "bf16": {"enabled": bf16, "check_grad_overflow": True},
         "fp16": {"enabled": False},
         "data_types": {"grad_accum_dtype": "fp32"},
@@ -35,13 +45,15 @@ def deepspeed_config(config: RunConfig, training_stage: str) -> dict[str, Any]:
             "overlap_comm": False,
             "reduce_scatter": True,
             "contiguous_gradients": True,
-            # Bitwise repeatable on resume: a persistent (never sharded) parameter changes nothing but memory.
-            "stage3_param_persistence_threshold": 10_000,
+            "reduce_bucket_size": reduce_bucket_elements,
+            # A persistent (never sharded) parameter changes nothing but memory. Our pipeline gathers whole layers, so
+            # sharding the small ones costs no collective of its own.
+            "stage3_param_persistence_threshold": 0 if own_pipeline else 10_000,
         },
         "zero_allow_untested_optimizer": True,
         "steps_per_print": NEVER,
         "wall_clock_breakdown": False,
     }
-    if layout.pipeline > 1:
+    if layout.pipeline > 1 and not own_pipeline:
         derived["pipeline"] = {"activation_checkpoint_interval": 0, "use_reentrant": False}
     return {**derived, **config.deepspeed.extra}

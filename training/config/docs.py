@@ -104,7 +104,7 @@ def _table(path: str, dataclass: type, meanings: dict[str, dict[str, str]]) -> s
 def _type(hint: Any) -> str:
     bare = without_none(hint)
     if isinstance(bare, type) and issubclass(bare, Enum):
-        return ", ".join(f"`{member.name}`" for member in bare)
+        return ", ".join(f"`{member.value}`" for member in bare)
     return describe(hint).replace(" with its own keys", "")
 
 

@@ -67,8 +67,8 @@ def wrong_type(key: str, given: object) -> ConfigError:
     hint = without_none(type_of(key))
     remedy = f"give {describe(hint)}"
     if isinstance(hint, type) and issubclass(hint, Enum):
-        names = nearest(str(given), [member.name for member in hint])
-        remedy = f"did you mean {key}={names[0]}?" if names else f"take {key}={next(iter(hint)).name}"
+        names = nearest(str(given), [member.value for member in hint])
+        remedy = f"did you mean {key}={names[0]}?" if names else f"take {key}={next(iter(hint)).value}"
     elif hint is int and isinstance(given, float) and given.is_integer():
         remedy = f"write {key}={int(given):_}"
     elif hint is float and isinstance(given, str) and (number := _number(given)) is not None:
@@ -83,7 +83,7 @@ def describe(hint: Any) -> str:
     bare = without_none(hint)
     or_null = " or null" if bare is not hint else ""
     if isinstance(bare, type) and issubclass(bare, Enum):
-        return "one of " + ", ".join(member.name for member in bare) + or_null
+        return "one of " + ", ".join(member.value for member in bare) + or_null
     if is_dataclass(bare):
         return "a section with its own keys" + or_null
     if get_origin(bare) is list:

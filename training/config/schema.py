@@ -32,6 +32,28 @@ class Recompute(StrEnum):
     selective = "selective"
 
 
+class PipelineSchedule(StrEnum):
+    """Order in which a pipeline runs its micro-batches."""
+
+    one_forward_one_backward = "1f1b"
+    interleaved = "interleaved"
+
+
+class Regather(StrEnum):
+    """When ZeRO-3 gathers the weights of a pipeline stage: once a step, for every micro-batch, or as memory allows."""
+
+    per_step = "per_step"
+    per_microbatch = "per_microbatch"
+    auto = "auto"
+
+
+class PipelineEngineKind(StrEnum):
+    """Whose engine runs a pipeline: ours (ZeRO-1 to 3, both schedules) or DeepSpeed's PipelineEngine (ZeRO-1, 1f1b)."""
+
+    autarky = "autarky"
+    deepspeed = "deepspeed"
+
+
 class ScheduleKind(StrEnum):
     """Shape of the learning rate over one training stage."""
 
@@ -119,6 +141,8 @@ class ModelConfig:
     """Whether the output projection shares the embedding's weight."""
     init_std: float = 0.02
     """Standard deviation of initial weights; output projections of a block use init_std/sqrt(2*num_layers)."""
+    dropout: float = 0.0
+    """Probability of dropping an element of a residual branch's output in training (arXiv:1706.03762, 5.4)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +156,15 @@ class ParallelConfig:
     recompute: Recompute = Recompute.none
     """Activation recompute in backward."""
     layers_per_pipeline_stage: list[int] | None = None
-    """Blocks of each pipeline stage by hand; null balances modelled cost."""
+    """Blocks of each pipeline stage by hand (with chunks_per_rank > 1: of each chunk); null balances modelled cost."""
+    schedule: PipelineSchedule = PipelineSchedule.one_forward_one_backward
+    """Order of a pipeline's micro-batches: 1f1b, or interleaved (arXiv:2104.04473, section 2.2)."""
+    chunks_per_rank: int = 1
+    """Model chunks of each rank of a pipeline; interleaved needs at least 2."""
+    regather: Regather = Regather.auto
+    """When a pipeline under ZeRO-3 gathers its weights; auto decides from the memory plan and says why."""
+    pipeline_engine: PipelineEngineKind = PipelineEngineKind.autarky
+    """Whose engine runs a pipeline."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -313,6 +345,8 @@ class AcceleratorConfig:
     """DeepSpeed accelerator name (DS_ACCELERATOR): cpu, cuda, …"""
     peak_flops_per_second: float | None = None
     """Dense matrix-multiply peak at the run's precision; null measures it at the start (CPU)."""
+    memory_bytes: float | None = None
+    """Memory of one device, in bytes; null divides this machine's among its ranks (CPU)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

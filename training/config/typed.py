@@ -60,8 +60,8 @@ def _scalar(hint: Any, value: Any, key: str) -> Any:
     """Return a checked number, text, truth value or enum member; bool is no number, 2.0 is no whole number."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(hint, type) and issubclass(hint, Enum):
-        if isinstance(value, str) and value in hint.__members__:
-            return hint[value]
+        if isinstance(value, str) and value in {member.value for member in hint}:
+            return hint(value)
     elif hint is float and is_number:
         return float(value)
     elif (hint is int and is_number and isinstance(value, int)) or (hint is bool and isinstance(value, bool)):

@@ -67,11 +67,13 @@ _RANGES: list[tuple[str, Range | OpenRange]] = [
     ("model.rope_theta", OpenRange(usual=500_000.0)),
     ("model.norm_epsilon", OpenRange(usual=1e-5)),
     ("model.init_std", OpenRange(usual=0.02)),
+    ("model.dropout", OpenRange(high=1.0, zero_allowed=True, usual=0.1)),
     ("model.rope_scaling.factor", Range(low=1.0)),
     ("model.rope_scaling.low_freq_factor", OpenRange(usual=1.0)),
     ("model.rope_scaling.high_freq_factor", OpenRange(usual=4.0)),
     ("model.rope_scaling.original_max_sequence_length", _COUNT),
     ("*parallel.pipeline", _COUNT),
+    ("*parallel.chunks_per_rank", _COUNT),
     ("*parallel.zero_stage", Range(low=0, high=3)),
     ("data.tokenizer_vocab_size", Range(low=_SMALLEST_VOCAB_SIZE)),
     ("data.held_out_fraction", OpenRange(high=1.0, usual=0.05)),
@@ -104,6 +106,7 @@ _RANGES: list[tuple[str, Range | OpenRange]] = [
     ("cluster.threads_per_process", _COUNT),
     ("cluster.master_port", Range(low=1, high=65535)),
     ("cluster.accelerator.peak_flops_per_second", OpenRange(usual=1e12)),
+    ("cluster.accelerator.memory_bytes", OpenRange(usual=80e9)),
 ]
 
 

@@ -15,6 +15,8 @@ class MicroBatch:
     """int64 token ids."""
     labels_BT: Tensor
     """int64 targets, IGNORED_LABEL where there is none."""
+    sample_ids_B: Tensor | None = None
+    """int64, on CPU: identity of each sequence within the run, what dropout masks depend on; None in evaluation."""
 
     @property
     def num_tokens(self) -> int:

@@ -47,6 +47,7 @@ class StageLoader:
         self._sequence_length = stage.sequence_length
         self._global_batch_sequences = stage.global_batch_sequences
         self._micro_batch_sequences = stage.micro_batch_sequences
+        self._first_sample = _first_sample(config, training_stage)
         self._mixture = _mixture(config, training_stage)
         self._sources = [self._open(prepared, config, training_stage, name) for name in self._mixture.sources]
 
@@ -59,7 +60,8 @@ class StageLoader:
         """Return one replica's part of a global batch, in the order in which it is accumulated.
 
         Micro-batch m of replica r holds the samples m*(R*B)+r*B … +B of the global batch (R replicas, B sequences), so
-        all replicas together hold the same global batch under every layout.
+        all replicas together hold the same global batch under every layout. A sample's id is its index in the whole
+        run, so no two samples of a run share one.
 
         Args:
             stage_step: optimizer step, counted from 0 at the training stage's start.
@@ -68,9 +70,8 @@ class StageLoader:
         """
         size, remainder = divmod(self._global_batch_sequences, num_replicas * self._micro_batch_sequences)
         assert remainder == 0, "a validated config divides evenly"
-        places = self._places(self._step_samples(stage_step))
-        parts = places.reshape(size, num_replicas, self._micro_batch_sequences, 2)[:, replica]
-        return [self._micro_batch(part) for part in parts]
+        samples = self._step_samples(stage_step).reshape(size, num_replicas, self._micro_batch_sequences)[:, replica]
+        return [self._micro_batch(part) for part in samples]
 
     def batch_id(self, stage_step: int) -> str:
         """Return 16 hex digits that tell global batches apart: a hash of (source, window start) of its samples."""
@@ -101,9 +102,14 @@ class StageLoader:
         start = window * self._sequence_length
         return self._sources[source].tokens[start : start + self._sequence_length + 1].astype(np.int64)
 
-    def _micro_batch(self, places: np.ndarray) -> MicroBatch:
-        token_ids = torch.from_numpy(np.stack([self._tokens(source, window) for source, window in places]))
-        return MicroBatch(input_ids_BT=token_ids[:, :-1].contiguous(), labels_BT=token_ids[:, 1:].contiguous())
+    def _micro_batch(self, samples: np.ndarray) -> MicroBatch:
+        token_ids = [self._tokens(source, window) for source, window in self._places(samples)]
+        token_ids_BT = torch.from_numpy(np.stack(token_ids))
+        return MicroBatch(
+            input_ids_BT=token_ids_BT[:, :-1].contiguous(),
+            labels_BT=token_ids_BT[:, 1:].contiguous(),
+            sample_ids_B=torch.from_numpy(self._first_sample + samples),
+        )
 
     def _open(self, prepared: PreparedData, config: RunConfig, training_stage: str, name: str) -> _Source:
         tokens = prepared.source(name).train_tokens
@@ -119,13 +125,17 @@ class StageLoader:
 
 def _mixture(config: RunConfig, training_stage: str) -> Mixture:
     """Return the mixture of a training stage, keyed by the global index of its first sample."""
-    first_sample = sum(_num_samples(config, name) for name in _earlier_stages(config, training_stage))
     return Mixture(
         config.stages[training_stage].mixture,
         config_key=f"stages.{training_stage}.mixture",
         seed=config.run.seed,
-        first_sample=first_sample,
+        first_sample=_first_sample(config, training_stage),
     )
+
+
+def _first_sample(config: RunConfig, training_stage: str) -> int:
+    """Return the index in the run of a training stage's first sample."""
+    return sum(_num_samples(config, name) for name in _earlier_stages(config, training_stage))
 
 
 def _draws_before(config: RunConfig, training_stage: str, source: str) -> int:

@@ -7,7 +7,7 @@ PipelineEngine refuses forward/backward/step (deepspeed 0.19.8, runtime/pipe/eng
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -28,6 +28,10 @@ class StepResult:
     """Valid target tokens of the global batch."""
     skipped: bool
     """True if the gradient was not finite: no weight and no moment was changed on any rank."""
+    culprit: str = ""
+    """Of a skipped step: rank, pipeline stage, micro-batch and parameter it came from; empty if that is not known."""
+    bubble: float | None = None
+    """Share of a pipeline's forwards and backwards in which ranks computed nothing, mean over ranks; else None."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +50,13 @@ class Engine(Protocol):
     """A model, its optimizer and a layout. All methods are collective: every rank calls them, in the same order."""
 
     layout: Layout
+    notes: tuple[str, ...]
+    """Sentences for people: what was decided when the engine was built, and why."""
+
+    @property
+    def deepspeed_config(self) -> dict[str, Any]:
+        """DeepSpeed's dictionary, as the engine was built with it."""
+        ...
 
     def train_batch(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
         """Do one optimizer step on this replica's micro-batches; all ranks of a pipeline get the same ones."""

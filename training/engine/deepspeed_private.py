@@ -6,10 +6,12 @@ tests/unit/engine/test_deepspeed_private.py says which part has gone.
 
 import gc
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.pipe.module import LayerSpec, PipelineModule, TiedLayerSpec
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
@@ -21,6 +23,8 @@ from training.checkpoint.store import Fragment
 from training.models.decoder import LayerDefinition
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+_HELD = -1
+"""Stands among the ids of the submodules that are using a weight; DeepSpeed's own count from 0."""
 
 
 def skip_shared_memory_op() -> None:
@@ -94,13 +98,101 @@ class _TiedSpec(TiedLayerSpec):
         return self.layer.build()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PipelineStagePlace:
+    """What a DeepSpeedEngine asks of its `mpu` (runtime/engine.py, utils/groups.py): only its replicas concern it.
+
+    Nothing is said of other pipeline stages, so that no collective of an engine ever leaves its own.
+    """
+
+    data_parallel_group: dist.ProcessGroup
+    replica: int
+    num_replicas: int
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        """Return the group that ZeRO shards over."""
+        return self.data_parallel_group
+
+    def get_data_parallel_rank(self) -> int:
+        """Return the place in that group."""
+        return self.replica
+
+    def get_data_parallel_world_size(self) -> int:
+        """Return the size of that group."""
+        return self.num_replicas
+
+    def get_model_parallel_group(self) -> None:
+        """Return no group: ZeRO takes None for an absent axis (comm/pg_utils.py, `is_parallel`).
+
+        BF16_Optimizer takes it for the world and sums a norm over it that nobody uses: clipping is ours.
+        """
+
+    def get_model_parallel_rank(self) -> int:
+        """Return 0: this rank counts every parameter of its pipeline stage in the norm."""
+        return 0
+
+    def get_model_parallel_world_size(self) -> int:
+        """Return 1: no axis shares the parameters of a pipeline stage."""
+        return 1
+
+
+def backward(engine: Any, output: Tensor, gradient: Tensor | None, *, is_last: bool) -> None:
+    """Run one micro-batch's backward through an engine's module and reduce what ZeRO reduces then.
+
+    `engine.backward` takes a loss only, and the public route for other tensors counts on forwards and backwards in
+    turn, which a pipeline schedule has not. So what `engine.backward` does around the call of autograd is done here
+    (runtime/engine.py, `backward`); and before it what ZeRO does at the next forward: to count the micro-batch whose
+    backward was the last one (runtime/zero/stage3.py, `clear_backward_seen_flag`), else gradients are overwritten.
+
+    Args:
+        engine: the engine of one model chunk.
+        output: what the module's forward returned, or the loss.
+        gradient: the loss's gradient with respect to `output`; None if it is the loss.
+        is_last: whether the step's gradients are complete after this one.
+    """
+    engine.optimizer.clear_backward_seen_flag()
+    engine.set_gradient_accumulation_boundary(is_last)
+    engine._running_engine_backward = True
+    try:
+        engine._backward_prologue()
+        torch.autograd.backward(output, gradient)
+        engine._backward_epilogue()
+    finally:
+        engine._running_engine_backward = False
+
+
+def hold_weights(layer: nn.Module) -> Callable[[], None]:
+    """Start to gather a ZeRO-3 layer's weights in one collective; call the result before they are used.
+
+    They then stay whole until the optimizer's step, which releases everything
+    (runtime/zero/partitioned_param_coordinator.py, `release_and_reset_all`): until then a weight that some submodule
+    is using is not released (`__release_param`), and one more such user is named.
+    """
+    parameters = list(layer.parameters())
+    handle = parameters[0].all_gather_coalesced(parameters)  # type: ignore[attr-defined]
+
+    def finish() -> None:
+        handle.wait()
+        for parameter in parameters:
+            parameter.ds_active_sub_modules.add(_HELD)  # type: ignore[attr-defined]
+
+    return finish
+
+
+def tie_across_pipeline_stages(parameter: nn.Parameter, *, is_copy: bool) -> None:
+    """Mark a weight that another pipeline stage holds too; a copy as runtime/pipe/module.py does it."""
+    parameter.tied_across_pipeline_stages = True  # type: ignore[attr-defined]
+    parameter.ds_pipe_replicated = is_copy  # type: ignore[attr-defined]
+
+
 class TrainingState:
-    """The fp32 weights and AdamW moments that this rank holds, as fragments of canonical parameters.
+    """The fp32 weights, AdamW moments and gradients that this rank holds, as parts of canonical parameters.
 
     Works on the live buffers of the engine's optimizer, whichever of DeepSpeed's four kinds it is.
     """
 
     def __init__(self, engine: Any, parameters: Iterable[tuple[str, nn.Parameter]], *, replica: int) -> None:
+        self._engine = engine
         self._optimizer = engine.optimizer
         self._base: torch.optim.AdamW = getattr(self._optimizer, "optimizer", self._optimizer)
         for flat in self._flat_weights():
@@ -110,6 +202,7 @@ class TrainingState:
                 **{moment: torch.zeros_like(flat) for moment in MOMENTS},
             }
         named = list(parameters)
+        self._names = {id(parameter): name for name, parameter in named}
         if isinstance(self._optimizer, DeepSpeedZeroOptimizer_Stage3):
             self.fragments = list(self._sharded_fragments(named, replica))
         elif isinstance(self._optimizer, DeepSpeedZeroOptimizer | BF16_Optimizer):
@@ -134,6 +227,67 @@ class TrainingState:
                 optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
         elif isinstance(optimizer, DeepSpeedZeroOptimizer | BF16_Optimizer):
             optimizer.update_lp_params()
+
+    def gradients(self) -> list["Gradient"]:
+        """Return this rank's part of the step's reduced gradients: after the last backward, before the step.
+
+        Where ZeRO keeps a part of each parameter they are 1-D; padding is left out. Without ZeRO there are none.
+        """
+        optimizer = self._optimizer
+        if isinstance(optimizer, BF16_Optimizer):
+            parts = zip(self._partitioned_parameters(), self._bf16_gradients(), strict=True)
+        elif isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+            parts = (
+                (parameter, gradient)
+                for sub_group, parameters in enumerate(optimizer.fp16_groups)
+                for parameter, gradient in zip(parameters, optimizer.averaged_gradients[sub_group], strict=True)
+            )
+        else:
+            parts = (
+                (parameter, gradient)
+                for group, parameters in enumerate(optimizer.params_in_partition)
+                for parameter, gradient in zip(
+                    parameters, _without_padding(optimizer.averaged_gradients[group]), strict=False
+                )
+            )
+        return [
+            Gradient(
+                parameter=self._names[id(parameter)],
+                values=values.data,
+                is_tied=getattr(parameter, "tied_across_pipeline_stages", False),
+                is_owner=not _is_tied_copy(parameter),
+            )
+            for parameter, values in parts
+        ]
+
+    def held_bytes(self) -> dict[str, int]:
+        """Return bytes held between two steps, by what they are: weights, gradients, optimizer."""
+        optimizer, module = self._optimizer, self._engine.module
+        flats = self._flat_weights()
+        weights = [parameter.data for parameter in module.parameters()]
+        weights += [parameter.ds_tensor for parameter in module.parameters() if hasattr(parameter, "ds_tensor")]
+        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+            gradients.append(optimizer.grad_partitions_flat_buffer)
+        elif isinstance(optimizer, BF16_Optimizer):
+            gradients += optimizer.fp32_groups_gradients_flat
+        moments = [self._base.state[flat][moment] for flat in flats for moment in MOMENTS]
+        return {
+            "weights": _storage_bytes(weights),
+            "gradients": _storage_bytes(gradients),
+            "optimizer": _storage_bytes([*flats, *moments]),
+        }
+
+    def _bf16_gradients(self) -> Iterator[Tensor]:
+        flats = self._optimizer.fp32_groups_gradient_flat_partition
+        for parameter in self._partitioned_parameters():
+            mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+            flat = mapping.hp_fragment_address
+            yield flats[mapping.param_group_index].narrow(0, flat.start, flat.numel)
+
+    def _partitioned_parameters(self) -> list[nn.Parameter]:
+        parameters = [parameter for group in self._optimizer.bf16_groups for parameter in group]
+        return [parameter for parameter in parameters if parameter._hp_mapping is not None]
 
     def _flat_weights(self) -> list[Tensor]:
         """Return the tensors AdamW updates: flat fp32 partitions, or the parameters themselves without ZeRO."""
@@ -192,8 +346,31 @@ class TrainingState:
                 shape=tuple(parameter.ds_shape),  # type: ignore[attr-defined]
                 start=start,
                 tensors=self._views(flats[sub_group], offset, numel),
-                is_owner=True,
+                is_owner=not _is_tied_copy(parameter),
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gradient:
+    """This rank's part of one parameter's reduced gradient; writing into `values` changes what the step uses."""
+
+    parameter: str
+    """Canonical name."""
+    values: Tensor
+    is_tied: bool
+    """Whether another pipeline stage of ours holds the same range of it too."""
+    is_owner: bool
+    """Whether it counts: False for the copy of a weight that another pipeline stage owns."""
+
+
+def _without_padding(tensors: Iterable[Tensor]) -> list[Tensor]:
+    # runtime/zero/stage_1_and_2.py, `get_flat_partition`: parts of parameters in order, padding marked among them.
+    return [tensor for tensor in tensors if not getattr(tensor, "_zero_padding", False)]
+
+
+def _storage_bytes(tensors: Iterable[Tensor]) -> int:
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
 
 
 def _is_tied_copy(parameter: nn.Parameter) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import deepspeed
 import torch
@@ -16,11 +17,10 @@ from training.engine.deepspeed_private import ManualPipelineModule
 from training.engine.optimizer import adamw, set_learning_rate
 from training.engine.process_group import ProcessGroup
 from training.engine.stateful import StatefulEngine
+from training.models.cut import cut, describe
 from training.models.decoder import decoder_layers
 from training.models.loss import score_sequences, summed_cross_entropy
-from training.models.sizes import layer_costs
 from training.parallel.layout import Layout
-from training.parallel.partition import balance, by_hand
 
 
 class PipelineEngine(StatefulEngine):
@@ -31,17 +31,13 @@ class PipelineEngine(StatefulEngine):
     """
 
     def __init__(self, config: RunConfig, training_stage: str, processes: ProcessGroup) -> None:
-        parallel, stage = config.layout_of(training_stage), config.stages[training_stage]
+        parallel = config.layout_of(training_stage)
         layout = Layout(
             world_size=processes.world_size,
             num_pipeline_stages=parallel.pipeline,
             zero_stage=parallel.zero_stage,
         )
-        if parallel.layers_per_pipeline_stage:
-            parts = by_hand(parallel.layers_per_pipeline_stage, config.model.num_layers)
-        else:
-            costs = [layer.forward_flops_per_token for layer in layer_costs(config.model, stage.sequence_length)]
-            parts = balance(costs, parallel.pipeline)
+        parts = cut(config, training_stage)
         layers = decoder_layers(config.model, seed=config.run.seed, recompute=parallel.recompute)
         model = ManualPipelineModule(layers, parts, loss_fn=self._scaled_loss)
         engine, *_ = deepspeed.initialize(
@@ -49,7 +45,9 @@ class PipelineEngine(StatefulEngine):
             optimizer=adamw(config.optimizer, model.parameters()),
             config=deepspeed_config(config, training_stage),
         )
-        super().__init__(engine, layout, processes, model.canonical_parameters())
+        super().__init__(layout, processes, [(engine, model.canonical_parameters())])
+        self._engine: Any = engine
+        self.notes = tuple(describe(config, training_stage, parts))
         self._hidden_size = config.model.hidden_size
         group = model.mpu().get_pipe_parallel_group()
         assert isinstance(group, dist.ProcessGroup)

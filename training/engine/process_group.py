@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -33,10 +34,24 @@ class ProcessGroup:
         return bool(vote.item())
 
     def sum(self, values: list[float]) -> list[float]:
-        """Return the element-wise sum over all ranks, in float64."""
-        total = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(total, group=self.cpu_group)
+        """Return the element-wise sum over all ranks, in float64.
+
+        Every step calls it, so it takes the device's collective: gloo's goes round a ring of all ranks.
+        """
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
         return total.tolist()
+
+    def gather_text(self, text: str) -> list[str]:
+        """Return every rank's text on every rank, by rank. Bytes are sent, nothing is unpickled."""
+        content = text.encode()
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
+        dist.all_gather(sizes, torch.tensor([len(content)]), group=self.cpu_group)
+        longest = max(1, *(int(size) for size in sizes))
+        mine = torch.tensor(list(content.ljust(longest, b" ")), dtype=torch.uint8)
+        texts = [torch.empty_like(mine) for _ in sizes]
+        dist.all_gather(texts, mine, group=self.cpu_group)
+        return [bytes(t[: int(size)].tolist()).decode() for t, size in zip(texts, sizes, strict=True)]
 
     def broadcast_text(self, text: str | None) -> str:
         """Return rank 0's text on every rank (others pass None). Bytes are sent, nothing is unpickled."""
@@ -47,6 +62,17 @@ class ProcessGroup:
         if size:
             dist.broadcast(buffer, src=0, group=self.cpu_group)
         return bytes(buffer.tolist()).decode()
+
+
+def my_group(groups: Iterable[Sequence[int]], *, rank: int) -> dist.ProcessGroup | None:
+    """Return the group that a rank is in, of groups that no two of share a rank, or None; collective over the world."""
+    mine: dist.ProcessGroup | None = None
+    for ranks in groups:
+        group = dist.new_group(list(ranks))
+        if rank in ranks:
+            assert isinstance(group, dist.ProcessGroup)
+            mine = group
+    return mine
 
 
 def launched_world() -> tuple[int, int]:

@@ -15,19 +15,27 @@ from training.parallel.layout import Layout
 
 
 class StatefulEngine:
-    """Holds a DeepSpeed engine and its training state; subclasses train and score."""
+    """Holds a rank's DeepSpeed engines (one, or one per model chunk) and their state; subclasses train and score."""
+
+    notes: tuple[str, ...] = ()
+    """Sentences for people: what was decided when the engine was built, and why."""
 
     def __init__(
         self,
-        engine: Any,
         layout: Layout,
         processes: ProcessGroup,
-        parameters: Iterable[tuple[str, nn.Parameter]],
+        parts: Sequence[tuple[Any, Iterable[tuple[str, nn.Parameter]]]],
     ) -> None:
         self.layout = layout
-        self._engine = engine
         self._processes = processes
-        self._state = TrainingState(engine, parameters, replica=layout.replica_of(processes.rank))
+        self._engines = [engine for engine, _ in parts]
+        replica = layout.replica_of(processes.rank)
+        self._states = [TrainingState(engine, parameters, replica=replica) for engine, parameters in parts]
+
+    @property
+    def deepspeed_config(self) -> dict[str, Any]:
+        """DeepSpeed's dictionary, as the engine was built with it."""
+        return self._engines[0].config
 
     def save(self, directory: Path, progress: Progress) -> Path:
         """Write and commit a checkpoint; see `Engine.save`."""
@@ -35,7 +43,7 @@ class StatefulEngine:
             directory,
             progress=progress,
             layout=self.layout.describe(),
-            fragments=self._state.fragments,
+            fragments=[fragment for state in self._states for fragment in state.fragments],
             rank=self._processes.rank,
             world_size=self._processes.world_size,
             agree=self._processes.agree,
@@ -43,15 +51,22 @@ class StatefulEngine:
 
     def load(self, checkpoint: Path) -> Progress:
         """Load a checkpoint of any layout; see `Engine.load`."""
-        progress = load_fragments(checkpoint, self._state.fragments)
-        self._state.set_updates(progress.optimizer_updates)
-        self._state.publish()
+        progress = load_fragments(checkpoint, [fragment for state in self._states for fragment in state.fragments])
+        for state in self._states:
+            state.set_updates(progress.optimizer_updates)
+            state.publish()
         return progress
+
+    def held_bytes(self) -> dict[str, int]:
+        """Return the bytes this rank holds between steps, by what they are: weights, gradients, optimizer."""
+        held = [state.held_bytes() for state in self._states]
+        return {kind: sum(part[kind] for part in held) for kind in held[0]}
 
     def close(self) -> None:
         """Free the engine; see `Engine.close`."""
-        forget_engine(self._engine)
-        del self._engine, self._state
+        for engine in self._engines:
+            forget_engine(engine)
+        del self._engines, self._states
 
     def _count_tokens(self, micro_batches: Sequence[MicroBatch]) -> int:
         """Return the valid targets of the global batch: all replicas, each counted once."""

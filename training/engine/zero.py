@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import deepspeed
 import torch
@@ -14,6 +15,7 @@ from training.engine.optimizer import adamw, set_learning_rate
 from training.engine.process_group import ProcessGroup
 from training.engine.stateful import StatefulEngine
 from training.models.decoder import Decoder, decoder_layers
+from training.models.dropout import dropout_of
 from training.models.loss import score_sequences, summed_cross_entropy
 from training.parallel.layout import Layout
 
@@ -30,7 +32,9 @@ class ZeroEngine(StatefulEngine):
             config=deepspeed_config(config, training_stage),
         )
         layout = Layout(world_size=processes.world_size, zero_stage=parallel.zero_stage)
-        super().__init__(engine, layout, processes, model.canonical_parameters())
+        super().__init__(layout, processes, [(engine, model.canonical_parameters())])
+        self._engine: Any = engine
+        self._seed = config.run.seed
         self._clip_norm = config.optimizer.gradient_clip_norm
 
     def train_batch(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
@@ -56,7 +60,8 @@ class ZeroEngine(StatefulEngine):
         )
 
     def _backward(self, batch: MicroBatch, scale: float) -> float:
-        logits = self._engine(batch.input_ids_BT.to(self._engine.device))
+        with dropout_of(batch.sample_ids_B, self._seed):
+            logits = self._engine(batch.input_ids_BT.to(self._engine.device))
         loss = summed_cross_entropy(logits, batch.labels_BT.to(self._engine.device))
         self._engine.backward(loss * scale)
         return loss.item()

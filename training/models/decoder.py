@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,8 @@ def decoder_layers(config: ModelConfig, *, seed: int, recompute: Recompute = Rec
 
     embedding = "model.embed_tokens"
     layers = [layer(embedding, lambda: TokenEmbedding(config))]
-    layers += [layer(f"model.layers.{i}", lambda: DecoderBlock(config, recompute)) for i in range(config.num_layers)]
+    blocks = [f"model.layers.{i}" for i in range(config.num_layers)]
+    layers += [layer(name, partial(DecoderBlock, config, recompute, name)) for name in blocks]
     layers.append(layer("model.norm", lambda: RMSNorm(config)))
     if config.tied_embeddings:
         layers.append(layer("lm_head", lambda: TokenEmbedding(config), tied_to=embedding))
@@ -68,19 +70,26 @@ def initialize(module: nn.Module, layer_name: str, config: ModelConfig, seed: in
 
 
 class Decoder(nn.Module):
-    """Runs the list of layers in one process (or under ZeRO): ids [B, T] -> logits [B, T, V]."""
+    """Runs a list of layers, or a contiguous part of it, in one process: ids [B, T] -> logits [B, T, V]."""
 
     def __init__(self, layers: list[LayerDefinition]) -> None:
         super().__init__()
         self.names = [layer.tied_to or layer.name for layer in layers]
+        # A tied layer runs the module again; where that stands in another part, it brings a copy of its own.
         # Module names may not contain dots; canonical_parameters() puts them back.
-        self.layers = nn.ModuleDict({_key(layer.name): layer.build() for layer in layers if layer.tied_to is None})
+        builders = {name: layer.build for name, layer in zip(reversed(self.names), reversed(layers), strict=True)}
+        self.layers = nn.ModuleDict({_key(name): builders[name]() for name in dict.fromkeys(self.names)})
+
+    @property
+    def sequence(self) -> list[nn.Module]:
+        """The layers in running order; a tied one stands in it twice."""
+        return [self.layers[_key(name)] for name in self.names]
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """Return logits [B, T, V]."""
+        """Return logits [B, T, V] (of a part: the hidden states [B, T, D] after it)."""
         hidden: Tensor = ids_BT
-        for name in self.names:
-            hidden = self.layers[_key(name)](hidden)
+        for layer in self.sequence:
+            hidden = layer(hidden)
         return hidden
 
     def canonical_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

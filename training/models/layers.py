@@ -5,11 +5,14 @@ Every layer takes one tensor and returns one, so that a pipeline can cut anywher
 Parameter names and orientations are those of Hugging Face's Llama, apart from the prefix (training/models/decoder.py).
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config.schema import ModelConfig, Recompute
+from training.models.dropout import DropoutKeys, current_keys, drop_elements
 from training.models.recompute import run_block
 from training.models.rope import rotary_tables, rotate
 
@@ -101,10 +104,20 @@ class FeedForward(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Pre-norm block: attention and feed-forward, each added to the residual stream."""
+    """Pre-norm block: attention and feed-forward, each added to the residual stream.
 
-    def __init__(self, config: ModelConfig, recompute: Recompute) -> None:
+    In training each branch's output passes dropout first (arXiv:1706.03762, section 5.4; GPT-2's resid_pdrop).
+
+    Args:
+        config: the model.
+        recompute: which activations are recomputed in backward.
+        layer_name: the canonical name, which its dropout masks follow from.
+    """
+
+    def __init__(self, config: ModelConfig, recompute: Recompute, layer_name: str) -> None:
         super().__init__()
+        self.layer_name = layer_name
+        self.dropout = config.dropout
         self.recompute = recompute
         self.input_layernorm = RMSNorm(config)
         self.self_attn = Attention(config)
@@ -112,9 +125,22 @@ class DecoderBlock(nn.Module):
         self.mlp = FeedForward(config)
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
-        """Return the residual stream after the block, [B, T, D]."""
-        return run_block(self._compute, hidden_BTD, self.recompute)
+        """Return the residual stream after the block, [B, T, D].
 
-    def _compute(self, hidden_BTD: Tensor) -> Tensor:
-        hidden_BTD = hidden_BTD + self.self_attn(self.input_layernorm(hidden_BTD))
-        return hidden_BTD + self.mlp(self.post_attention_layernorm(hidden_BTD))
+        Raises:
+            RuntimeError: there is dropout, and the forward runs in training mode outside of `dropout_of`.
+        """
+        # Read here and handed on: the second forward of recompute runs in backward, outside of dropout_of.
+        keys = current_keys(self.layer_name) if self.training and self.dropout > 0 else None
+        return run_block(partial(self._compute, keys=keys), hidden_BTD, self.recompute)
+
+    def _compute(self, hidden_BTD: Tensor, *, keys: DropoutKeys | None) -> Tensor:
+        attended_BTD = self.self_attn(self.input_layernorm(hidden_BTD))
+        hidden_BTD = hidden_BTD + self._drop(attended_BTD, keys, "self_attn")
+        fed_forward_BTD = self.mlp(self.post_attention_layernorm(hidden_BTD))
+        return hidden_BTD + self._drop(fed_forward_BTD, keys, "mlp")
+
+    def _drop(self, branch_BTD: Tensor, keys: DropoutKeys | None, branch: str) -> Tensor:
+        if keys is None:
+            return branch_BTD
+        return drop_elements(branch_BTD, self.dropout, keys, f"{self.layer_name}.{branch}")

@@ -34,7 +34,11 @@ def _keep_matrix_products(_context: object, operator: object, *_args: object, **
 
 
 def run_block(block: Callable[[Tensor], Tensor], hidden_BTD: Tensor, recompute: Recompute) -> Tensor:
-    """Return block(hidden_BTD), keeping only the activations that `recompute` allows for backward."""
+    """Return block(hidden_BTD), keeping only the activations that `recompute` allows for backward.
+
+    Backward may call `block` again, outside of any context of the forward: what it computes must follow from its
+    argument and from what is bound to it.
+    """
     if recompute is Recompute.none or not torch.is_grad_enabled():
         return block(hidden_BTD)
     if recompute is Recompute.full:

@@ -52,6 +52,10 @@ class Layout:
         """Return the ranks of one whole model, first pipeline stage first."""
         return [self.rank_of(pipeline_stage=s, replica=replica) for s in range(self.num_pipeline_stages)]
 
+    def replica_group(self, pipeline_stage: int) -> list[int]:
+        """Return the ranks that share one pipeline stage, first replica first: what ZeRO shards over."""
+        return [self.rank_of(pipeline_stage=pipeline_stage, replica=r) for r in range(self.num_replicas)]
+
     def describe(self) -> str:
         """Return a line for people."""
         ranks = f"{self.world_size} rank{'s' if self.world_size > 1 else ''}"

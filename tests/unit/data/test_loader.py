@@ -85,6 +85,40 @@ def test_replicas_together_hold_the_same_global_batch_under_every_layout(
     assert other.batch_id(5) == loader.batch_id(5)
 
 
+@pytest.mark.parametrize(("num_replicas", "micro_batch"), [(1, 2), (1, 24), (3, 4), (12, 2)])
+def test_sample_ids_stay_with_their_sequences_under_every_layout(
+    prepared: PreparedData, small_data: DataConfig, num_replicas: int, micro_batch: int
+) -> None:
+    def sequences(num_replicas: int, micro_batch: int) -> dict[int, list[int]]:
+        """Return sample id -> token ids of one global batch of the second training stage."""
+        second = replace(STAGE, micro_batch_sequences=micro_batch)
+        loader = StageLoader(prepared, run_config(small_data, STAGE, second), "s1")
+        found: dict[int, list[int]] = {}
+        for r in range(num_replicas):
+            for batch in loader.micro_batches(5, replica=r, num_replicas=num_replicas):
+                assert batch.sample_ids_B is not None
+                assert batch.sample_ids_B.dtype == torch.int64
+                found |= zip(batch.sample_ids_B.tolist(), batch.input_ids_BT.tolist(), strict=True)
+        return found
+
+    expected = sequences(2, 3)
+    assert len(expected) == 24, "two sequences of a global batch share an id"
+    assert sequences(num_replicas, micro_batch) == expected
+
+
+def test_no_two_samples_of_a_run_share_an_id(prepared: PreparedData, small_data: DataConfig) -> None:
+    shorter = replace(STAGE, sequence_length=16, tokens=5 * 24 * 16 - 1)  # the last step is filled up
+    config = run_config(small_data, STAGE, shorter, replace(STAGE, micro_batch_sequences=4))
+    seen: list[int] = []
+    for name in config.stages:
+        loader = StageLoader(prepared, config, name)
+        for step in range(config.num_steps(name)):
+            for batch in loader.micro_batches(step, replica=0, num_replicas=1):
+                assert batch.sample_ids_B is not None
+                seen += batch.sample_ids_B.tolist()
+    assert len(set(seen)) == len(seen) == (40 + 5 + 40) * 24
+
+
 def test_labels_are_the_next_tokens_of_the_stream(prepared: PreparedData, loader: StageLoader) -> None:
     sample = loader.sample(0)
     start = sample.window * 32

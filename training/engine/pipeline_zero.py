@@ -1,0 +1,189 @@
+"""Pipeline parallelism over ZeRO-1, 2 or 3: every chunk of the model is a DeepSpeedEngine of its own.
+
+DeepSpeed's PipelineEngine refuses ZeRO-2 and 3. Here a table of actions (training/parallel/schedule.py) drives the
+chunks, and what concerns all pipeline stages at once is done here: tied weights, the gradient's norm, the decision
+whether a step counts. docs/adr/0005 says why it is built so.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from training.config.schema import Precision, Regather, RunConfig
+from training.data.batch import MicroBatch
+from training.engine.base import SequenceScores, StepResult
+from training.engine.chunk import Chunk
+from training.engine.deepspeed_private import PipelineStagePlace
+from training.engine.global_gradient import GlobalGradient
+from training.engine.links import Links, empty_like_hidden
+from training.engine.non_finite import NonFiniteWatch
+from training.engine.optimizer import set_learning_rate
+from training.engine.pipeline_step import PipelineStep
+from training.engine.process_group import ProcessGroup, my_group
+from training.engine.stateful import StatefulEngine
+from training.models.cut import cut, describe
+from training.models.decoder import decoder_layers
+from training.models.loss import score_sequences
+from training.models.memory import choose_regather, device_memory_bytes
+from training.parallel.layout import Layout
+from training.parallel.program import programs
+from training.parallel.schedule import check, make_schedule
+from training.parallel.simulate import unit_time
+
+
+class PipelineZeroEngine(StatefulEngine):
+    """Engine over one DeepSpeedEngine per chunk; see `training.engine.base.Engine` for what the methods guarantee."""
+
+    def __init__(self, config: RunConfig, training_stage: str, processes: ProcessGroup) -> None:
+        parallel = config.layout_of(training_stage)
+        layout = Layout(
+            world_size=processes.world_size,
+            num_pipeline_stages=parallel.pipeline,
+            zero_stage=parallel.zero_stage,
+        )
+        self._place = layout.pipeline_stage_of(processes.rank)
+        replica = layout.replica_of(processes.rank)
+        parts = cut(config, training_stage)
+        schedule = make_schedule(
+            parallel.schedule,
+            num_pipeline_stages=parallel.pipeline,
+            chunks_per_rank=parallel.chunks_per_rank,
+            num_micro_batches=config.accumulation_steps(training_stage),
+        )
+        check(schedule)
+        regather, reason = choose_regather(
+            config, training_stage, parts=parts, memory_bytes=device_memory_bytes(config, parallel)
+        )
+        self.notes = (
+            *describe(config, training_stage, parts),
+            f"schedule {schedule.name}: bubble {100 * unit_time(schedule).bubble:.1f} % of the step if all chunks cost "
+            "the same and backward twice the forward",
+            f"regather {reason}",
+        )
+        pipelines = [layout.pipeline_group(r) for r in range(layout.num_replicas)]
+        across = my_group(pipelines, rank=processes.rank)
+        along = my_group([layout.replica_group(s) for s in range(parallel.pipeline)], rank=processes.rank)
+        assert across is not None and along is not None  # every rank is in one of each
+        self._chunks = _build_chunks(
+            config,
+            training_stage,
+            parts,
+            PipelineStagePlace(data_parallel_group=along, replica=replica, num_replicas=layout.num_replicas),
+            my_chunks=range(self._place, len(parts), parallel.pipeline),
+            regather=regather,
+        )
+        super().__init__(
+            layout,
+            processes,
+            [(chunk.engine, chunk.model.canonical_parameters()) for chunk in self._chunks.values()],
+        )
+        self._num_chunks = len(parts)
+        self._hidden_size = config.model.hidden_size
+        self._dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
+        self._links = Links(across, layout.pipeline_group(replica), num_chunks=len(parts))
+        self._step = PipelineStep(
+            programs(schedule)[self._place],
+            self._chunks,
+            self._links,
+            num_chunks=len(parts),
+            hidden_size=config.model.hidden_size,
+            dtype=self._dtype,
+            device=processes.device,
+            seed=config.run.seed,
+        )
+        self._gradient = GlobalGradient(
+            self._states,
+            processes,
+            tied=config.model.tied_embeddings,
+            layout=layout,
+            clip_norm=config.optimizer.gradient_clip_norm,
+        )
+
+    def train_batch(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
+        """Do one optimizer step; see `Engine.train_batch`."""
+        for chunk in self._chunks.values():
+            set_learning_rate(chunk.engine.optimizer, lr)
+        num_tokens = self._count_tokens(micro_batches)
+        # ZeRO averages over replicas; so scaled, its mean is the global batch's mean per token.
+        scale = self.layout.num_replicas / num_tokens
+        passed = self._step.run(micro_batches, scale=scale)
+        norm, (loss_sum, idle) = self._gradient.reduce([passed.loss_sum, passed.idle_share])
+        skipped = not math.isfinite(norm)
+        if skipped:
+            self._gradient.void()
+        self._update()
+        return StepResult(
+            loss=loss_sum / num_tokens,
+            grad_norm=norm,
+            num_tokens=num_tokens,
+            skipped=skipped,
+            culprit=self._find_culprit(micro_batches, scale) if skipped else "",
+            bubble=idle / self._processes.world_size,
+        )
+
+    def _update(self) -> None:
+        """Let every chunk's optimizer use its gradients, or throw away what is not finite."""
+        for chunk in self._chunks.values():
+            chunk.engine.step()
+
+    def _find_culprit(self, micro_batches: Sequence[MicroBatch], scale: float) -> str:
+        """Return where a step's gradient stopped to be finite: the weights are unchanged, so the step is run again."""
+        with NonFiniteWatch(
+            [pair for chunk in self._chunks.values() for pair in chunk.model.canonical_parameters()]
+        ) as watch:
+            self._step.run(micro_batches, scale=scale, on_backward=watch.begin_micro_batch)
+        self._gradient.reduce([])
+        self._gradient.void()
+        self._update()
+        return watch.report(self._processes, place=self._place)
+
+    @torch.no_grad()
+    def score(self, batch: MicroBatch) -> SequenceScores:
+        """Score sequences; see `Engine.score`."""
+        device, num_stages = self._processes.device, self.layout.num_pipeline_stages
+        hidden = batch.input_ids_BT.to(device)
+        scores = torch.empty((3, len(batch.input_ids_BT)), dtype=torch.float64, device=device)
+        for index in range(self._num_chunks):
+            here, before = index % num_stages, (index - 1) % num_stages
+            if index > 0:
+                if self._place == here:
+                    hidden = empty_like_hidden(batch.input_ids_BT, self._hidden_size, self._dtype, device)
+                self._links.pass_on(hidden, sender=before, receiver=here, me=self._place)
+            if self._place == here:
+                hidden = self._chunks[index].infer(hidden)
+        if self._place == num_stages - 1:
+            scores = torch.stack([score.double() for score in score_sequences(hidden, batch.labels_BT.to(device))])
+        # Token ids and counts are exact in float64, so one broadcast carries all three.
+        self._links.broadcast_from_last(scores)
+        logprob_B, num_tokens_B, next_token_B = scores.cpu()
+        return SequenceScores(logprob_B=logprob_B, num_tokens_B=num_tokens_B.long(), next_token_B=next_token_B.long())
+
+
+def _build_chunks(
+    config: RunConfig,
+    training_stage: str,
+    parts: Sequence[range],
+    place: PipelineStagePlace,
+    *,
+    my_chunks: range,
+    regather: Regather,
+) -> dict[int, Chunk]:
+    """Return this rank's chunks by their number; collective."""
+    recompute = config.layout_of(training_stage).recompute
+    layers = decoder_layers(config.model, seed=config.run.seed, recompute=recompute)
+    owners = frozenset(layer.tied_to for layer in layers if layer.tied_to)
+    chunks = {}
+    for index in my_chunks:
+        mine = [layers[number] for number in parts[index]]
+        chunks[index] = Chunk(
+            config,
+            training_stage,
+            mine,
+            place,
+            tied=owners,
+            copied=frozenset(layer.tied_to for layer in mine if layer.tied_to),
+            regather=regather,
+        )
+    return chunks
+
