@@ -22,7 +22,6 @@ from eval.gates import decide
 from eval.harness import EvalReport, evaluate
 from eval.harness import write_report as write_evaluation
 from training.config.arguments import Arguments, parse_arguments
-from training.config.deepspeed_config import deepspeed_config
 from training.config.load import compose, load_frozen
 from training.config.run_directory import resolve
 from training.config.schema import FaultToleranceConfig, Precision, Resume, RunConfig
@@ -212,11 +211,12 @@ def _open_reporter(config: RunConfig, run_directory: Path, attempt: int) -> Repo
 
 def _build_engine(config: RunConfig, training_stage: str, processes: ProcessGroup, run_directory: Path) -> Engine:
     """Return the training stage's engine; its DeepSpeed dictionary is saved, DeepSpeed's chatter goes to the log."""
+    with _log_path(run_directory, processes.rank).open("a") as log, contextlib.redirect_stdout(log):
+        engine = build_engine(config, training_stage, processes)
     if processes.rank == 0:
         path = run_directory / "deepspeed" / f"{training_stage}.json"
-        write_durably(path, json.dumps(deepspeed_config(config, training_stage), indent=2) + "\n")
-    with _log_path(run_directory, processes.rank).open("a") as log, contextlib.redirect_stdout(log):
-        return build_engine(config, training_stage, processes)
+        write_durably(path, json.dumps(engine.deepspeed_config, indent=2) + "\n")
+    return engine
 
 
 def _evaluate(config: RunConfig, engine: Engine, data: PreparedData, suite: str, path: Path | None) -> EvalReport:

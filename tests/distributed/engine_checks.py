@@ -130,6 +130,9 @@ def poisonings(
         found[str(victim)] = {
             "loss_is_finite": torch.isfinite(torch.tensor(result.loss)).item(),
             "skipped_everywhere": processes.agree(result.skipped),
+            "culprits": processes.gather_text(result.culprit),
+            "poisoned_layer": processes.gather_text(first_layer(engine)[0])[victim],
+            "stage": engine.layout.pipeline_stage_of(victim),
             "unchanged_everywhere": processes.agree(unchanged),
             "next": [after.loss, after.grad_norm, after.skipped],
             "expected_next": [expected.loss, expected.grad_norm, False],
@@ -139,14 +142,23 @@ def poisonings(
 
 def snapshot(engine: StatefulEngine) -> list[torch.Tensor]:
     """Copies of this rank's fp32 weights and moments."""
-    return [values.clone() for fragment in engine._state.fragments for values in fragment.tensors.values()]
+    fragments = [fragment for state in engine._states for fragment in state.fragments]
+    return [values.clone() for fragment in fragments for values in fragment.tensors.values()]
+
+
+def first_layer(engine: StatefulEngine) -> tuple[str, nn.Module]:
+    """Canonical name and module of the first layer that this rank runs."""
+    module = engine._engines[0].module
+    kinds = TokenEmbedding | DecoderBlock
+    if isinstance(module, Decoder):
+        return next((name, layer) for name, layer in zip(module.names, module.sequence, strict=True))
+    return "", next(layer for layer in module.modules() if isinstance(layer, kinds))
 
 
 @contextmanager
 def poisoned_gradient(engine: StatefulEngine, *, active: bool):
     """Inside, the gradient that comes back to this rank's first layer is NaN; the loss stays finite."""
-    modules: list[nn.Module] = list(engine._engine.module.modules())
-    layer = next(module for module in modules if isinstance(module, TokenEmbedding | DecoderBlock))
+    _, layer = first_layer(engine)
 
     def spoil(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
         if active and output.requires_grad:

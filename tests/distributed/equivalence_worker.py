@@ -12,7 +12,7 @@ from typing import Any
 from tests.distributed.configs import STAGE, micro_batches, small_config
 from tests.distributed.engine_checks import crossings, poisonings, scoring
 from training.checkpoint.manifest import Progress
-from training.config.schema import Precision, Recompute, RunConfig
+from training.config.schema import PipelineEngineKind, PipelineSchedule, Precision, Recompute, Regather, RunConfig
 from training.engine.base import Engine
 from training.engine.build import build_engine
 from training.engine.process_group import ProcessGroup, start
@@ -23,42 +23,71 @@ LRS = [1.5e-3 * min(1.0, (step + 1) / 5) for step in range(NUM_STEPS)]
 SAVED_STEP = 6
 AFTER_SAVE = range(SAVED_STEP, SAVED_STEP + 2)
 
+DEEPSPEED = {"pipeline_engine": PipelineEngineKind.deepspeed}
+INTERLEAVED = {"schedule": PipelineSchedule.interleaved, "chunks_per_rank": 2}
+DROPOUT = {"dropout": 0.2}
+
 LAYOUTS: dict[str, dict[str, Any]] = {
     "zero0": {"zero_stage": 0},
     "zero1": {"zero_stage": 1},
     "zero2": {"zero_stage": 2},
     "zero3": {"zero_stage": 3},
     "zero3_tied": {"zero_stage": 3, "tied": True},
-    "pipeline": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4},
-    "pipeline_tied": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "tied": True},
+    "pipeline": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, **DEEPSPEED},
+    "pipeline_tied": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "tied": True, **DEEPSPEED},
+    "pipeline_zero3": {"pipeline": 2, "zero_stage": 3, "micro_batch": 4},
+    "pipeline_zero3_interleaved": {"pipeline": 2, "zero_stage": 3, "micro_batch": 4, **INTERLEAVED},
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "zero1_bf16": {"zero_stage": 1, "precision": Precision.bf16},
     "zero3_bf16": {"zero_stage": 3, "precision": Precision.bf16},
-    "pipeline_bf16": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "precision": Precision.bf16},
+    "pipeline_bf16": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "precision": Precision.bf16, **DEEPSPEED},
+    "pipeline_zero3_bf16": {"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "precision": Precision.bf16},
+    "pipeline_zero1_bf16": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "precision": Precision.bf16},
     "zero3_full_recompute": {"zero_stage": 3, "recompute": Recompute.full},
     "zero3_selective_recompute": {"zero_stage": 3, "recompute": Recompute.selective},
-    "pipeline_full_recompute": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "recompute": Recompute.full},
+    "pipeline_full_recompute": {
+        **{"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "recompute": Recompute.full},
+        **DEEPSPEED,
+    },
+    "pipeline_zero3_selective_recompute": {
+        **{"pipeline": 2, "zero_stage": 3, "micro_batch": 2, "recompute": Recompute.selective},
+        "regather": Regather.per_microbatch,
+    },
+    "zero1_dropout": {"zero_stage": 1, **DROPOUT},
+    "pipeline_zero3_dropout": {
+        **{"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "recompute": Recompute.full},
+        **DROPOUT,
+        **INTERLEAVED,
+    },
 }
 """Layouts whose arithmetic is that of another one, or too coarse for many steps to show more than few."""
 WIDE: dict[str, dict[str, Any]] = {
     "zero3_on_4": {"zero_stage": 3},
-    "pipeline_2x2": {"pipeline": 2, "zero_stage": 1},
-    "pipeline_2x2_tied": {"pipeline": 2, "zero_stage": 1, "tied": True},
-    "pipeline_4": {"pipeline": 4, "zero_stage": 1, "micro_batch": 4},
+    "pipeline_2x2": {"pipeline": 2, "zero_stage": 1, **DEEPSPEED},
+    "pipeline_2x2_tied": {"pipeline": 2, "zero_stage": 1, "tied": True, **DEEPSPEED},
+    "pipeline_4": {"pipeline": 4, "zero_stage": 1, "micro_batch": 4, **DEEPSPEED},
+    "pipeline_zero3_2x2": {"pipeline": 2, "zero_stage": 3},
+    "pipeline_zero3_2x2_tied": {"pipeline": 2, "zero_stage": 3, "tied": True, **INTERLEAVED},
+    "pipeline_zero2_2x2_tied": {"pipeline": 2, "zero_stage": 2, "tied": True},
+    "pipeline_zero1_2x2_tied": {"pipeline": 2, "zero_stage": 1, "tied": True},
+    "pipeline_zero3_4": {"pipeline": 4, "zero_stage": 3, "micro_batch": 4, "regather": Regather.per_microbatch},
 }
 """Layouts of four processes, replicas and pipeline stages together among them."""
 CROSSED = (
-    ("zero0", "zero1", "zero3", "pipeline"),
+    ("zero0", "zero1", "zero3", "pipeline", "pipeline_zero3"),
     ("zero3_tied", "pipeline_tied"),
-    ("zero1_bf16", "zero3_bf16", "pipeline_bf16"),
+    ("zero1_bf16", "zero3_bf16", "pipeline_zero1_bf16", "pipeline_zero3_bf16"),
 )
-WIDE_CROSSED = (("zero3_on_4", "pipeline_2x2", "pipeline_4"),)
+WIDE_CROSSED = (
+    ("zero3_on_4", "pipeline_2x2", "pipeline_zero3_2x2"),
+    ("pipeline_2x2_tied", "pipeline_zero3_2x2_tied", "pipeline_zero1_2x2_tied"),
+)
 """Within a group, what any layout saves any layout loads."""
 WORLDS = {2: (LAYOUTS | VARIANTS, CROSSED), 4: (WIDE, WIDE_CROSSED)}
 """Number of processes -> layouts trained, groups crossed."""
 ALL = LAYOUTS | VARIANTS | WIDE
-PLAIN = CROSSED[0]
+PLAIN = (*CROSSED[0], "pipeline_zero3_2x2")
 """Layouts that also score, and meet a NaN."""
 
 

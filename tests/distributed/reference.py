@@ -5,6 +5,7 @@ import torch
 from tests.distributed.configs import STAGE, global_batch
 from training.config.schema import Precision, RunConfig
 from training.models.decoder import Decoder, decoder_layers
+from training.models.dropout import dropout_of
 from training.models.loss import summed_cross_entropy
 
 
@@ -26,7 +27,8 @@ def train_plain(config: RunConfig, lrs: list[float]) -> dict[str, list[float]]:
             group["lr"] = lr
         batch = global_batch(step)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.precision is Precision.bf16):
-            logits = model(batch.input_ids_BT)
+            with dropout_of(batch.sample_ids_B, config.run.seed):
+                logits = model(batch.input_ids_BT)
         loss = summed_cross_entropy(logits, batch.labels_BT) / batch.num_tokens
         optimizer.zero_grad()
         loss.backward()

@@ -17,11 +17,13 @@ from tests.distributed.equivalence_worker import (
     LRS,
     PLAIN,
     SAVED_STEP,
+    WIDE,
     WIDE_CROSSED,
     WORLDS,
 )
 from tests.distributed.reference import train_plain
 from tests.integration.running import run_to_end
+from training.config.schema import PipelineEngineKind
 
 PAIRS = [(saved, loaded) for group in CROSSED + WIDE_CROSSED for saved in group for loaded in group]
 
@@ -81,10 +83,15 @@ def test_scores_are_those_of_the_plain_decoder_on_every_rank(seen: dict[str, Any
     assert scoring["largest_relative_error"] < 1e-5
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
-@pytest.mark.parametrize("layout", PLAIN)
-def test_a_nan_on_one_rank_changes_nothing_on_any(seen: dict[str, Any], layout: str, rank: str) -> None:
-    poisoning = seen["examined"][layout]["poisonings"][rank]
+@pytest.mark.parametrize(
+    ("layout", "rank"), [(layout, rank) for layout in PLAIN for rank in range(4 if layout in WIDE else 2)]
+)
+def test_a_nan_on_one_rank_changes_nothing_on_any(seen: dict[str, Any], layout: str, rank: int) -> None:
+    poisoning = seen["examined"][layout]["poisonings"][str(rank)]
+    if ALL[layout].get("pipeline_engine") is not PipelineEngineKind.deepspeed:
+        (culprit,) = set(poisoning["culprits"])
+        assert culprit.startswith(f"rank {rank}, pipeline stage {poisoning['stage']}, micro-batch 0, ")
+        assert poisoning["poisoned_layer"] in culprit
     assert poisoning["loss_is_finite"], "the poison must be in the gradient alone"
     assert poisoning["skipped_everywhere"]
     assert poisoning["unchanged_everywhere"]
@@ -98,7 +105,7 @@ def plain_run(**options: Any) -> dict[str, list[float]]:
 
 def plain_options(layout: str) -> dict[str, Any]:
     """The part of a layout's options that changes the numbers."""
-    return {key: value for key, value in ALL[layout].items() if key in ("tied", "precision")}
+    return {key: value for key, value in ALL[layout].items() if key in ("tied", "precision", "dropout")}
 
 
 def test_the_layouts_under_test_are_the_ones_that_a_user_can_choose() -> None:

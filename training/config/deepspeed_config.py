@@ -12,8 +12,12 @@ NEVER = 2**31
 """A step interval that is never reached."""
 
 
+REDUCE_BUCKET_ELEMENTS = 500_000_000
+"""Most gradients that are collected before they are reduced; DeepSpeed's own default, named."""
+
+
 def deepspeed_config(
-    config: RunConfig, training_stage: str, *, reduce_bucket_elements: int = 500_000_000
+    config: RunConfig, training_stage: str, *, reduce_bucket_elements: int = REDUCE_BUCKET_ELEMENTS
 ) -> dict[str, Any]:
     """Return the DeepSpeed dictionary of one training stage, `deepspeed.extra` merged in.
 

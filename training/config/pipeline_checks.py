@@ -56,11 +56,12 @@ def _check_chunks(config: RunConfig, layout: ParallelConfig, key: str) -> None:
         )
     if interleaved != (chunks > 1):
         reason = "interleaving needs at least 2 chunks per rank" if interleaved else "1f1b runs one chunk per rank"
+        fit, other = (2, "1f1b") if interleaved else (1, "interleaved")
         raise ConfigError(
             f"{key}.chunks_per_rank",
             chunks,
             f"with schedule={layout.schedule}: {reason}",
-            f"{key}.chunks_per_rank={2 if interleaved else 1}, or {key}.schedule={'1f1b' if interleaved else 'interleaved'}",
+            f"{key}.chunks_per_rank={fit}, or {key}.schedule={other}",
         )
     most = config.model.num_layers // layout.pipeline
     if chunks > most:
@@ -95,7 +96,7 @@ def _check_zero_stage(layout: ParallelConfig, key: str) -> None:
         raise ConfigError(
             f"{key}.zero_stage",
             layout.zero_stage,
-            f"with pipeline={layout.pipeline}: pipelines run with zero_stage 1, 2 or 3; 1 never needs more memory than 0",
+            f"pipelines (pipeline={layout.pipeline}) run with zero_stage 1, 2 or 3; 1 never needs more memory than 0",
             f"{key}.zero_stage=1 works, or {key}.pipeline=1 keeps zero_stage=0",
         )
 

@@ -96,7 +96,7 @@ class RunSection:
     root: str = "runs"
     """Folder of all run directories; a relative path counts from the launch directory."""
     seed: int = 0
-    """Seed of initial weights and of sample order. Not of anything that depends on the layout."""
+    """Seed of initial weights, sample order and dropout masks. Not of anything that depends on the layout."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

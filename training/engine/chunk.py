@@ -8,7 +8,7 @@ import torch
 from deepspeed.utils import set_z3_leaf_modules
 from torch import Tensor, nn
 
-from training.config.deepspeed_config import deepspeed_config
+from training.config.deepspeed_config import REDUCE_BUCKET_ELEMENTS, deepspeed_config
 from training.config.schema import Regather, RunConfig
 from training.engine.deepspeed_private import PipelineStagePlace, backward, hold_weights, tie_across_pipeline_stages
 from training.engine.optimizer import adamw
@@ -53,7 +53,10 @@ class Chunk:
             model=self.model,
             optimizer=adamw(config.optimizer, self.model.parameters(), shared=shared.values()),
             mpu=place,
-            config=deepspeed_config(config, training_stage, reduce_bucket_elements=largest_layer),
+            # One reduction per layer; ZeRO-3 keeps a buffer of that size for every chunk.
+            config=deepspeed_config(
+                config, training_stage, reduce_bucket_elements=min(largest_layer, REDUCE_BUCKET_ELEMENTS)
+            ),
         )
         self.engine: Any = engine
         self.held = zero_stage == 3 and regather is Regather.per_step

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.pipe.module import LayerSpec, PipelineModule, TiedLayerSpec
+from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
+from deepspeed.runtime.zero.partition_parameters import Init
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from deepspeed.utils import groups
@@ -37,13 +39,21 @@ def skip_shared_memory_op() -> None:
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
 
 
-def forget_engine(engine: Any) -> None:
-    """Free an engine so that another one, with another layout, can be built in this process.
+def forget_engines(engines: Iterable[Any]) -> None:
+    """Free all engines of this process so that others, with another layout, can be built in it.
 
-    `deepspeed.utils.groups` keeps the last engine's topology in module globals (utils/groups.py, `mpu`).
+    `deepspeed.utils.groups` keeps the last engine's topology in module globals (utils/groups.py, `mpu`). ZeRO-3 counts
+    modules and parameters over the life of the process (runtime/zero/parameter_offload.py,
+    `_register_deepspeed_module`, and partition_parameters.py, `Init.param_id`) and later compares the numbers over the
+    whole world: they must not tell how many modules each rank has had in a pipeline before.
     """
-    engine.destroy()
+    for engine in engines:
+        engine.destroy()
     groups.mpu = None
+    module_count = DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__
+    assert module_count is not None
+    module_count[0][0] = 0
+    Init.param_id = 0
     gc.collect()
 
 

@@ -95,7 +95,8 @@ class PipelineStep:
                 case Receive(_, _, micro_batch) as transfer:
                     self._links.receive(transfer, self._empty_hidden(micro_batch))
         self._links.finish()
-        assert not self._made and not self._inputs, "a schedule left results behind"
+        assert not self._made, "the schedule left results behind"
+        assert not self._inputs, "the schedule left inputs behind"
         return Passed(
             loss_sum=torch.stack(self._losses).sum().item() if self._losses else 0.0, idle_share=watch.idle_share()
         )

@@ -64,7 +64,8 @@ class PipelineZeroEngine(StatefulEngine):
         pipelines = [layout.pipeline_group(r) for r in range(layout.num_replicas)]
         across = my_group(pipelines, rank=processes.rank)
         along = my_group([layout.replica_group(s) for s in range(parallel.pipeline)], rank=processes.rank)
-        assert across is not None and along is not None  # every rank is in one of each
+        assert across is not None  # every rank is in one of each
+        assert along is not None
         self._chunks = _build_chunks(
             config,
             training_stage,
@@ -186,4 +187,3 @@ def _build_chunks(
             regather=regather,
         )
     return chunks
-

@@ -9,7 +9,7 @@ from torch import nn
 from training.checkpoint.manifest import Progress
 from training.checkpoint.store import load_fragments, save_checkpoint
 from training.data.batch import MicroBatch
-from training.engine.deepspeed_private import TrainingState, forget_engine
+from training.engine.deepspeed_private import TrainingState, forget_engines
 from training.engine.process_group import ProcessGroup
 from training.parallel.layout import Layout
 
@@ -64,8 +64,7 @@ class StatefulEngine:
 
     def close(self) -> None:
         """Free the engine; see `Engine.close`."""
-        for engine in self._engines:
-            forget_engine(engine)
+        forget_engines(self._engines)
         del self._engines, self._states
 
     def _count_tokens(self, micro_batches: Sequence[MicroBatch]) -> int:

@@ -1,7 +1,7 @@
 """ZeRO 0-3 over DeepSpeedEngine: every rank is one data replica and runs the whole list of layers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import deepspeed
@@ -11,6 +11,7 @@ from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import RunConfig
 from training.data.batch import MicroBatch
 from training.engine.base import SequenceScores, StepResult
+from training.engine.non_finite import NonFiniteWatch
 from training.engine.optimizer import adamw, set_learning_rate
 from training.engine.process_group import ProcessGroup
 from training.engine.stateful import StatefulEngine
@@ -44,20 +45,33 @@ class ZeroEngine(StatefulEngine):
         num_tokens = self._count_tokens(micro_batches)
         # DeepSpeed divides by micro-batches and replicas; we want the division by the global batch's tokens alone.
         scale = len(micro_batches) * self.layout.num_replicas / num_tokens
-        loss_sum = 0.0
-        for batch in micro_batches[:-1]:
-            loss_sum += self._backward(batch, scale)
-            engine.step()
-        loss_sum += self._backward(micro_batches[-1], scale)
+        loss_sum = self._forward_backward(micro_batches, scale)
         norm = self._clip_or_drop() if self.layout.zero_stage == 0 else None
         engine.step()
         norm = float(engine.get_global_grad_norm()) if norm is None else norm
+        skipped = not math.isfinite(norm)
         return StepResult(
             loss=self._processes.sum([loss_sum])[0] / num_tokens,
             grad_norm=norm,
             num_tokens=num_tokens,
-            skipped=not math.isfinite(norm),
+            skipped=skipped,
+            culprit=self._find_culprit(micro_batches, scale) if skipped else "",
         )
+
+    def _forward_backward(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        scale: float,
+        on_backward: Callable[[int], None] = lambda _micro_batch: None,
+    ) -> float:
+        """Run all micro-batches up to the step that ends them; return the summed loss of this replica."""
+        loss_sum = 0.0
+        for number, batch in enumerate(micro_batches):
+            if number > 0:
+                self._engine.step()  # counts the micro-batch before; DeepSpeed's boundary is the last one
+            on_backward(number)
+            loss_sum += self._backward(batch, scale)
+        return loss_sum
 
     def _backward(self, batch: MicroBatch, scale: float) -> float:
         with dropout_of(batch.sample_ids_B, self._seed):
@@ -65,6 +79,19 @@ class ZeroEngine(StatefulEngine):
         loss = summed_cross_entropy(logits, batch.labels_BT.to(self._engine.device))
         self._engine.backward(loss * scale)
         return loss.item()
+
+    def _find_culprit(self, micro_batches: Sequence[MicroBatch], scale: float) -> str:
+        """Return where a step's gradient stopped to be finite: the weights are unchanged, so the step is run again."""
+        with NonFiniteWatch(self._engine.module.canonical_parameters()) as watch:
+            self._forward_backward(micro_batches, scale, watch.begin_micro_batch)
+        # Whatever the repetition gave, it must not be used: the step is already reported as skipped.
+        if self.layout.zero_stage == 0:
+            self._engine.zero_grad()
+        else:
+            for gradient in self._states[0].gradients():
+                gradient.values.fill_(math.nan)
+        self._engine.step()
+        return watch.report(self._processes, place=0)
 
     def _clip_or_drop(self) -> float:
         """Clip the gradient without ZeRO, or drop it if it is not finite; return its norm before.

@@ -4,6 +4,13 @@ layers      the modules: embedding, attention, feed-forward, block, projection
 rope        rotary position tables
 decoder     `decoder_layers` is the only place that lists layers; `Decoder` runs the list
 recompute   which activations are recomputed in backward
+dropout     masks that follow from each sample's identity, not from the layout
 loss        summed cross-entropy and per-sequence scores
-sizes       parameters and FLOPs in closed form (no torch)
+
+In closed form, without torch:
+sizes               parameters and FLOPs
+cut                 layers -> chunks of a pipeline, by modelled cost
+memory              what a rank holds, and when a pipeline gathers its weights
+zero_memory         DeepSpeed's share of it
+activation_memory   autograd's share of it
 """

@@ -64,6 +64,6 @@ def describe(config: RunConfig, training_stage: str, parts: Sequence[range]) -> 
     if found > WARN_IMBALANCE:
         lines.append(
             f"WARNING: the costliest chunk costs {100 * found:.0f} % more than the mean, the others wait for it; "
-            "another parallel.pipeline, parallel.chunks_per_rank or parallel.layers_per_pipeline_stage may divide better"
+            "another pipeline, chunks_per_rank or layers_per_pipeline_stage (all under parallel) may divide it better"
         )
     return lines

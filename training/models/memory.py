@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
-from training.config.deepspeed_config import deepspeed_config
+from training.config.deepspeed_config import REDUCE_BUCKET_ELEMENTS, deepspeed_config
 from training.config.schema import ParallelConfig, PipelineEngineKind, Regather, RunConfig
 from training.errors import ConfigError
 from training.models.activation_memory import ActivationMemory
@@ -134,7 +134,7 @@ def choose_regather(
     if layout.pipeline == 1:
         return Regather.per_microbatch, "per_microbatch: without a pipeline it is DeepSpeed's own way"
 
-    def fullest(regather: Regather) -> float:
+    def fullest(regather: Regather) -> int:
         return max(
             rank_memory(config, training_stage, pipeline_stage=place, regather=regather, parts=parts).total_bytes
             for place in range(layout.pipeline)
@@ -179,7 +179,7 @@ def device_memory_bytes(config: RunConfig, layout: ParallelConfig) -> float:
 def _bucket_elements(config: RunConfig, training_stage: str, chunk: ChunkSize) -> int:
     layout = config.layout_of(training_stage)
     if layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.autarky:
-        return max(chunk.layers)  # engine/chunk.py
+        return min(max(chunk.layers), REDUCE_BUCKET_ELEMENTS)  # engine/chunk.py
     return deepspeed_config(config, training_stage)["zero_optimization"]["reduce_bucket_size"]
 
 

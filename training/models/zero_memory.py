@@ -1,7 +1,7 @@
 """What a DeepSpeedEngine under ZeRO (arXiv:1910.02054) holds of a model chunk, in closed form. No torch.
 
 Dtypes and buffers are those of DeepSpeed 0.19.8: runtime/zero/stage3.py, runtime/zero/stage_1_and_2.py and
-runtime/bf16_optimizer.py (ZeRO-1 in bf16). tests/unit/models/test_memory.py counts the tensors of live engines.
+runtime/bf16_optimizer.py (ZeRO-1 in bf16). tests/distributed/test_memory.py counts the tensors of live engines.
 """
 
 from dataclasses import dataclass
@@ -50,11 +50,14 @@ class ZeroMemory:
         return 3 * FP32_BYTES * self._shard(num_parameters)
 
     def update_bytes(self, num_parameters: int) -> int:
-        """Return what an update needs besides: the gradients in one piece, and the root of the second moments."""
+        """Return the most that an update needs: gradients in one piece, the root of the second moments, its quotient.
+
+        ZeRO-3 updates a sub-group at a time; without ZeRO the gradients stay where they are.
+        """
         if self.zero_stage == 0:
-            return FP32_BYTES * num_parameters
+            return 2 * FP32_BYTES * num_parameters
         shard = self._shard(num_parameters)
-        return 2 * FP32_BYTES * (min(shard, _SUB_GROUP_ELEMENTS) if self.zero_stage == 3 else shard)
+        return 3 * FP32_BYTES * (min(shard, _SUB_GROUP_ELEMENTS) if self.zero_stage == 3 else shard)
 
     def bucket_bytes(self, bucket_elements: int) -> int:
         """Return the bucket that collects gradients for one collective; it is allocated whole, by ZeRO-3 for good."""

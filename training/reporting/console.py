@@ -129,4 +129,5 @@ def _event_line(record: EvalRecord | GateRecord | CheckpointRecord | IncidentRec
         case StageRecord(stage="run"):
             return f"run {record.event} at step {record.step}"
         case StageRecord():
-            return f"[{record.stage}] {record.event}: {record.layout}"
+            notes = "".join(f"\n    {note}" for note in record.notes)
+            return f"[{record.stage}] {record.event}: {record.layout}{notes}"

@@ -4,7 +4,7 @@ The JSONL is the truth; console, wandb and report are views of it. A record is w
 after a crash, steps that were done again appear twice with a higher `attempt`, and readers keep the later one.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 
@@ -37,6 +37,8 @@ class StepRecord:
     """Wall time of the step."""
     skipped: bool = False
     """True if the gradients were not finite and nothing was updated."""
+    bubble: float | None = None
+    """Share of a pipeline's forwards and backwards in which ranks computed nothing, mean over ranks; else null."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +113,8 @@ class StageRecord:
     layout: str
     """One-line description of the layout, for example "pipeline 2 × data 1, ZeRO-1, 2 ranks"."""
     attempt: int
+    notes: list[str] = field(default_factory=list)
+    """What the engine decided when it was built, and why: the cut of the layers, the schedule's bubble."""
 
 
 Record = StepRecord | EvalRecord | GateRecord | CheckpointRecord | IncidentRecord | StageRecord

@@ -5,7 +5,7 @@ checkpoint, whatever layout wrote it, so a run that is continued and one that wa
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -185,7 +185,7 @@ class Runner:
     def _train(self, engine: Engine, name: str) -> None:
         if self._ledger.entry(name).status is StageStatus.pending:
             self._advance(transitions.begun(self._ledger, name))
-        self._record_stage(name, "begin", engine.layout.describe())
+        self._record_stage(name, "begin", engine.layout.describe(), engine.notes)
         loader = self._parts.open_loader(name)
         first_step = self._config.first_step(name)
         while self._steps_done < self._last_step(name):
@@ -224,7 +224,8 @@ class Runner:
             self._skips_in_a_row = 0
             return
         self._skips_in_a_row += 1
-        self._record_incident("non_finite", f"gradient norm {result.grad_norm}: the step changed nothing")
+        origin = f" (from {result.culprit})" if result.culprit else ""
+        self._record_incident("non_finite", f"gradient norm {result.grad_norm}{origin}: the step changed nothing")
         limit = self._config.fault_tolerance.max_consecutive_skips
         if self._skips_in_a_row >= limit:
             raise NonFiniteGradients(
@@ -347,6 +348,7 @@ class Runner:
                 attempt=self._ledger.attempt,
                 seconds=seconds,
                 skipped=result.skipped,
+                bubble=result.bubble,
             )
         )
 
@@ -356,7 +358,14 @@ class Runner:
             IncidentRecord(step=self._steps_done, stage=stage, what=what, message=message, attempt=self._ledger.attempt)
         )
 
-    def _record_stage(self, stage: str, event: str, layout: str = "") -> None:
+    def _record_stage(self, stage: str, event: str, layout: str = "", notes: Sequence[str] = ()) -> None:
         self._parts.reporter.record(
-            StageRecord(step=self._steps_done, stage=stage, event=event, layout=layout, attempt=self._ledger.attempt)
+            StageRecord(
+                step=self._steps_done,
+                stage=stage,
+                event=event,
+                layout=layout,
+                attempt=self._ledger.attempt,
+                notes=list(notes),
+            )
         )

@@ -76,7 +76,7 @@ def test_published_models_have_their_published_sizes() -> None:
 
 def test_a_training_stage_has_its_own_layout_and_schedule_as_group_choices() -> None:
     demo = compose(["experiment=demo"])
-    assert [demo.layout_of(name).zero_stage for name in demo.stages] == [3, 1]
+    assert [demo.layout_of(name).zero_stage for name in demo.stages] == [3, 3]
     assert [demo.layout_of(name).pipeline for name in demo.stages] == [1, 2]
     assert demo.schedule_of("anneal").decay_fraction == 1.0
     changed = compose(

@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,19 +93,3 @@ def test_layers_by_hand_are_right_or_the_advice_is(num_layers: int, pipeline: in
     assert len(used) == pipeline
     assert sum(used) == config.model.num_layers
     assert min(used) >= 1
-
-
-@pytest.mark.parametrize(("pipeline", "zero_stage"), [(1, 0), (1, 1), (1, 2), (1, 3), (2, 1)])
-def test_the_layouts_that_exist_pass(pipeline: int, zero_stage: int) -> None:
-    config = with_numbers(world=2, num_layers=4, pipeline=pipeline, batch=8, micro=2)
-    check(replace(config, parallel=ParallelConfig(pipeline=pipeline, zero_stage=zero_stage)))
-
-
-@pytest.mark.parametrize("zero_stage", [0, 2, 3])
-def test_a_pipeline_runs_with_zero_1_only_and_the_refusal_offers_both_ways_out(zero_stage: int) -> None:
-    config = with_numbers(world=2, num_layers=4, pipeline=2, batch=8, micro=2)
-    with pytest.raises(ConfigError) as caught:
-        check(replace(config, parallel=ParallelConfig(pipeline=2, zero_stage=zero_stage)))
-    assert caught.value.key == "parallel.zero_stage"
-    assert "parallel.zero_stage=1 works" in caught.value.remedy
-    assert f"parallel.pipeline=1 keeps zero_stage={zero_stage}" in caught.value.remedy

@@ -31,7 +31,13 @@ def test_scientific_notation_in_a_yaml_file_becomes_a_float(demo: RunConfig) -> 
     assert demo.optimizer.lr == 2e-3
     assert demo.optimizer.epsilon == 1e-8
     assert compose(["cluster=azure_nd_h100_v5", "stages.pretrain.global_batch_sequences=32"]).cluster.accelerator == (
-        replace(demo.cluster.accelerator, name="H100 SXM", device="cuda", peak_flops_per_second=989e12)
+        replace(
+            demo.cluster.accelerator,
+            name="H100 SXM",
+            device="cuda",
+            peak_flops_per_second=989e12,
+            memory_bytes=80e9,
+        )
     )
 
 

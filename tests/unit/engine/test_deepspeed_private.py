@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
+from deepspeed.runtime.zero.partition_parameters import Init
 
 import training.engine.deepspeed_private as ours
 
@@ -18,7 +20,13 @@ ATTRIBUTES = [
     ("deepspeed.comm.torch", "build_shm_op"),
     ("deepspeed.utils.groups", "mpu"),
     ("deepspeed.runtime.engine", "DeepSpeedEngine.destroy"),
-    ("deepspeed.runtime.engine", "DeepSpeedEngine.clip_fp32_gradients"),
+    ("deepspeed.runtime.engine", "DeepSpeedEngine._backward_prologue"),
+    ("deepspeed.runtime.engine", "DeepSpeedEngine._backward_epilogue"),
+    ("deepspeed.runtime.zero.stage3", "DeepSpeedZeroOptimizer_Stage3.clear_backward_seen_flag"),
+    ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer.clear_backward_seen_flag"),
+    ("deepspeed.runtime.zero.parameter_offload", "DeepSpeedZeRoOffload._register_deepspeed_module"),
+    ("deepspeed.runtime.zero.partition_parameters", "Init.param_id"),
+    ("deepspeed.comm.pg_utils", "is_parallel"),
     ("deepspeed.runtime.engine", "DeepSpeedEngine.get_global_grad_norm"),
     ("deepspeed.runtime.pipe.module", "PipelineModule._partition_layers"),
     ("deepspeed.runtime.pipe.module", "PipelineModule._set_bounds"),
@@ -38,6 +46,19 @@ ASSIGNED = [
     ("deepspeed.runtime.zero.stage3", "self.persistent_parameters"),
     ("deepspeed.runtime.zero.stage3", "self.grad_position"),
     ("deepspeed.runtime.zero.stage_1_and_2", "self.single_partition_of_fp32_groups"),
+    ("deepspeed.runtime.zero.stage3", "self.averaged_gradients"),
+    ("deepspeed.runtime.zero.stage3", "self.grad_partitions_flat_buffer"),
+    ("deepspeed.runtime.zero.stage_1_and_2", "self.averaged_gradients"),
+    ("deepspeed.runtime.zero.stage_1_and_2", "self.params_in_partition"),
+    ("deepspeed.runtime.zero.stage_1_and_2", "_zero_padding = True"),
+    ("deepspeed.runtime.engine", "_running_engine_backward"),
+    ("deepspeed.runtime.zero.partition_parameters", "param.all_gather_coalesced = "),
+    ("deepspeed.runtime.zero.partition_parameters", "ds_active_sub_modules"),
+    ("deepspeed.runtime.zero.partitioned_param_coordinator", "param.ds_active_sub_modules.clear()"),
+    ("deepspeed.runtime.zero.partitioned_param_coordinator", "not param.ds_active_sub_modules"),
+    ("deepspeed.runtime.bf16_optimizer", "self.bf16_groups"),
+    ("deepspeed.runtime.bf16_optimizer", "self.fp32_groups_gradient_flat_partition"),
+    ("deepspeed.runtime.bf16_optimizer", "self.fp32_groups_gradients_flat"),
     ("deepspeed.runtime.bf16_optimizer", "self.fp32_groups_flat_partition"),
     ("deepspeed.runtime.pipe.module", "self._topo"),
     ("deepspeed.runtime.pipe.module", "self.global_rank"),
@@ -85,6 +106,18 @@ def test_no_private_name_is_used_that_this_list_does_not_know() -> None:
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
     }
     assert used - own <= known, f"used but not watched: {sorted(used - own - known)}"
+
+
+def test_counters_of_modules_and_parameters_start_again_when_engines_are_forgotten() -> None:
+    defaults = inspect.signature(DeepSpeedZeRoOffload._register_deepspeed_module).parameters["count"].default
+    assert isinstance(defaults, list), f"modules are counted in another place now{ADVICE}"
+    before = (defaults[0], Init.param_id)
+    try:
+        defaults[0], Init.param_id = 7, 7
+        ours.forget_engines([])
+        assert (defaults[0], Init.param_id) == (0, 0)
+    finally:
+        defaults[0], Init.param_id = before
 
 
 def test_the_shared_memory_op_is_not_built_after_we_said_so() -> None:

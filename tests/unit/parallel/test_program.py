@@ -2,6 +2,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -146,6 +147,20 @@ def test_a_send_before_its_result_is_refused(schedule: Schedule) -> None:
                     check_programs(changed(steps, stage, early))
 
 
+@each_schedule
+def test_a_transfer_made_twice_by_both_ranks_is_refused(schedule: Schedule) -> None:
+    steps = programs(schedule)
+    for stage, program in enumerate(steps):
+        for index, step in enumerate(program):
+            if isinstance(step, Send):
+                peer, receive = step.peer_stage, Receive(step.kind, step.chunk, step.micro_batch, peer_stage=stage)
+                at = steps[peer].index(receive)
+                twice = changed(steps, stage, [*program[:index], step, *program[index:]])
+                twice = changed(twice, peer, [*steps[peer][:at], receive, *steps[peer][at:]])
+                with pytest.raises(ScheduleError, match=f"cannot {step}: .*was sent before"):
+                    check_programs(twice)
+
+
 def test_two_ranks_that_both_receive_first_hang_and_are_named() -> None:
     forward, backward = Kind.forward, Kind.backward
     first = (
@@ -171,7 +186,10 @@ def test_two_ranks_that_both_receive_first_hang_and_are_named() -> None:
 
 def test_the_command_shows_diagram_checks_and_figures() -> None:
     command = "-m training.parallel --schedule interleaved --pipeline 4 --chunks 2 --micro-batches 8 --backward-ratio 2"
-    done = subprocess.run([sys.executable, *command.split()], capture_output=True, text=True, check=True)
+    repository = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, *command.split()], cwd=repository, capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith("0 |a0a1a2a3b0b1b2b3a4a5a6. . . B0--a7B1--")
     assert "bubble     15.8% (equal chunks, backward = 2 x forward" in done.stdout  # 3 / (2 * 8 + 3)
     assert "in flight  11 9 7 5 micro-batches x chunks" in done.stdout
