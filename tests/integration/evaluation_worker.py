@@ -1,6 +1,6 @@
 """One rank: evaluates a finished run's last checkpoint under several layouts and writes what it found (rank 0).
 
-python -m tests.integration.evaluation_worker RUN_DIR OUTPUT.json LAYOUT…      (LAYOUT: single, zero3 or pipeline)
+python -m tests.integration.evaluation_worker RUN_DIR OUTPUT.json LAYOUT…
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from eval.harness import evaluate
 from tests.integration.reading import last_checkpoint
 from training.config.load import load_frozen
-from training.config.schema import ParallelConfig
+from training.config.schema import ParallelConfig, PipelineEngineKind
 from training.data.prepare import ensure
 from training.engine.build import build_engine
 from training.engine.process_group import start
@@ -19,7 +19,8 @@ from training.engine.process_group import start
 LAYOUTS = {
     "single": ParallelConfig(zero_stage=0),
     "zero3": ParallelConfig(zero_stage=3),
-    "pipeline": ParallelConfig(pipeline=2, zero_stage=1),
+    "pipeline": ParallelConfig(pipeline=2, zero_stage=1, pipeline_engine=PipelineEngineKind.deepspeed),
+    "pipeline_zero3": ParallelConfig(pipeline=2, zero_stage=3),
 }
 
 

@@ -4,6 +4,12 @@ base               the Engine protocol and its results
 build              layout -> engine
 zero               ZeRO 0-3 over DeepSpeedEngine
 pipeline           DeepSpeed's PipelineEngine with ZeRO-1
+pipeline_zero      pipeline over ZeRO-1 to 3: one DeepSpeedEngine per model chunk
+chunk              ... one of them
+pipeline_step      ... a rank's forwards, backwards and transfers of one step
+links              ... its transfers
+global_gradient    ... tied weights, norm, clipping over all pipeline stages
+non_finite         where a NaN came from
 optimizer          AdamW with parameter groups
 process_group      start and agreement of the job's processes
 deepspeed_private  every use of a private part of DeepSpeed, with its source location

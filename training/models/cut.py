@@ -51,15 +51,16 @@ def imbalance(costs: Sequence[float], parts: Sequence[range]) -> float:
 def describe(config: RunConfig, training_stage: str, parts: Sequence[range]) -> list[str]:
     """Return sentences for people: the layers of each chunk, and a warning if one costs much more than the others."""
     pipeline = config.layout_of(training_stage).pipeline
-    names = ["embedding", *map(str, range(config.model.num_layers)), "norm", "head"]
+    num_blocks = config.model.num_layers
+    names = ["the embedding", *(f"block {number}" for number in range(num_blocks)), "the norm", "the head"]
 
     def layers(part: range) -> str:
         first, last = names[part.start], names[part.stop - 1]
-        return first if first == last else f"{first}–{last}"
+        return first if first == last else f"{first} to {last}"
 
     lines = []
     for stage in range(pipeline):
-        lines.append(f"pipeline stage {stage}: layers " + " and ".join(layers(part) for part in parts[stage::pipeline]))
+        lines.append(f"pipeline stage {stage}: " + "; ".join(layers(part) for part in parts[stage::pipeline]))
     found = imbalance(running_costs(config, training_stage), parts)
     if found > WARN_IMBALANCE:
         lines.append(

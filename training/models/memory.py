@@ -141,10 +141,10 @@ def choose_regather(
         )
 
     whole, lean = fullest(Regather.per_step), fullest(Regather.per_microbatch)
-    needs = f"{whole / _GIB:.1f} GiB of {memory_bytes / _GIB:.1f} GiB with the weights kept gathered"
+    needs = f"{_size(whole)} of {_size(memory_bytes)} with the weights kept gathered"
     if whole <= PLANNED_SHARE * memory_bytes:
         return Regather.per_step, f"per_step: the fullest pipeline stage needs {needs}"
-    reason = f"per_microbatch: the fullest pipeline stage would need {needs}, {lean / _GIB:.1f} GiB without"
+    reason = f"per_microbatch: the fullest pipeline stage would need {needs}, {_size(lean)} without"
     if lean > PLANNED_SHARE * memory_bytes:
         reason += (
             f"; even that is more than {100 * PLANNED_SHARE:.0f} %, it will hardly fit: smaller micro-batches, "
@@ -209,3 +209,8 @@ def _peak_in_flight(name: str, pipeline: int, chunks_per_rank: int, num_micro_ba
         num_micro_batches=num_micro_batches,
     )
     return peak_in_flight(schedule)
+
+
+def _size(num_bytes: float) -> str:
+    """Return a size for people; a toy model's is not 0.0 GiB."""
+    return f"{num_bytes / _GIB:.1f} GiB" if num_bytes >= _GIB / 10 else f"{1024 * num_bytes / _GIB:.1f} MiB"
