@@ -1,9 +1,11 @@
 """Counts the collectives and transfers that a rank starts, whoever starts them."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 _KINDS = {
     "allgather_": "all_gather",
@@ -32,10 +34,14 @@ class CollectiveCounter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
+        self.dtypes: dict[str, set[str]] = defaultdict(set)
+        """What travels in each kind of operator."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func.namespace == "c10d":
-            self.counts[_KINDS[func.overloadpacket.__name__]] += 1
+            kind = _KINDS[func.overloadpacket.__name__]
+            self.counts[kind] += 1
+            self.dtypes[kind] |= {str(leaf.dtype) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
         return func(*args, **(kwargs or {}))

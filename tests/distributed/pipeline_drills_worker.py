@@ -15,7 +15,7 @@ import torch
 from tests.distributed.collectives import CollectiveCounter
 from tests.distributed.configs import LENGTH, STAGE, micro_batches, small_config
 from tests.distributed.engine_checks import one_step
-from training.config.schema import PipelineSchedule, Recompute, Regather, RunConfig
+from training.config.schema import PipelineSchedule, Precision, Recompute, Regather, RunConfig
 from training.data.batch import IGNORED_LABEL, MicroBatch
 from training.engine.build import build_engine
 from training.engine.pipeline_zero import PipelineZeroEngine
@@ -30,6 +30,7 @@ COUNTED: dict[str, dict[str, Any]] = {
     "per_microbatch": {"regather": Regather.per_microbatch},
     "per_microbatch_recompute": {"regather": Regather.per_microbatch, "recompute": Recompute.full},
     "interleaved_per_step": {"regather": Regather.per_step, **INTERLEAVED},
+    "bf16_per_microbatch": {"regather": Regather.per_microbatch, "precision": Precision.bf16},
 }
 HELD: dict[str, dict[str, Any]] = {"1f1b": {}, "interleaved": INTERLEAVED}
 TIED: dict[str, dict[str, Any]] = {
@@ -54,7 +55,12 @@ def counted(processes: ProcessGroup, options: dict[str, Any]) -> dict[str, Any]:
         loss = one_step(engine, config, processes, 1, LRS).loss
     parts = cut(config, STAGE)[engine.layout.pipeline_stage_of(processes.rank) :: PIPELINE]
     engine.close()
-    return {"counts": dict(counter.counts), "num_layers": sum(len(part) for part in parts), "loss": loss}
+    return {
+        "counts": dict(counter.counts),
+        "dtypes": {kind: sorted(dtypes) for kind, dtypes in counter.dtypes.items()},
+        "num_layers": sum(len(part) for part in parts),
+        "loss": loss,
+    }
 
 
 def held(processes: ProcessGroup, options: dict[str, Any]) -> dict[str, int]:

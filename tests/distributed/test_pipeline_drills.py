@@ -56,15 +56,25 @@ def test_transfers_are_one_activation_and_one_gradient_per_cut_and_micro_batch(r
 
 
 def test_how_weights_are_gathered_changes_no_number(ranks: list[dict[str, Any]]) -> None:
-    losses = {rank["counted"][layout]["loss"] for rank in ranks for layout in COUNTED if "interleaved" not in layout}
+    same = [name for name in COUNTED if "interleaved" not in name and "bf16" not in name]
+    losses = {rank["counted"][layout]["loss"] for rank in ranks for layout in same}
     assert len(losses) == 1
+
+
+def test_in_bf16_weights_and_activations_travel_in_bf16_and_gradients_are_reduced_in_fp32(
+    ranks: list[dict[str, Any]],
+) -> None:
+    for rank in ranks:
+        dtypes = rank["counted"]["bf16_per_microbatch"]["dtypes"]
+        assert dtypes["all_gather"] == dtypes["send"] == dtypes["receive"] == ["torch.bfloat16"]
+        assert dtypes["reduce_scatter"] == ["torch.float32"]
 
 
 @pytest.mark.parametrize("layout", HELD)
 def test_bytes_held_between_steps_are_an_equal_share_of_all(ranks: list[dict[str, Any]], layout: str) -> None:
     config = config_of()
     fp32_bytes = 4 * num_parameters(config.model)
-    # Weights twice: ZeRO-3 keeps a master copy beside the weights in the run's precision, here fp32 too.
+    # optimizer: master weights, which ZeRO-3 keeps in fp32 runs too, and two moments.
     total = {"weights": fp32_bytes, "gradients": fp32_bytes, "optimizer": 3 * fp32_bytes}
     for rank in ranks:
         for kind, num_bytes in rank["held"][layout].items():

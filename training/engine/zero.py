@@ -6,6 +6,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.utils import set_z3_leaf_modules
 
 from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import RunConfig
@@ -17,6 +18,7 @@ from training.engine.process_group import ProcessGroup
 from training.engine.stateful import StatefulEngine
 from training.models.decoder import Decoder, decoder_layers
 from training.models.dropout import dropout_of
+from training.models.layers import DecoderBlock
 from training.models.loss import score_sequences, summed_cross_entropy
 from training.parallel.layout import Layout
 
@@ -27,6 +29,8 @@ class ZeroEngine(StatefulEngine):
     def __init__(self, config: RunConfig, training_stage: str, processes: ProcessGroup) -> None:
         parallel = config.layout_of(training_stage)
         model = Decoder(decoder_layers(config.model, seed=config.run.seed, recompute=parallel.recompute))
+        if parallel.zero_stage == 3:
+            set_z3_leaf_modules(model, [DecoderBlock])  # one collective per block, not one per matrix
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=adamw(config.optimizer, model.parameters()),
