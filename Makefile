@@ -38,7 +38,8 @@ check: $(STAMP) ## format, lint, types, import contracts
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports --no-logo
 
-drill: $(STAMP) ## the slow tests: many more kills
+drill: $(STAMP) ## the slow tests: the whole equivalence matrix, many more kills
+	$(PY) -m tests.distributed.matrix --all
 	AUTARKY_KILLS=40 $(PY) -m pytest tests/integration/test_kill_and_resume.py $(ARGS)
 
 bench: $(STAMP) ## speed beside Hugging Face Trainer + DeepSpeed and torch DDP, measured in one run

@@ -47,7 +47,9 @@ def small_config(
     regather: Regather = Regather.auto,
     pipeline_engine: PipelineEngineKind = PipelineEngineKind.autarky,
     dropout: float = 0.0,
+    narrow: bool = False,
 ) -> RunConfig:
+    """A run of one training stage; a narrow model's parameters cannot be cut into 4 equal parts without padding."""
     return RunConfig(
         run=RunSection(name="test", seed=3),
         resume=Resume.never,
@@ -55,10 +57,10 @@ def small_config(
         model=ModelConfig(
             vocab_size=VOCAB,
             # Wide enough that most matrices pass ZeRO-3's persistence threshold, so that they really are gathered.
-            hidden_size=104,
+            hidden_size=102 if narrow else 104,
             num_layers=4,
-            num_heads=4,
-            num_kv_heads=2,
+            num_heads=1 if narrow else 4,
+            num_kv_heads=1 if narrow else 2,
             ffn_size=208,
             max_sequence_length=64,
             tied_embeddings=tied,

@@ -64,6 +64,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Layouts whose arithmetic is that of another one, or too coarse for many steps to show more than few."""
 WIDE: dict[str, dict[str, Any]] = {
     "zero3_on_4": {"zero_stage": 3},
+    "zero3_on_4_padded": {"zero_stage": 3, "narrow": True},
     "pipeline_2x2": {"pipeline": 2, "zero_stage": 1, **DEEPSPEED},
     "pipeline_2x2_tied": {"pipeline": 2, "zero_stage": 1, "tied": True, **DEEPSPEED},
     "pipeline_4": {"pipeline": 4, "zero_stage": 1, "micro_batch": 4, **DEEPSPEED},
@@ -82,13 +83,16 @@ CROSSED = (
 WIDE_CROSSED = (
     ("zero3_on_4", "pipeline_2x2", "pipeline_zero3_2x2"),
     ("pipeline_2x2_tied", "pipeline_zero3_2x2_tied", "pipeline_zero1_2x2_tied"),
+    ("zero3_on_4_padded",),
 )
 """Within a group, what any layout saves any layout loads."""
 WORLDS = {2: (LAYOUTS | VARIANTS, CROSSED), 4: (WIDE, WIDE_CROSSED)}
 """Number of processes -> layouts trained, groups crossed."""
 ALL = LAYOUTS | VARIANTS | WIDE
 PLAIN = (*CROSSED[0], "pipeline_zero3_2x2")
-"""Layouts that also score, and meet a NaN."""
+"""Layouts that also score."""
+POISONED = (*PLAIN, "zero3_on_4_padded", "pipeline_zero1_bf16", "pipeline_zero3_bf16", "pipeline_zero1_2x2_tied")
+"""Layouts that also meet a NaN."""
 
 
 def steps(engine: Engine, config: RunConfig, processes: ProcessGroup, which: range) -> dict[str, list[float]]:
@@ -144,6 +148,7 @@ def examine(name: str, group: tuple[str, ...], processes: ProcessGroup, folder: 
     seen: dict[str, Any] = {"crossings": crossings(engine, processes, sources, folder / f"again_{name}", train_on)}
     if name in PLAIN:
         seen["scoring"] = scoring(engine, config, processes, sources[name], LRS, SAVED_STEP)
+    if name in POISONED:
         seen["poisonings"] = poisonings(engine, config, processes, sources[name], LRS, SAVED_STEP)
     engine.close()
     return seen

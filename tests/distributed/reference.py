@@ -1,6 +1,7 @@
 """Plain single-process torch training: the truth that every engine is compared with. Nothing of the engines is used."""
 
 import torch
+from torch import Tensor
 
 from tests.distributed.configs import STAGE, global_batch
 from training.config.schema import Precision, RunConfig
@@ -9,11 +10,38 @@ from training.models.dropout import dropout_of
 from training.models.loss import summed_cross_entropy
 
 
-def train_plain(config: RunConfig, lrs: list[float]) -> dict[str, list[float]]:
-    """Losses and global gradient norms of full-batch AdamW steps, and the final weights' sums."""
+def train_plain(config: RunConfig, lrs: list[float], *, optimizer: str = "adamw") -> dict[str, list[float]]:
+    """Losses and global gradient norms of full-batch steps with AdamW (or SGD without weight decay)."""
     assert STAGE in config.stages
-    model = Decoder(decoder_layers(config.model, seed=config.run.seed))
-    optimizer = torch.optim.AdamW(
+    model = plain_model(config)
+    stepper = torch.optim.SGD(model.parameters(), lr=1.0) if optimizer == "sgd" else plain_adamw(model, config)
+    losses, norms = [], []
+    for step, lr in enumerate(lrs):
+        for group in stepper.param_groups:
+            group["lr"] = lr
+        stepper.zero_grad()
+        loss, norm = backward(model, config, step)
+        stepper.step()
+        losses.append(loss)
+        norms.append(norm)
+    return {"losses": losses, "norms": norms}
+
+
+def first_gradients(config: RunConfig) -> dict[str, Tensor]:
+    """The clipped gradient of every parameter in the first step, float64, by canonical name."""
+    model = plain_model(config)
+    backward(model, config, 0)
+    return {name: p.grad.double() for name, p in model.canonical_parameters() if p.grad is not None}
+
+
+def plain_model(config: RunConfig) -> Decoder:
+    """The whole model with its initial weights."""
+    return Decoder(decoder_layers(config.model, seed=config.run.seed))
+
+
+def plain_adamw(model: Decoder, config: RunConfig) -> torch.optim.AdamW:
+    """AdamW with decayed matrices and undecayed vectors."""
+    return torch.optim.AdamW(
         [
             {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": config.optimizer.weight_decay},
             {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
@@ -21,23 +49,20 @@ def train_plain(config: RunConfig, lrs: list[float]) -> dict[str, list[float]]:
         betas=(config.optimizer.beta1, config.optimizer.beta2),
         eps=config.optimizer.epsilon,
     )
-    losses, norms = [], []
-    for step, lr in enumerate(lrs):
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        batch = global_batch(step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision is Precision.bf16):
-            with dropout_of(batch.sample_ids_B, config.run.seed):
-                logits = model(batch.input_ids_BT)
-        loss = summed_cross_entropy(logits, batch.labels_BT) / batch.num_tokens
-        optimizer.zero_grad()
-        loss.backward()
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        clip = min(1.0, config.optimizer.gradient_clip_norm / (norm.item() + 1e-6))
-        for gradient in gradients:
-            gradient *= clip
-        optimizer.step()
-        losses.append(loss.item())
-        norms.append(norm.item())
-    return {"losses": losses, "norms": norms}
+
+
+def backward(model: Decoder, config: RunConfig, step: int) -> tuple[float, float]:
+    """Leave the clipped gradient of a step's whole batch; return the mean loss and the norm before clipping."""
+    batch = global_batch(step)
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=config.precision is Precision.bf16),
+        dropout_of(batch.sample_ids_B, config.run.seed),
+    ):
+        logits = model(batch.input_ids_BT)
+    loss = summed_cross_entropy(logits, batch.labels_BT) / batch.num_tokens
+    loss.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients).item()
+    for gradient in gradients:
+        gradient *= min(1.0, config.optimizer.gradient_clip_norm / (norm + 1e-6))
+    return loss.item(), norm

@@ -131,10 +131,10 @@ def submit(overrides: Sequence[str], *, folder: Path) -> Job:
     return Job([sys.executable, "-m", "launch.submit", *overrides], folder=folder)
 
 
-def run_to_end(command: Sequence[str], *, folder: Path) -> Finished:
+def run_to_end(command: Sequence[str], *, folder: Path, limit_seconds: float = LONGEST_RUN_SECONDS) -> Finished:
     """Run a command to its end and return the outcome; none of its processes may outlive it."""
     with Job(command, folder=folder) as job:
-        finished = job.wait()
+        finished = job.wait(limit_seconds=limit_seconds)
         assert job.survivors(within_seconds=30) == []
         return finished
 

@@ -203,6 +203,7 @@ class TrainingState:
 
     def __init__(self, engine: Any, parameters: Iterable[tuple[str, nn.Parameter]], *, replica: int) -> None:
         self._engine = engine
+        self._replica = replica
         self._optimizer = engine.optimizer
         self._base: torch.optim.AdamW = getattr(self._optimizer, "optimizer", self._optimizer)
         for flat in self._flat_weights():
@@ -214,7 +215,7 @@ class TrainingState:
         named = list(parameters)
         self._names = {id(parameter): name for name, parameter in named}
         if isinstance(self._optimizer, DeepSpeedZeroOptimizer_Stage3):
-            self.fragments = list(self._sharded_fragments(named, replica))
+            self.fragments = list(self._sharded_fragments(named))
         elif isinstance(self._optimizer, DeepSpeedZeroOptimizer | BF16_Optimizer):
             self.fragments = list(self._partitioned_fragments(named))
         else:
@@ -247,8 +248,9 @@ class TrainingState:
         if isinstance(optimizer, BF16_Optimizer):
             parts = zip(self._partitioned_parameters(), self._bf16_gradients(), strict=True)
         elif isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+            # Padding at the end of a part is never written again: what is put there stays for ever.
             parts = (
-                (parameter, gradient)
+                (parameter, gradient.view(-1)[: self._numel_held(parameter)])
                 for sub_group, parameters in enumerate(optimizer.fp16_groups)
                 for parameter, gradient in zip(parameters, optimizer.averaged_gradients[sub_group], strict=True)
             )
@@ -287,6 +289,11 @@ class TrainingState:
             "gradients": _storage_bytes(gradients),
             "optimizer": _storage_bytes([*flats, *moments]),
         }
+
+    def _numel_held(self, parameter: nn.Parameter) -> int:
+        """Return how many elements of a ZeRO-3 parameter this rank holds, without padding."""
+        _, _, padded = self._optimizer.grad_position[self._optimizer.get_param_id(parameter)]
+        return max(0, min(padded, parameter.ds_numel - self._replica * padded))  # type: ignore[attr-defined]
 
     def _bf16_gradients(self) -> Iterator[Tensor]:
         flats = self._optimizer.fp32_groups_gradient_flat_partition
@@ -341,20 +348,19 @@ class TrainingState:
                 is_owner=not _is_tied_copy(parameter),
             )
 
-    def _sharded_fragments(self, named: list[tuple[str, nn.Parameter]], replica: int) -> Iterator[Fragment]:
+    def _sharded_fragments(self, named: list[tuple[str, nn.Parameter]]) -> Iterator[Fragment]:
         # runtime/zero/stage3.py, `grad_position`: parameter -> (sub-group, offset in its flat partition, padded size).
         optimizer = self._optimizer
         flats = self._flat_weights()
         for name, parameter in named:
             sub_group, offset, padded = optimizer.grad_position[optimizer.get_param_id(parameter)]
-            start = replica * padded
-            numel = min(padded, parameter.ds_numel - start)  # type: ignore[attr-defined]
-            if numel <= 0:
+            numel = self._numel_held(parameter)
+            if numel == 0:
                 continue
             yield Fragment(
                 parameter=name,
                 shape=tuple(parameter.ds_shape),  # type: ignore[attr-defined]
-                start=start,
+                start=self._replica * padded,
                 tensors=self._views(flats[sub_group], offset, numel),
                 is_owner=not _is_tied_copy(parameter),
             )

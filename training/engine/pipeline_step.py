@@ -46,6 +46,7 @@ class PipelineStep:
         seed: int,
     ) -> None:
         self._program = program
+        self._num_micro_batches = 1 + max(s.action.micro_batch for s in program if isinstance(s, Compute))
         self._chunks = chunks
         self._links = links
         self._last_chunk = num_chunks - 1
@@ -74,6 +75,7 @@ class PipelineStep:
             scale: factor of the summed loss.
             on_backward: called with the micro-batch's number before each of its backwards.
         """
+        assert len(micro_batches) == self._num_micro_batches, "the schedule was made for another number"
         self._micro_batches, self._scale = micro_batches, scale
         self._losses = []
         for chunk in self._chunks.values():

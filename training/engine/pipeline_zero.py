@@ -55,6 +55,8 @@ class PipelineZeroEngine(StatefulEngine):
         regather, reason = choose_regather(
             config, training_stage, parts=parts, memory_bytes=device_memory_bytes(config, parallel)
         )
+        # Nodes may have different memory, but all ranks must gather alike.
+        regather = Regather(processes.broadcast_text(regather))
         self.notes = (
             *describe(config, training_stage, parts),
             f"schedule {schedule.name}: bubble {100 * unit_time(schedule).bubble:.1f} % of the step if all chunks cost "
