@@ -1,6 +1,7 @@
 """Repeatable measurements against peers: `python -m benchmarks` (`make bench`). Never part of the tests.
 
 __main__        the command: measures, prints one page, writes docs/benchmarks.md with --write
+contests        who competes with whom: engines on 2 ranks, pipelines on 4
 throughput      tokens/s, CPU time and MFU of all contestants, in turns
 start_up        seconds to the first optimizer step, by phase
 check_seconds   seconds of `launch.check`
@@ -11,7 +12,10 @@ rank            one rank of a contestant: the entry point of its processes
 turns           the rank's side of a turn: trains, measures, answers
 autarky         contestant: our engines and loader
 ddp             contestant: our model in torch DDP with torch AdamW
+fsdp2_pipeline  contestant: our layers in torch.distributed.pipelining over FSDP2
 hf_trainer      contestant: the same model shape in the Hugging Face Trainer over DeepSpeed ZeRO-3
 first_step      one rank of the Trainer, up to its first step
 timed_train     one rank of training.train, with the times of its phases
+
+profile_pipeline  a command of its own: where the processor time of our pipeline's step goes
 """

@@ -1,8 +1,9 @@
 """Measure, and print one page of results.
 
-    python -m benchmarks [--quick] [--write] [--rounds N] [--steps N]
+    python -m benchmarks [--quick] [--only engines|pipelines] [--write] [--rounds N] [--steps N]
 
---quick shows that everything runs, its numbers mean little; --write also replaces docs/benchmarks.md.
+--quick shows that everything runs, its numbers mean little; --only measures one contest and nothing else; --write
+also replaces docs/benchmarks.md.
 """
 
 import argparse
@@ -13,10 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.check_seconds import check_seconds
-from benchmarks.machine import describe_machine
-from benchmarks.report import Results, page
+from benchmarks.contests import ENGINES, PIPELINES
+from benchmarks.machine import describe_machine, num_cores
+from benchmarks.report import Results, Starts, page
 from benchmarks.start_up import submit_phases, submit_seconds, trainer_seconds
-from benchmarks.throughput import compete
+from benchmarks.throughput import Contest, compete
 from training.config.load import compose
 from training.data.prepare import ensure
 
@@ -27,12 +29,14 @@ def main() -> None:
     """Run all measurements, one after the other."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, and print one page of results.")
     parser.add_argument("--quick", action="store_true", help="a few steps, one round")
+    parser.add_argument("--only", choices=("engines", "pipelines"), help="measure one contest and nothing else")
     parser.add_argument("--write", action="store_true", help="also replace docs/benchmarks.md")
     parser.add_argument("--rounds", type=int, help="turns of every contestant, and starts (default 5)")
     parser.add_argument("--steps", type=int, help="optimizer steps per turn (default 10)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is ended
     results = _measure(
+        only=arguments.only,
         num_rounds=arguments.rounds or (1 if arguments.quick else 5),
         steps_per_turn=arguments.steps or (2 if arguments.quick else 10),
         warm_up_steps=2 if arguments.quick else 5,
@@ -43,35 +47,44 @@ def main() -> None:
         _PAGE.write_text(text)
 
 
-def _measure(*, num_rounds: int, steps_per_turn: int, warm_up_steps: int) -> Results:
+def _measure(*, only: str | None, num_rounds: int, steps_per_turn: int, warm_up_steps: int) -> Results:
     machine = describe_machine()
     with tempfile.TemporaryDirectory(prefix="autarky-benchmarks-") as directory:
         root = Path(directory)
         prepared = f"data.prepared_root={root / 'prepared'}"
         demo, smoke = ["experiment=demo", prepared], ["experiment=smoke", prepared]
-        for overrides in (demo, smoke):
-            _say("preparing data")
-            ensure(compose(overrides).data)
-        _say("launch.check")
-        checks = check_seconds(["experiment=demo"], repeats=max(num_rounds, 2))
-        _say("training, in turns")
-        contest = compete(demo, num_rounds=num_rounds, steps_per_turn=steps_per_turn, warm_up_steps=warm_up_steps)
-        ours, trainers, phases = [], [], []
-        for turn in range(num_rounds):
-            _say(f"start-up {turn + 1} of {num_rounds}")
-            ours.append(submit_seconds(smoke, root / f"submit-{turn}"))
-            trainers.append(trainer_seconds(smoke, root / f"trainer-{turn}"))
-            phases.append(submit_phases(smoke, root / f"phases-{turn}"))
+        _say("preparing data")
+        ensure(compose(demo).data)
+        contests: dict[str, Contest] = {}
+        for name, lineup in (("engines", ENGINES), ("pipelines", PIPELINES)):
+            if only in (None, name):
+                _say(f"{name}: training, in turns")
+                contests[name] = compete(
+                    lineup, demo, num_rounds=num_rounds, steps_per_turn=steps_per_turn, warm_up_steps=warm_up_steps
+                )
+        starts = _starts(smoke, root, repeats=num_rounds) if only is None else None
     return Results(
         machine=machine,
+        num_cores=num_cores(),
         command=" ".join(["python -m benchmarks", *sys.argv[1:]]),
         date=datetime.now(UTC).date().isoformat(),
-        contest=contest,
-        submit_seconds=ours,
-        trainer_seconds=trainers,
-        submit_phases=phases,
-        check_seconds=checks,
+        engines=contests.get("engines"),
+        pipelines=contests.get("pipelines"),
+        starts=starts,
     )
+
+
+def _starts(smoke: list[str], root: Path, *, repeats: int) -> Starts:
+    _say("launch.check")
+    checks = check_seconds(["experiment=demo"], repeats=max(repeats, 2))
+    ensure(compose(smoke).data)
+    ours, trainers, phases = [], [], []
+    for turn in range(repeats):
+        _say(f"start-up {turn + 1} of {repeats}")
+        ours.append(submit_seconds(smoke, root / f"submit-{turn}"))
+        trainers.append(trainer_seconds(smoke, root / f"trainer-{turn}"))
+        phases.append(submit_phases(smoke, root / f"phases-{turn}"))
+    return Starts(submit_seconds=ours, trainer_seconds=trainers, submit_phases=phases, check_seconds=checks)
 
 
 def _say(what: str) -> None:

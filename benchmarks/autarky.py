@@ -20,4 +20,4 @@ def train(config: RunConfig, training_stage: str, steps: Steps) -> None:
     for step in count():
         batches = loader.micro_batches(step, replica=replica, num_replicas=num_replicas)
         result = engine.train_batch(batches, lr=config.optimizer.lr)
-        steps.after_step(result.loss / processes.world_size)
+        steps.after_step(result.loss / processes.world_size, result.bubble)

@@ -14,8 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-NUM_RANKS = 2
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
@@ -28,6 +26,8 @@ class Turn:
     """Mean loss per token of every step's global batch, in nats."""
     matmul_flops_per_second: float
     """Sum over ranks, measured just before and after the steps."""
+    bubbles: list[float]
+    """Every step's measured pipeline bubble, mean over ranks, 0 to 1; empty where the contestant measures none."""
 
 
 class Crew:
@@ -56,6 +56,7 @@ class Crew:
             cpu_seconds=sum(answer["cpu_seconds"] for answer in answers),
             losses=[sum(step) for step in zip(*shares, strict=True)],
             matmul_flops_per_second=sum(answer["matmul_flops_per_second"] for answer in answers),
+            bubbles=answers[0]["bubbles"],
         )
 
     def _answer(self, rank: subprocess.Popen[bytes], timeout_seconds: float) -> dict[str, Any]:
@@ -70,18 +71,18 @@ class Crew:
 
 
 @contextlib.contextmanager
-def crew(name: str, overrides: Sequence[str]) -> Iterator[Crew]:
+def crew(name: str, overrides: Sequence[str], *, num_ranks: int) -> Iterator[Crew]:
     """Start a contestant's ranks; they are ended on leaving, however that happens."""
     command = [sys.executable, "-m", "benchmarks.rank", name, *overrides]
     port = free_port()
     ranks: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryFile() as log:
         try:
-            for rank in range(NUM_RANKS):
+            for rank in range(num_ranks):
                 ranks.append(
                     subprocess.Popen(
                         command,
-                        env=rank_environment() | rendezvous(rank, port),
+                        env=rank_environment() | rendezvous(rank, port, num_ranks),
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,
                         stderr=log,
@@ -99,9 +100,9 @@ def rank_environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
 
 
-def rendezvous(rank: int, port: int) -> dict[str, str]:
+def rendezvous(rank: int, port: int, num_ranks: int) -> dict[str, str]:
     """Return what a launcher tells a rank."""
-    world = str(NUM_RANKS)
+    world = str(num_ranks)
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -21,7 +21,7 @@ class _FirstStep:
     def open(self) -> None:
         """Nothing to wait for."""
 
-    def after_step(self, loss_share: float) -> None:
+    def after_step(self, loss_share: float, bubble: float | None = None) -> None:
         """Write the time and end."""
         if os.environ["RANK"] == "0":
             temporary = self._path.with_suffix(".part")

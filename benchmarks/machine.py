@@ -8,6 +8,11 @@ from pathlib import Path
 import psutil
 
 
+def num_cores() -> int:
+    """Return the cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def describe_machine() -> str:
     """Return one line: cores, CPU, memory, load, versions."""
     names = [
@@ -17,7 +22,7 @@ def describe_machine() -> str:
     ]
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "deepspeed", "transformers", "accelerate"))
     return (
-        f"{len(os.sched_getaffinity(0))} cores of {names[0] if names else platform.machine()}, "
+        f"{num_cores()} cores of {names[0] if names else platform.machine()}, "
         f"{psutil.virtual_memory().total / 2**30:.0f} GiB, "
         f"load average {os.getloadavg()[0]:.1f} at the start; "
         f"Python {platform.python_version()}, {versions}"

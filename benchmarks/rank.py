@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from benchmarks import autarky, ddp, hf_trainer
+from benchmarks import autarky, ddp, fsdp2_pipeline, hf_trainer
 from benchmarks.turns import Steps, Turns
 from training.config.load import compose
 from training.config.schema import RunConfig
@@ -11,6 +11,7 @@ from training.config.schema import RunConfig
 TRAIN: dict[str, Callable[[RunConfig, str, Steps], None]] = {
     "autarky": autarky.train,
     "ddp": ddp.train,
+    "fsdp2_pipeline": fsdp2_pipeline.train,
     "hf_trainer": hf_trainer.train,
 }
 

@@ -19,8 +19,13 @@ class Steps(Protocol):
         """Say that everything is built and the first step comes next."""
         ...
 
-    def after_step(self, loss_share: float) -> None:
-        """Say that a step is done, with what this rank adds to the global batch's mean loss per token."""
+    def after_step(self, loss_share: float, bubble: float | None = None) -> None:
+        """Say that a step is done.
+
+        Args:
+            loss_share: what this rank adds to the global batch's mean loss per token.
+            bubble: the step's measured pipeline bubble, mean over ranks, if the contestant measures it.
+        """
         ...
 
 
@@ -39,9 +44,11 @@ class Turns:
         """Wait for the first turn."""
         self._begin()
 
-    def after_step(self, loss_share: float) -> None:
+    def after_step(self, loss_share: float, bubble: float | None = None) -> None:
         """Note a step; after the last one of the turn, answer and wait for the next turn."""
         self._losses.append(loss_share)
+        if bubble is not None:
+            self._bubbles.append(bubble)
         if len(self._losses) == self._num_steps:
             self._end()
             self._begin()
@@ -52,6 +59,7 @@ class Turns:
             os._exit(0)
         self._num_steps = int(line)
         self._losses: list[float] = []
+        self._bubbles: list[float] = []
         self._rate_before = _matmul_rate()
         dist.barrier()
         self._cpu_started, self._started = time.process_time(), time.perf_counter()
@@ -63,6 +71,7 @@ class Turns:
             "seconds": time.perf_counter() - self._started,
             "cpu_seconds": cpu_seconds,
             "loss_shares": self._losses,
+            "bubbles": self._bubbles,
             "matmul_flops_per_second": (self._rate_before + _matmul_rate()) / 2,
         }
         print(json.dumps(answer), file=self._answers, flush=True)
