@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from training.reporting.metrics import MetricsLog
 from training.reporting.records import (
@@ -57,7 +58,8 @@ def _gate(step: int, stage: str, decision: str, reason: str) -> GateRecord:
 
 
 def records(*, blocked: bool) -> list[Record]:
-    first, second = ({"attempt": attempt} for attempt in (0, 1))
+    first: dict[str, Any] = {"attempt": 0}
+    second: dict[str, Any] = {"attempt": 1}
     before_crash: list[Record] = [
         StageRecord(step=0, stage="pretrain", event="begin", layout=LAYOUT, **first),
         eval_record(0, "start", 3.02),
