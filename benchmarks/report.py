@@ -73,7 +73,7 @@ def _throughput(contest: Contest) -> list[str]:
         "processes of one thread each, AdamW, gradients clipped, nothing recomputed, nothing logged. All start from "
         "the same weights and read the same sequences in the same order.",
         "",
-        *_table(heads, rows),
+        *table(heads, rows),
         "",
         _rounds(contest),
         "- CPU s per step: processor time of both ranks. Other work on the machine hardly moves it.",
@@ -117,7 +117,7 @@ def _pipelines(contest: Contest, num_cores: int) -> list[str]:
         "gradients clipped, nothing recomputed, the same cut, weights and sequences. "
         f'"Ours" is {contest.first}.',
         "",
-        *_table(heads, rows),
+        *table(heads, rows),
         "",
         _rounds(contest),
         "- it ÷ ours: wall time per step, above 1 ours is faster. CPU s per step: processor time of all ranks; with "
@@ -162,12 +162,12 @@ def _start_up(starts: Starts) -> list[str]:
         "",
         "Seconds from the command to the first optimizer step, 2 processes, the same launcher, prepared data.",
         "",
-        *_table(["", "seconds"], totals),
+        *table(["", "seconds"], totals),
         "",
         f"Ratio {ratio:.2f}. `launch.submit` also checks the config, freezes it and evaluates the untrained model; the "
         "Trainer does none of that. Where its time goes, on rank 0, from starts of their own:",
         "",
-        *_table(["phase", "seconds"], [*phases, ["all", _spread(whole, ".2f")]]),
+        *table(["phase", "seconds"], [*phases, ["all", _spread(whole, ".2f")]]),
     ]
 
 
@@ -188,7 +188,7 @@ def _spread(values: Sequence[float], form: str) -> str:
     return f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return a Markdown table whose columns line up as plain text too."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     lines = [heads, ["-" * width for width in widths], *rows]
