@@ -178,7 +178,8 @@ def main() -> None:
     parser.add_argument("--rank", nargs=2, metavar=("MODULE", "FILE"), help="used by this command itself")
     arguments, overrides = parser.parse_known_args()
     if arguments.rank:
-        _run_rank(*arguments.rank, overrides, warm_up_steps=arguments.warm_up_steps, num_steps=arguments.steps)
+        module, path = arguments.rank
+        _run_rank(module, path, overrides, warm_up_steps=arguments.warm_up_steps, num_steps=arguments.steps)
         return
     with tempfile.TemporaryDirectory(prefix="autarky-profile-") as directory:
         root = Path(directory)
