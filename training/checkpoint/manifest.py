@@ -1,25 +1,32 @@
 """What a checkpoint holds and how far the run was when it was made. JSON, no torch."""
 
 import json
+import re
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from training.errors import CorruptCheckpoint
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
+WEIGHT = "weight"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+_FILE_NAME = re.compile(r"rank-\d{5,}\.safetensors")
+_HEX_DIGITS = frozenset("0123456789abcdef")
+_LARGEST_BYTES = 2**30
+"""Of a manifest; 15,000 ranks of a 500B model write about 100 MB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
     """How far a run is: everything besides tensors that is needed to go on exactly.
 
-    There is no random state: initial weights, sample order and every schedule are pure functions of what stands here
-    and in the config.
+    There is no random state and no loss scale: initial weights, sample order, dropout masks and every schedule are pure
+    functions of what stands here and in the config, and precision is bf16 or fp32.
     """
 
     step: int
@@ -28,10 +35,16 @@ class Progress:
     """Training stage the step belongs to."""
     stage_step: int
     """Optimizer steps done in this training stage."""
+    samples: int
+    """Samples drawn since the start of this training stage: the next one's place in its sample order."""
     tokens: int
     """Tokens trained on since the start of the run."""
     optimizer_updates: int
     """Updates the optimizer really made (steps less skipped ones): AdamW's bias correction counts these."""
+    skips_in_a_row: int
+    """Steps up to this one without a break whose gradients were not finite."""
+    lr: float
+    """Learning rate of the step, to be compared with the schedule on resume."""
     config_hash: str
     """Hash of the parts of the config that determine the numbers."""
     data_fingerprint: str
@@ -40,7 +53,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slice:
-    """A flat range of one tensor, stored as one 1-D tensor in one file."""
+    """A flat range of one tensor, stored as one 1-D float32 tensor in one file."""
 
     tensor: str
     """"<kind>/<canonical parameter name>", kind being weight, exp_avg or exp_avg_sq."""
@@ -52,8 +65,13 @@ class Slice:
     """Elements of the range."""
     file: str
     """File name in the checkpoint's directory."""
-    key: str
-    """Key in the safetensors file."""
+    digest: int
+    """Of the range (training/checkpoint/digest.py); those of a tensor's slices add up to the tensor's."""
+
+    @property
+    def key(self) -> str:
+        """Key in the safetensors file."""
+        return f"{self.tensor}@{self.start}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,21 +85,44 @@ class File:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """The contents of one checkpoint."""
+    """The contents of one checkpoint.
+
+    Raises:
+        CorruptCheckpoint: the slices do not cover every tensor exactly once, or a name could not be ours.
+    """
 
     progress: Progress
     layout: str
     """Description of the layout that wrote it; information only, any other may load it."""
+    config: Mapping[str, Any]
+    """The part of the run's config that determines numbers, as plain values."""
+    attempt: int
+    """Fencing number of the start of the run that wrote it (training/lease.py)."""
     slices: tuple[Slice, ...]
     files: tuple[File, ...]
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Where it came from, for people."""
 
     def __post_init__(self) -> None:
+        names = [file.name for file in self.files]
+        for name in names:
+            if not _FILE_NAME.fullmatch(name):  # a path could lead anywhere
+                raise CorruptCheckpoint(f"{name!r} is not the name of a checkpoint's file")
+        if len(set(names)) != len(names):
+            raise CorruptCheckpoint("a file is listed twice")
+        if strange := {piece.file for piece in self.slices}.difference(names):
+            raise CorruptCheckpoint(f"slices lie in files that are not listed: {sorted(strange)[:3]}")
         _check_coverage(self.slices)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all tensor files."""
         return sum(file.num_bytes for file in self.files)
+
+    @property
+    def has_moments(self) -> bool:
+        """Whether it holds optimizer state; imported weights have none."""
+        return any(piece.tensor.startswith(f"{MOMENTS[0]}/") for piece in self.slices)
 
     def tensors(self) -> dict[str, list[Slice]]:
         """Return the slices of each tensor in the order of their ranges."""
@@ -91,8 +132,24 @@ class Manifest:
         return dict(by_tensor)
 
     def to_json(self) -> str:
-        """Return the text of manifest.json."""
-        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1)
+        """Return the text of manifest.json. Slices are rows of numbers: a large run has millions."""
+        tensors = {piece.tensor: piece.shape for piece in self.slices}
+        numbers = {name: number for number, name in enumerate(tensors)}
+        files = {file.name: number for number, file in enumerate(self.files)}
+        rows = [[numbers[s.tensor], files[s.file], s.start, s.numel, f"{s.digest:016x}"] for s in self.slices]
+        head = {
+            "format_version": FORMAT_VERSION,
+            "progress": asdict(self.progress),
+            "layout": self.layout,
+            "attempt": self.attempt,
+            "notes": dict(self.notes),
+            "config": self.config,
+            "files": [asdict(file) for file in self.files],
+            "tensors": [{"name": name, "shape": shape} for name, shape in tensors.items()],
+        }
+        # Indented for people, but one line for each slice.
+        lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+        return f'{json.dumps(head, indent=1)[:-2]},\n "slices": [\n{lines}\n ]\n}}\n'
 
 
 def read_manifest(checkpoint: Path) -> Manifest:
@@ -103,19 +160,54 @@ def read_manifest(checkpoint: Path) -> Manifest:
     """
     path = checkpoint / MANIFEST_NAME
     try:
-        text: dict[str, Any] = json.loads(path.read_text())
-        if text["format_version"] != FORMAT_VERSION:
-            raise CorruptCheckpoint(
-                f"{path}: format version {text['format_version']}, this program reads {FORMAT_VERSION}"
-            )
-        return Manifest(
-            progress=Progress(**text["progress"]),
-            layout=text["layout"],
-            slices=tuple(Slice(**{**piece, "shape": tuple(piece["shape"])}) for piece in text["slices"]),
-            files=tuple(File(**file) for file in text["files"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise ValueError(f"{path.stat().st_size} bytes")
+        return from_json(path.read_text(encoding="utf-8"))
+    except CorruptCheckpoint as error:
+        raise CorruptCheckpoint(f"{path}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise CorruptCheckpoint(f"{path}: not a readable manifest ({type(error).__name__}: {error})") from error
+
+
+def from_json(text: str) -> Manifest:
+    """Return the manifest that `to_json` wrote; raises one of many errors if the text is something else."""
+    fields: dict[str, Any] = json.loads(text)
+    if fields["format_version"] != FORMAT_VERSION:
+        raise CorruptCheckpoint(f"format version {fields['format_version']}, this program reads {FORMAT_VERSION}")
+    files = tuple(File(**file) for file in fields["files"])
+    tensors = [(tensor["name"], tuple(tensor["shape"])) for tensor in fields["tensors"]]
+    slices = tuple(
+        Slice(
+            tensor=tensors[_count(tensor)][0],
+            shape=tensors[tensor][1],
+            file=files[_count(file)].name,
+            start=_count(start),
+            numel=_count(numel),
+            digest=_hex(digest),
+        )
+        for tensor, file, start, numel, digest in fields["slices"]
+    )
+    return Manifest(
+        progress=Progress(**fields["progress"]),
+        layout=fields["layout"],
+        attempt=fields["attempt"],
+        notes=fields["notes"],
+        config=fields["config"],
+        slices=slices,
+        files=files,
+    )
+
+
+def _count(number: object) -> int:
+    if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
+        return number
+    raise ValueError(f"{number!r} where a number from 0 on belongs")
+
+
+def _hex(text: str) -> int:
+    if len(text) != 16 or not _HEX_DIGITS.issuperset(text):
+        raise ValueError(f"{text!r} where 16 hexadecimal digits belong")
+    return int(text, 16)
 
 
 def _check_coverage(slices: Iterable[Slice]) -> None:
