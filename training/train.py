@@ -3,8 +3,8 @@
     deepspeed --module training.train ARGS          torchrun --nproc_per_node N -m training.train ARGS
     accelerate launch -m training.train ARGS        python -m training.train ARGS          (one process)
 
-ARGS is a run directory made by `launch.submit` (plus `resume=…` if wanted), or the same overrides as launch.submit.
-All spellings of --local_rank are accepted.
+ARGS is a run directory made by `launch.submit` (plus `resume=…` and `resume.allow=[…]` if wanted), or the same
+overrides as launch.submit. All spellings of --local_rank are accepted.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,9 +23,9 @@ from eval.gates import decide
 from eval.harness import EvalReport, evaluate
 from eval.harness import write_report as write_evaluation
 from training.config.arguments import Arguments, parse_arguments
-from training.config.load import compose, load_frozen
-from training.config.run_directory import resolve
-from training.config.schema import FaultToleranceConfig, Precision, Resume, RunConfig
+from training.config.load import compose, load_frozen, with_resume
+from training.config.run_directory import check_not_done, has_checkpoints, resolve
+from training.config.schema import FaultToleranceConfig, Precision, Resume, ResumeConfig, RunConfig
 from training.data.loader import StageLoader
 from training.data.prepare import ensure
 from training.data.shards import PreparedData
@@ -74,28 +75,30 @@ def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunC
     Raises:
         ConfigError: on every rank, with rank 0's words.
     """
-    answer: dict[str, str] = {}
+    answer: dict[str, Any] = {}
     if processes.rank == 0:
         try:
             directory, resume = _choose_run(arguments.positional, processes.world_size)
             forget(
                 directory
             )  # before the others know the directory, so that no rank's new last words are taken for old
-            answer = {"directory": str(directory), "resume": resume}
+            answer = {"directory": str(directory), "mode": resume.mode, "allow": resume.allow}
         except ConfigError as error:
             answer = {"key": error.key, "given": str(error.given), "reason": error.reason, "remedy": error.remedy}
     told = json.loads(processes.broadcast_text(json.dumps(answer)))
     if "remedy" in told:
         raise ConfigError(**told)
     directory = Path(told["directory"])
-    return directory, replace(load_frozen(directory), resume=Resume(told["resume"]))
+    return directory, replace(
+        load_frozen(directory), resume=ResumeConfig(mode=Resume(told["mode"]), allow=told["allow"])
+    )
 
 
 def _is_run_directory(path: Path) -> bool:
     return (path / "config.yaml").is_file()
 
 
-def _choose_run(words: list[str], world_size: int) -> tuple[Path, Resume]:
+def _choose_run(words: list[str], world_size: int) -> tuple[Path, ResumeConfig]:
     """Return the run directory that the arguments name or ask for, with its config frozen inside, and how to resume."""
     if _is_run_directory(Path(words[0])):
         directory = Path(words[0]).resolve()
@@ -115,28 +118,23 @@ def check_world_size(config: RunConfig, world_size: int) -> None:
             "cluster",
             f"{config.cluster.num_nodes} nodes × {config.cluster.processes_per_node} processes",
             f"the launcher started {world_size} process{'es' if world_size > 1 else ''}, not {config.world_size}",
-            f"start {config.world_size} (deepspeed --num_accelerators, torchrun --nproc_per_node), or leave "
-            "cluster.num_nodes and cluster.processes_per_node out: then the launcher's numbers are taken",
+            f"start {config.world_size} (deepspeed --num_accelerators, torchrun --nproc_per_node), or give overrides, "
+            "no run directory, and leave cluster.num_nodes and cluster.processes_per_node out: then the launcher's "
+            f"numbers are taken; with run.id={config.run.id or 'NAME'} resume=auto an earlier run goes on with them",
         )
 
 
 def _continued(directory: Path, words: list[str]) -> RunConfig:
-    """Return a run directory's config; the only override it takes is resume, since all else is frozen."""
-    config = load_frozen(directory)
-    for word in words:
-        key, _, value = word.partition("=")
-        if key != "resume" or value not in list(Resume):
-            raise ConfigError(
-                key, value, "a run directory's config is frozen", f"give only resume={'|'.join(Resume)} beside it"
-            )
-        config = replace(config, resume=Resume(value))
-    if config.resume is Resume.never and any((directory / "checkpoints").glob("step-*")):
+    """Return a run directory's config; the only overrides it takes are resume's, since all else is frozen."""
+    config = with_resume(load_frozen(directory), words)
+    if config.resume.mode is Resume.never and has_checkpoints(config, directory):
         raise ConfigError(
             "resume",
             "never",
             f"{directory} holds checkpoints and would start over at step 0",
             "add resume=auto to continue it",
         )
+    check_not_done(config, directory)
     return config
 
 

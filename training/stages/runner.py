@@ -140,7 +140,7 @@ class Runner:
         for message in rejected:
             self._record_incident("corrupt_checkpoint", f"{message}; an older checkpoint is used")
         if found is None:
-            if self._config.resume is Resume.must:
+            if self._config.resume.mode is Resume.must:
                 raise ConfigError(
                     "resume", "must", f"{self._checkpoints} holds no checkpoint", "resume=auto starts fresh"
                 )
