@@ -163,8 +163,8 @@ def newest_whole(folders: Sequence[Path], ranks: Ranks) -> tuple[Path | None, li
     return None, rejected
 
 
-def prune(folder: Path, *, keep_last: int, keep_steps: frozenset[int]) -> list[Path]:
-    """Remove checkpoints but the newest `keep_last` and those of `keep_steps`; one rank calls it. Returns the removed.
+def prune(folders: Sequence[Path], *, keep_last: int, keep_steps: frozenset[int]) -> list[Path]:
+    """Return the checkpoints it removed: all but the newest `keep_last` and those of `keep_steps`; one rank calls it.
 
     A checkpoint is first renamed out of the way, so that a kill leaves no half-deleted one that looks committed.
 
@@ -173,7 +173,7 @@ def prune(folder: Path, *, keep_last: int, keep_steps: frozenset[int]) -> list[P
     """
     assert keep_last >= 1, "the newest one is never removed"
     removed = []
-    for checkpoint in committed(folder)[keep_last:]:
+    for checkpoint in committed(*folders)[keep_last:]:
         if step_of(checkpoint) not in keep_steps:
             doomed = checkpoint.with_suffix(".old")
             try:

@@ -12,10 +12,10 @@ import numpy as np
 
 from training.checkpoint.digest import MODULUS, digest
 from training.checkpoint.manifest import MOMENTS, WEIGHT, Progress, Slice, read_manifest
-from training.checkpoint.ranks import Ranks, try_together
+from training.checkpoint.ranks import Ranks, do_together
 from training.checkpoint.snapshot import Piece, Snapshot, parameter_shapes
 from training.checkpoint.tensor_file import TensorFileReader
-from training.errors import AutarkyError, CorruptCheckpoint
+from training.errors import CorruptCheckpoint
 
 
 class WeightSource(Protocol):
@@ -119,7 +119,7 @@ def load_checkpoint(checkpoint: Path, snapshot: Snapshot, ranks: Ranks) -> Progr
             )
         _fill(reader, snapshot, snapshot.pieces, str(checkpoint))
 
-    _together(ranks, fill)
+    do_together(ranks, fill)
     (reader,) = opened
     shapes = {f"{kind}/{name}": shape for name, shape in reader.shapes.items() for kind in (WEIGHT, *MOMENTS)}
     _check_whole(shapes, reader.digests(), snapshot, ranks, str(checkpoint))
@@ -141,7 +141,7 @@ def load_weights(open_source: Callable[[], WeightSource], snapshot: Snapshot, ra
         weights = [piece for piece in snapshot.pieces if piece.kind == WEIGHT]
         _fill(opened[0], snapshot, weights, "init_from")
 
-    _together(ranks, fill)
+    do_together(ranks, fill)
     shapes = {f"{WEIGHT}/{name}": shape for name, shape in opened[0].shapes.items()}
     _check_whole(shapes, opened[0].digests(), snapshot, ranks, "init_from")
     for piece in snapshot.pieces:
@@ -179,12 +179,3 @@ def _check_whole(
             raise CorruptCheckpoint(
                 f"{name}: {tensor} is not what was saved once its {numel:,} elements are put together (digest differs)"
             )
-
-
-def _together(ranks: Ranks, act: Callable[[], None]) -> None:
-    """Do something on every rank; if it fails on any, raise on all, in the words of the first."""
-    failure, told = try_together(ranks, act)
-    if isinstance(failure, AutarkyError):
-        raise failure
-    if told:
-        raise CorruptCheckpoint("; ".join(told[:4])) from failure

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from training.errors import AutarkyError
+from training.errors import AutarkyError, CorruptCheckpoint, DataError, RunInUse, StorageError
 
 
 class Ranks(Protocol):
@@ -44,6 +44,26 @@ def try_together(ranks: Ranks, act: Callable[[], None]) -> tuple[Exception | Non
         failure = error
     if ranks.agree(failure is None):
         return None, []
-    words = "" if failure is None else str(failure) if isinstance(failure, AutarkyError) else f"{failure!r}"
-    told = ranks.gather_text(words)
+    told = ranks.gather_text("" if failure is None else _words(failure))
     return failure, [f"rank {rank}: {reason}" for rank, reason in enumerate(told) if reason]
+
+
+def do_together(ranks: Ranks, act: Callable[[], None]) -> None:
+    """Return after every rank has done something.
+
+    Raises:
+        AutarkyError: on every rank, if any failed: its own failure, else that of the first that failed.
+    """
+    failure, told = try_together(ranks, act)
+    if isinstance(failure, AutarkyError):
+        raise failure
+    if told:
+        rank, _, (kind, _, words) = (*told[0].partition(": ")[:2], told[0].partition(": ")[2].partition(": "))
+        raise _FAILURES.get(kind, StorageError)(f"{words} ({rank})") from failure
+
+
+_FAILURES = {failure.__name__: failure for failure in (CorruptCheckpoint, RunInUse, DataError)}
+
+
+def _words(failure: Exception) -> str:
+    return f"{type(failure).__name__}: {failure}"

@@ -321,7 +321,7 @@ class CheckpointConfig:
     """Write while training goes on; false waits for every save."""
     commit_timeout_seconds: int = 1800
     """Longest a rank waits for the other ranks' writing; a slow disk is no hang."""
-    max_failed_saves: int = 5
+    max_failed_saves: int = 10
     """Saves in a row that may fail (disk full, storage gone) before the run stops with exit code 8; training goes on
     and tries again."""
 

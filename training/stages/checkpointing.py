@@ -5,11 +5,12 @@ from pathlib import Path
 
 from training.checkpoint.catalog import Folders, newest_whole, prune, remove_torsos
 from training.checkpoint.manifest import Progress
+from training.checkpoint.ranks import do_together
 from training.checkpoint.saver import SaveOutcome, Saver
 from training.config.schema import RunConfig
 from training.engine.base import Engine
 from training.engine.process_group import ProcessGroup
-from training.errors import AutarkyError, CorruptCheckpoint, SaveFailed, StorageError
+from training.errors import SaveFailed, StorageError
 from training.reporting.records import CheckpointRecord, IncidentRecord
 from training.reporting.reporter import Reporter
 
@@ -20,7 +21,7 @@ class Checkpointing:
     """What the runner asks to save and to find; every rank has one and calls it alike.
 
     A failed save costs nothing but the checkpoint: it becomes an incident, training goes on, and the next try comes
-    after 1, 2, 4 … steps, at the end of a training stage after 1, 2, 4 … seconds. After
+    after 1, 2, 4 … `checkpoint.every_steps` steps, at the end of a training stage after 1, 2, 4 … seconds. After
     `checkpoint.max_failed_saves` in a row the run stops.
     """
 
@@ -61,7 +62,7 @@ class Checkpointing:
             CorruptCheckpoint: checkpoints exist, but none is whole, or the storage they lie on is gone.
             StorageError: fast storage is not there for all ranks.
         """
-        self._on_rank_0(self._open_folders)
+        do_together(self._processes, self._open_folders)
         fast = self._folders.fast
         if not self._processes.agree(fast is None or fast.is_dir()):
             raise StorageError(
@@ -79,7 +80,7 @@ class Checkpointing:
         """
         if self._saver.in_flight and self._all_have_written():
             self._note(self._saver.finish())
-        if progress.step % self._config.every_steps == 0 or 0 < self._next_try <= progress.step:
+        if self._is_time(progress.step):
             if self._saver.in_flight:
                 self._note(self._saver.finish())
             self._begin(engine, progress)
@@ -115,6 +116,8 @@ class Checkpointing:
         return str(checkpoint.relative_to(self._directory)) if inside else str(checkpoint)
 
     def _open_folders(self) -> None:
+        if self._processes.rank > 0:
+            return
         remove_torsos(self._folders)
         self._folders.check_fast_storage()
         self._folders.open()
@@ -123,6 +126,9 @@ class Checkpointing:
         directory = self._folders.of(progress.step, self._kept_for_good(progress.step))
         self._saving = progress
         self._saver.begin(engine.snapshot, directory=directory, progress=progress, layout=engine.layout.describe())
+
+    def _is_time(self, step: int) -> bool:
+        return step >= self._next_try if self._next_try else step % self._config.every_steps == 0
 
     def _kept_for_good(self, step: int) -> frozenset[int]:
         """Return the steps up to this one whose checkpoints are never removed."""
@@ -148,15 +154,18 @@ class Checkpointing:
         self._incident(progress, "save_failed", f"{failure} (failure {self._failed_saves} in a row)")
         if self._failed_saves >= self._config.max_failed_saves:
             raise failure
-        self._next_try = progress.step + 2 ** (self._failed_saves - 1)
+        self._next_try = progress.step + min(2 ** (self._failed_saves - 1), self._config.every_steps)
 
     def _prune(self, progress: Progress) -> None:
         self._saver.reach("before_prune", progress.step)
-        for folder in self._folders.all():
-            try:
-                prune(folder, keep_last=self._config.keep_last, keep_steps=self._kept_for_good(progress.step))
-            except StorageError as error:  # costs space, not the run
-                self._incident(progress, "prune_failed", str(error))
+        try:
+            prune(
+                self._folders.all(),
+                keep_last=self._config.keep_last,
+                keep_steps=self._kept_for_good(progress.step),
+            )
+        except StorageError as error:  # costs space, not the run
+            self._incident(progress, "prune_failed", str(error))
         self._saver.reach("after_prune", progress.step)
 
     def _record(self, outcome: SaveOutcome, progress: Progress) -> None:
@@ -181,14 +190,3 @@ class Checkpointing:
                 step=progress.step, stage=progress.training_stage, what=what, message=message, attempt=self._attempt
             )
         )
-
-    def _on_rank_0(self, act) -> None:
-        """Do something on rank 0; its failure is everyone's."""
-        failure: AutarkyError | None = None
-        if self._processes.rank == 0:
-            try:
-                act()
-            except AutarkyError as error:
-                failure = error
-        if not self._processes.agree(failure is None):
-            raise failure or CorruptCheckpoint("rank 0 could not open the run's checkpoints; its message says why")

@@ -145,7 +145,7 @@ def test_prune_keeps_the_newest_and_the_named(
     for step in steps:
         (directory / f"step-{step:08d}").mkdir()
     (directory / "step-00000003.damaged").mkdir()
-    prune(directory, keep_last=keep_last, keep_steps=keep_steps)
+    prune([directory], keep_last=keep_last, keep_steps=keep_steps)
     kept = set(sorted(steps)[-keep_last:]) | (steps & keep_steps)
     assert {path.name for path in directory.iterdir()} == {f"step-{step:08d}" for step in kept} | {
         "step-00000003.damaged"
