@@ -39,6 +39,8 @@ def test_both_formats_are_accepted_and_relative_paths_count_from_the_launch_dire
 ) -> None:
     monkeypatch.chdir(hf.parent)
     init_from = compose(["init_from=hf:smollm"]).init_from
+    init_from = compose(["init_from=hf:smollm"]).init_from
+    assert init_from is not None
     assert init_from == f"hf:{hf}"
     assert split_initial_weights(init_from) == (WeightsFormat.hf, hf)
     assert compose(["init_from=checkpoint:run/checkpoints/step-00000004"]).init_from == (
