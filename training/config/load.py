@@ -101,9 +101,10 @@ def with_resume(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     section = OmegaConf.create({"resume": plain["resume"]})
     for override in parse(overrides):
         if override.key_or_group.split(".")[0] != "resume":
+            key, _, value = str(override.input_line).partition("=")
             raise ConfigError(
-                str(override.key_or_group),
-                override.get_value_string(),
+                key,
+                value,
                 "a run directory's config is frozen",
                 f"give only resume={'|'.join(Resume)} and resume.allow=[…] beside it, or the run's overrides "
                 f"instead of the directory, with this one, run.id={config.run.id} and resume=auto",

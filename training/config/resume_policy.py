@@ -96,16 +96,19 @@ def check_allow(config: RunConfig) -> None:
     for entry in config.resume.allow:
         if any(covers(entry, key) for key in known):
             continue
-        names = entry.split(".")
-        same_depth = [key.split(".") for key in known if key.count(".") == entry.count(".")]
+        wanted = entry.removesuffix(".*")
+        names = wanted.split(".")
+        same_depth = [key.split(".") for key in known if key.count(".") == wanted.count(".")]
         masked = [".".join("*" if a == "*" else b for a, b in zip(names, key, strict=True)) for key in same_depth]
-        close = nearest(entry, masked if "*" in names else known)
+        close = nearest(wanted, masked if "*" in names else known)
         remedy = f"did you mean resume.allow=[{close[0]}]?" if close else "conf/README.md lists all keys"
         raise ConfigError("resume.allow", entry, "no key matches it", remedy)
 
 
 def compare(saved: Mapping[str, Any], new: RunConfig, *, complete: Collection[str] = ()) -> list[Change]:
     """Return what is another than in an earlier start, in the order of the schema; all of it may be.
+
+    `resume` itself is left out: it says how a start came about, nothing about the run.
 
     Args:
         saved: `to_plain(config)` of the earlier start. A key that only one of the two versions of Autarky knows counts
@@ -119,6 +122,7 @@ def compare(saved: Mapping[str, Any], new: RunConfig, *, complete: Collection[st
     changes = [
         Change(key=key, old=old, new=now, kind=_rule(key, complete)[0])
         for key, old, now in _differences(saved, to_plain(new), "")
+        if not covers("resume", key)
     ]
     if frozen := [change for change in changes if change.kind is ChangeKind.frozen]:
         raise _frozen(frozen, complete)

@@ -8,9 +8,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.config.load import compose, config_hash, freeze, load_frozen, to_yaml
+from training.config.load import compose, config_hash, freeze, load_frozen, to_yaml, with_resume
 from training.config.overrides import expand_sweep
-from training.config.schema import RunConfig, SourceKind, StageConfig, WandbMode
+from training.config.schema import Resume, ResumeConfig, RunConfig, SourceKind, StageConfig, WandbMode
 from training.config.typed import to_run_config
 from training.errors import ConfigError
 
@@ -80,7 +80,9 @@ def test_compose_works_from_any_directory_and_anchors_paths_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = compose(["data.prepared_root=../shared", "+data.sources.web={kind: text_files, path: texts/*.txt}"])
+    web = "+data.sources.web={kind: text_files, path: texts/*.txt}"
+    config = compose(["data.prepared_root=../shared", web, "checkpoint.fast_root=fast"])
+    assert config.checkpoint.fast_root == str(tmp_path / "fast")
     assert config.run.root == str(tmp_path / "runs")
     assert config.data.prepared_root == str(tmp_path.parent / "shared")
     assert config.data.sources["web"].path == str(tmp_path / "texts/*.txt")
@@ -133,20 +135,23 @@ FREE = [
     "run.id=other",
     "run.root=/elsewhere",
     "resume=auto",
+    "resume.allow=[optimizer.lr]",
     "data.prepared_root=/elsewhere",
     "data.prepare=require",
     "checkpoint.every_steps=7",
     "fault_tolerance.max_consecutive_skips=9",
     "reporting.wandb.mode=disabled",
     "cluster.master_port=29511",
+    "cluster.processes_per_node=4",
+    "stages.pretrain.parallel.zero_stage=1",
+    "stages.pretrain.micro_batch_sequences=2",
+    "eval.at_start=false",
 ]
 NUMBERS = [
     "run.seed=1",
     "optimizer.lr=1e-4",
     "model.norm_epsilon=1e-6",
     "stages.pretrain.tokens=1",
-    "stages.pretrain.parallel.zero_stage=1",
-    "cluster.processes_per_node=4",
     "data.tokenizer_vocab_size=512",
     "eval.suites.quick.held_out_documents=3",
     "precision=bf16",
@@ -154,7 +159,7 @@ NUMBERS = [
 
 
 @pytest.mark.parametrize("override", FREE)
-def test_the_hash_ignores_what_cannot_change_a_number(demo: RunConfig, override: str) -> None:
+def test_the_hash_ignores_what_is_free_to_change(demo: RunConfig, override: str) -> None:
     assert config_hash(compose(["experiment=demo", override])) == config_hash(demo)
 
 
@@ -175,6 +180,52 @@ def test_the_hash_is_the_same_from_another_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert config_hash(compose(["experiment=demo"])) == config_hash(demo)
+
+
+RESUME = [
+    ("resume=auto", ResumeConfig(mode=Resume.auto)),
+    ("resume.mode=must", ResumeConfig(mode=Resume.must)),
+    ("resume.allow=[optimizer.lr,stages.*.tokens]", ResumeConfig(allow=["optimizer.lr", "stages.*.tokens"])),
+    ("resume={mode: auto, allow: [model.dropout]}", ResumeConfig(mode=Resume.auto, allow=["model.dropout"])),
+]
+
+
+@pytest.mark.parametrize(("override", "expected"), RESUME)
+def test_resume_is_a_section_with_a_short_form_also_beside_a_run_directory(
+    demo: RunConfig, override: str, expected: ResumeConfig
+) -> None:
+    assert compose([override]).resume == expected
+    assert with_resume(demo, [override]) == replace(demo, resume=expected)
+    assert [compose(point).resume for point in expand_sweep([override])] == [expected]
+
+
+def test_beside_a_run_directory_the_last_word_wins_and_the_rest_stays_frozen(demo: RunConfig) -> None:
+    frozen = replace(demo, resume=ResumeConfig(mode=Resume.auto, allow=["precision"]))
+    assert with_resume(frozen, []) == frozen
+    assert with_resume(frozen, ["resume=never", "resume=must"]).resume == ResumeConfig(
+        mode=Resume.must, allow=["precision"]
+    )
+    for word in ("optimizer.lr=1", "+optimizer.lr=1", "model=tiny", "~stages.anneal", "parallel@x=zero1"):
+        with pytest.raises(ConfigError, match="is frozen"):
+            with_resume(frozen, [word])
+
+
+@pytest.mark.parametrize(
+    ("word", "remedy"),
+    [
+        ("resume=atuo", "resume.mode=auto"),
+        ("resume.mod=auto", "resume.mode"),
+        ("resume.allow=[optimizer.lrr]", "resume.allow=\\[optimizer.lr\\]"),
+        ("resume", "resume=VALUE"),
+        ("resume=auto,must", "sweep"),
+        ("~resume", "null"),
+    ],
+)
+def test_a_mistyped_resume_beside_a_run_directory_is_refused_with_the_nearest(
+    demo: RunConfig, word: str, remedy: str
+) -> None:
+    with pytest.raises(ConfigError, match=remedy):
+        with_resume(demo, [word])
 
 
 def test_a_changed_gate_does_not_make_another_run(demo: RunConfig) -> None:

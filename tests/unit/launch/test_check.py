@@ -72,7 +72,10 @@ def test_the_module_runs_as_a_command(tmp_path: Path) -> None:
 
 def test_cfg_job_prints_every_resolved_value(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiment=smoke", "--cfg", "job"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out)["checkpoint"] == {"every_steps": 4, "keep_last": 2}
+    assert yaml.safe_load(capsys.readouterr().out)["fault_tolerance"] == {
+        "collective_timeout_seconds": 600,
+        "max_consecutive_skips": 3,
+    }
 
 
 def test_help_says_how_to_call_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from launch.submit import Job, main, table
+from training.config.load import compose
+from training.config.run_directory import resolve
 
 
 def test_a_refused_run_makes_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,6 +25,19 @@ def test_a_refused_point_of_a_sweep_does_not_stop_the_rest(tmp_path: Path, capsy
     assert "0 of 3 runs done" in printed.out
     assert printed.out.count("BAD_CONFIG") == 3
     assert [f"[{n}/3]" in printed.out for n in (1, 2, 3)] == [True] * 3
+
+
+def test_a_run_that_would_change_what_it_trains_is_refused_with_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["experiment=smoke", f"run.root={tmp_path}/runs", "run.id=night"]
+    directory = resolve(compose(words), words)
+    before = (directory / "config.yaml").read_text()
+    assert main([*words, "resume=auto", "stages.pretrain.lr=1e-5"]) == 2
+    assert "resume.allow=[stages.pretrain.lr]" in capsys.readouterr().err
+    assert main([*words, "resume=auto", "resume.allow=[stages.pretrain.lrr]"]) == 2
+    assert "did you mean resume.allow=[stages.pretrain.lr]?" in capsys.readouterr().err
+    assert (directory / "config.yaml").read_text() == before
 
 
 def test_runs_of_a_sweep_cannot_share_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,6 +104,20 @@ def test_other_training_stages_than_the_file_has_are_refused_with_both_lists(tmp
     assert "run.id" in str(refusal.value)
 
 
+def test_training_stages_added_at_the_end_are_pending_and_a_done_run_has_them_left_to_do(tmp_path: Path) -> None:
+    ledger = begun(started(Ledger.open(tmp_path, ["pretrain"])), "pretrain")
+    ledger = done(promoted_without_gate(trained(ledger, "pretrain", "checkpoints/step-00000004"), "pretrain"))
+    commit(ledger, tmp_path)
+    longer = Ledger.open(tmp_path, ["pretrain", "anneal"])
+    assert longer.state is RunState.running
+    assert longer.stages == (*ledger.stages, StageEntry(name="anneal"))
+    assert current_stage(started(longer)) == StageEntry(name="anneal")
+    assert Ledger.open(tmp_path, ["pretrain"]) == ledger
+    for other in (["anneal", "pretrain"], ["anneal"], []):
+        with pytest.raises(ConfigError, match="belongs to a run with"):
+            Ledger.open(tmp_path, other)
+
+
 @pytest.mark.parametrize(
     "change",
     [
