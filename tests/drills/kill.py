@@ -8,6 +8,7 @@ Both may be asked for at once. Exit code 1 if a committed step was lost, a bit d
 
 import argparse
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -90,22 +91,27 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random kills")
     parser.add_argument("--points", action="store_true", help="every point of the save protocol on every rank")
     arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="autarky-drill-"))
     findings = Findings()
-    with tempfile.TemporaryDirectory(prefix="autarky-drill-") as folder, ForkServer() as server:
-        reference = make_reference(server, Path(folder), STAGE_STEPS)
+    with ForkServer() as server:
+        reference = make_reference(server, folder, STAGE_STEPS)
         if arguments.points:
             begun = time.monotonic()
-            rows, outcome = run_points(server, reference, Path(folder))
+            rows, outcome = run_points(server, reference, folder)
             print(table(rows))
             print(f"{len(rows)} points x ranks, {time.monotonic() - begun:.0f} s")
             print(verdict(outcome.findings), flush=True)
             findings.add(outcome.findings)
         if arguments.kills:
             begun = time.monotonic()
-            outcomes = random_kills(server, reference, Path(folder), number=arguments.kills, seed=arguments.seed)
+            outcomes = random_kills(server, reference, folder, number=arguments.kills, seed=arguments.seed)
             print(summary(outcomes, seconds=time.monotonic() - begun))
             findings.add(merged(outcomes))
-    return 1 if findings.all() else 0
+    if findings.all():
+        print(f"the runs are in {folder}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A kill at every point of the save protocol on every rank that passes it: the old commit or the new one, never neither.
+"""A kill at every point of the save protocol on every rank that passes it: the old commit or the new, never neither.
 
 One run per table. Each row's start gets AUTARKY_FAULT and kills itself in its second save; the next row's start goes on
 from whatever that left, so a row that breaks the run also breaks the rows after it.

@@ -1,6 +1,6 @@
 """Runs that are killed over and over end as the run that nobody disturbed; `make drill` does it 200 times.
 
-The processes are forked, which makes a start a second; tests/integration/test_kill_and_resume.py starts them as users do.
+The ranks are forked, so that a start takes a second; tests/integration/test_kill_and_resume.py starts them as users do.
 """
 
 import os
