@@ -93,7 +93,7 @@ class Lease:
         newest = _newest(self._folder)
         if newest != self.number:
             raise RunInUse(
-                f"start {self.number} of {self._folder.parent} was replaced by start {newest}: it commits nothing more\n"
+                f"start {self.number} of {self._folder.parent} was replaced by start {newest}: it commits nothing\n"
                 "  -> end this job; the newer one goes on"
             )
 
@@ -114,12 +114,16 @@ class Lease:
                 continue  # storage that comes back is no reason to stop beating
 
 
-def holder_of(run_directory: Path) -> Holder | None:
-    """Return who holds a run directory as far as this machine can tell at once, None if it is free or not known."""
+def wait_until_free(run_directory: Path) -> None:
+    """Return when nobody holds a run directory, without taking it.
+
+    Raises:
+        RunInUse: another job holds it.
+    """
     folder = run_directory / _FOLDER
     newest = _newest(folder)
-    holder = None if newest is None else _read(folder, newest)
-    return holder if holder is not None and _is_alive(holder) else None
+    if newest is not None:
+        _wait_for_end(folder, newest, _PATIENCE_SECONDS)
 
 
 def _wait_for_end(folder: Path, number: int, patience_seconds: float) -> None:

@@ -3,8 +3,8 @@
     deepspeed --module training.train ARGS          torchrun --nproc_per_node N -m training.train ARGS
     accelerate launch -m training.train ARGS        python -m training.train ARGS          (one process)
 
-ARGS is a run directory made by `launch.submit` (plus `resume=…` if wanted), or the same overrides as launch.submit.
-All spellings of --local_rank are accepted.
+ARGS is a run directory made by `launch.submit` (plus `resume=…` and `resume.allow=[…]` if wanted), or the same
+overrides as launch.submit. All spellings of --local_rank are accepted.
 """
 
 import contextlib
@@ -15,16 +15,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from eval.gates import decide
 from eval.harness import EvalReport, evaluate
 from eval.harness import write_report as write_evaluation
+from training.checkpoint.commit import POINTS
+from training.checkpoint.load import CheckpointReader, WeightSource
+from training.checkpoint.saver import Saver
 from training.config.arguments import Arguments, parse_arguments
-from training.config.load import compose, load_frozen
-from training.config.run_directory import resolve
-from training.config.schema import FaultToleranceConfig, Precision, Resume, RunConfig
+from training.config.initial_weights import WeightsFormat, split_initial_weights
+from training.config.load import compose, load_frozen, with_resume
+from training.config.run_directory import check_not_done, has_checkpoints, resolve
+from training.config.schema import FaultToleranceConfig, Precision, Resume, ResumeConfig, RunConfig
+from training.config.typed import to_plain
 from training.data.loader import StageLoader
 from training.data.prepare import ensure
 from training.data.shards import PreparedData
@@ -34,12 +40,15 @@ from training.engine.base import Engine
 from training.engine.build import build_engine
 from training.engine.matmul_rate import measured_matmul_rate
 from training.engine.process_group import ProcessGroup
-from training.errors import AutarkyError, ConfigError, ExitCode, PeerLost
+from training.errors import AutarkyError, ConfigError, ExitCode, PeerLost, RunInUse
+from training.fault_tolerance.injected import fault_at_point
 from training.fault_tolerance.last_words import as_autarky_error, forget, leave
 from training.fault_tolerance.lifeline import tie_to_launcher
+from training.lease import Lease
 from training.reporting.report import write_report as write_html
 from training.reporting.reporter import Reporter
 from training.stages import transitions
+from training.stages.checkpointing import Checkpointing
 from training.stages.ledger import RunState, commit
 from training.stages.runner import Parts, Runner, open_ledger
 
@@ -49,6 +58,7 @@ def main(argv: list[str]) -> ExitCode:
     tie_to_launcher()
     rank = int(os.environ.get("RANK", "0"))
     run_directory: Path | None = None
+    lease: Lease | None = None
     try:
         arguments = parse_arguments(argv)
         if arguments.help or not arguments.positional:
@@ -57,45 +67,54 @@ def main(argv: list[str]) -> ExitCode:
         frozen = Path(arguments.positional[0])
         limits = load_frozen(frozen).fault_tolerance if _is_run_directory(frozen) else FaultToleranceConfig()
         processes = process_group.start(limits.collective_timeout_seconds)
-        run_directory, config = _find_run(arguments, processes)
+        run_directory, config, lease = _find_run(arguments, processes)
         _log_to(_log_path(run_directory, rank))
-        _train(config, run_directory, processes)
+        _train(config, run_directory, processes, lease)
         process_group.stop()
     except Exception as caught:  # the outermost frame: every error becomes an exit code and a file
         code, text = leave(as_autarky_error(caught), run_directory=run_directory, rank=rank)
         print(f"[rank {rank}] {text}", file=sys.stderr, flush=True)  # noqa: T201
         return code
+    finally:
+        if lease is not None:
+            lease.release()
     return ExitCode.DONE
 
 
-def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunConfig]:
-    """Return the run directory and its config on every rank; rank 0 decides, once for all.
+def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunConfig, Lease | None]:
+    """Return the run directory and its config on every rank, and on rank 0 its lease; rank 0 decides, once for all.
 
     Raises:
         ConfigError: on every rank, with rank 0's words.
+        RunInUse: likewise.
     """
-    answer: dict[str, str] = {}
+    lease: Lease | None = None
+    answer: dict[str, Any] = {}
     if processes.rank == 0:
         try:
             directory, resume = _choose_run(arguments.positional, processes.world_size)
-            forget(
-                directory
-            )  # before the others know the directory, so that no rank's new last words are taken for old
-            answer = {"directory": str(directory), "resume": resume}
+            lease = Lease.take(directory)
+            forget(directory)  # before the others know it, so that no rank's new last words are taken for old
+            answer = {"directory": str(directory), "mode": resume.mode, "allow": resume.allow}
         except ConfigError as error:
             answer = {"key": error.key, "given": str(error.given), "reason": error.reason, "remedy": error.remedy}
+        except RunInUse as error:
+            answer = {"in_use": str(error)}
     told = json.loads(processes.broadcast_text(json.dumps(answer)))
     if "remedy" in told:
         raise ConfigError(**told)
+    if "in_use" in told:
+        raise RunInUse(told["in_use"])
     directory = Path(told["directory"])
-    return directory, replace(load_frozen(directory), resume=Resume(told["resume"]))
+    resume = ResumeConfig(mode=Resume(told["mode"]), allow=told["allow"])
+    return directory, replace(load_frozen(directory), resume=resume), lease
 
 
 def _is_run_directory(path: Path) -> bool:
     return (path / "config.yaml").is_file()
 
 
-def _choose_run(words: list[str], world_size: int) -> tuple[Path, Resume]:
+def _choose_run(words: list[str], world_size: int) -> tuple[Path, ResumeConfig]:
     """Return the run directory that the arguments name or ask for, with its config frozen inside, and how to resume."""
     if _is_run_directory(Path(words[0])):
         directory = Path(words[0]).resolve()
@@ -115,42 +134,47 @@ def check_world_size(config: RunConfig, world_size: int) -> None:
             "cluster",
             f"{config.cluster.num_nodes} nodes × {config.cluster.processes_per_node} processes",
             f"the launcher started {world_size} process{'es' if world_size > 1 else ''}, not {config.world_size}",
-            f"start {config.world_size} (deepspeed --num_accelerators, torchrun --nproc_per_node), or leave "
-            "cluster.num_nodes and cluster.processes_per_node out: then the launcher's numbers are taken",
+            f"start {config.world_size} (deepspeed --num_accelerators, torchrun --nproc_per_node), or give overrides, "
+            "no run directory, and leave cluster.num_nodes and cluster.processes_per_node out: then the launcher's "
+            f"numbers are taken; with run.id={config.run.id or 'NAME'} resume=auto an earlier run goes on with them",
         )
 
 
 def _continued(directory: Path, words: list[str]) -> RunConfig:
-    """Return a run directory's config; the only override it takes is resume, since all else is frozen."""
-    config = load_frozen(directory)
-    for word in words:
-        key, _, value = word.partition("=")
-        if key != "resume" or value not in list(Resume):
-            raise ConfigError(
-                key, value, "a run directory's config is frozen", f"give only resume={'|'.join(Resume)} beside it"
-            )
-        config = replace(config, resume=Resume(value))
-    if config.resume is Resume.never and any((directory / "checkpoints").glob("step-*")):
+    """Return a run directory's config; the only overrides it takes are resume's, since all else is frozen."""
+    config = with_resume(load_frozen(directory), words)
+    if config.resume.mode is Resume.never and has_checkpoints(config, directory):
         raise ConfigError(
             "resume",
             "never",
             f"{directory} holds checkpoints and would start over at step 0",
             "add resume=auto to continue it",
         )
+    check_not_done(config, directory)
     return config
 
 
-def _train(config: RunConfig, run_directory: Path, processes: ProcessGroup) -> None:
+def _train(config: RunConfig, run_directory: Path, processes: ProcessGroup, lease: Lease | None) -> None:
     """Do the run: data, ledger, reporter, runner; the report is written however it ends."""
     is_first = processes.rank == 0
     torch.set_num_threads(config.cluster.threads_per_process)
     data = _rank_0_first(processes, lambda: ensure(config.data))
     ledger = open_ledger(config, run_directory, processes)
     reporter = _open_reporter(config, run_directory, ledger.attempt) if is_first else Reporter.silent()
+    checkpoints = Checkpointing(
+        config,
+        run_directory,
+        saver=_saver(config, processes, lease),
+        processes=processes,
+        reporter=reporter,
+        attempt=ledger.attempt,
+    )
     parts = Parts(
         processes=processes,
         reporter=reporter,
-        build_engine=lambda name: _build_engine(config, name, processes, run_directory),
+        build_engine=lambda name, draw: _build_engine(config, name, processes, run_directory, draw=draw),
+        load_initial_weights=_initial_weights(config),
+        checkpoints=checkpoints,
         open_loader=lambda name: StageLoader(data, config, name),
         data_fingerprint=data.fingerprint,
         evaluate=lambda engine, suite, path: _evaluate(config, engine, data, suite, path if is_first else None),
@@ -209,7 +233,35 @@ def _open_reporter(config: RunConfig, run_directory: Path, attempt: int) -> Repo
     )
 
 
-def _build_engine(config: RunConfig, training_stage: str, processes: ProcessGroup, run_directory: Path) -> Engine:
+def _saver(config: RunConfig, processes: ProcessGroup, lease: Lease | None) -> Saver:
+    number = processes.broadcast_text(str(lease.number) if lease else None)
+    return Saver(
+        processes.with_own_group(config.checkpoint.commit_timeout_seconds),
+        config=to_plain(config),
+        attempt=int(number),
+        check_lease=lease.check if lease else lambda: None,
+        at_point=fault_at_point(os.environ, rank=processes.rank, points=POINTS),
+        asynchronous=config.checkpoint.asynchronous,
+    )
+
+
+def _initial_weights(config: RunConfig) -> Callable[[Engine], None] | None:
+    """Return what fills a new engine with the weights of `init_from`, None if they are drawn."""
+    if config.init_from is None:
+        return None
+    source, directory = split_initial_weights(config.init_from)
+
+    def open_source() -> WeightSource:
+        if source is WeightsFormat.checkpoint:
+            return CheckpointReader(directory)
+        raise NotImplementedError  # MERGE-HF
+
+    return lambda engine: engine.load_weights(open_source)
+
+
+def _build_engine(
+    config: RunConfig, training_stage: str, processes: ProcessGroup, run_directory: Path, *, draw: bool
+) -> Engine:
     """Return the training stage's engine; its DeepSpeed dictionary is saved, DeepSpeed's chatter goes to the log."""
     with _log_path(run_directory, processes.rank).open("a") as log, contextlib.redirect_stdout(log):
         engine = build_engine(config, training_stage, processes)

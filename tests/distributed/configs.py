@@ -19,7 +19,6 @@ from training.config.schema import (
     Recompute,
     Regather,
     ReportingConfig,
-    Resume,
     RunConfig,
     RunSection,
     ScheduleConfig,
@@ -52,7 +51,6 @@ def small_config(
     """A run of one training stage; a narrow model's parameters cannot be cut into 4 equal parts without padding."""
     return RunConfig(
         run=RunSection(name="test", seed=3),
-        resume=Resume.never,
         precision=precision,
         model=ModelConfig(
             vocab_size=VOCAB,

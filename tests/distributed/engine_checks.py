@@ -6,12 +6,15 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from tests.distributed.configs import STAGE, global_batch, micro_batches
-from training.checkpoint.store import CheckpointReader
+from training.checkpoint.load import CheckpointReader
+from training.checkpoint.manifest import Progress
+from training.checkpoint.saver import Saver
 from training.config.schema import RunConfig
 from training.data.batch import MicroBatch
 from training.engine.base import StepResult
@@ -33,9 +36,34 @@ def crossings(
     seen = {}
     for source, checkpoint in sources.items():
         progress = engine.load(checkpoint)
-        again = engine.save(folder / source, progress)
+        again = save(engine, processes, folder / source, progress)
         seen[source] = {"differing": differing_tensors(checkpoint, again), "step": progress.step, **train_on()}
     return seen
+
+
+def save(engine: Any, processes: ProcessGroup, folder: Path, progress: Progress) -> Path:
+    """Commit an engine's state and wait for it."""
+    saver = Saver(processes, config={}, asynchronous=False)
+    saver.begin(engine.snapshot, directory=folder, progress=progress, layout=engine.layout.describe())
+    outcome = saver.finish()
+    assert outcome.checkpoint is not None, outcome.failure
+    return outcome.checkpoint
+
+
+def progress_at(step: int) -> Progress:
+    """The progress of a run that skipped no step."""
+    return Progress(
+        step=step,
+        training_stage=STAGE,
+        stage_step=step,
+        samples=0,
+        tokens=0,
+        optimizer_updates=step,
+        skips_in_a_row=0,
+        lr=0.0,
+        config_hash="test",
+        data_fingerprint="test",
+    )
 
 
 def differing_tensors(one: Path, other: Path) -> list[str]:
@@ -48,7 +76,7 @@ def differing_tensors(one: Path, other: Path) -> list[str]:
     return [
         name
         for name, numel in whole.items()
-        if not torch.equal(readers[0].read(name, 0, numel), readers[1].read(name, 0, numel))
+        if not np.array_equal(readers[0].read(name, 0, numel), readers[1].read(name, 0, numel))
     ]
 
 
@@ -107,7 +135,8 @@ def plain_decoder(config: RunConfig, checkpoint: Path) -> Decoder:
     model = Decoder(decoder_layers(config.model, seed=0))
     reader = CheckpointReader(checkpoint)
     for name, parameter in model.canonical_parameters():
-        parameter.copy_(reader.read(f"weight/{name}", 0, parameter.numel()).view_as(parameter))
+        values = torch.from_numpy(reader.read(f"weight/{name}", 0, parameter.numel()))
+        parameter.copy_(values.view_as(parameter))
     return model.requires_grad_(False)
 
 

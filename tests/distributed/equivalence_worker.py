@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.distributed.configs import STAGE, micro_batches, small_config
-from tests.distributed.engine_checks import crossings, poisonings, scoring
-from training.checkpoint.manifest import Progress
+from tests.distributed.engine_checks import crossings, poisonings, progress_at, save, scoring
 from training.config.schema import PipelineEngineKind, PipelineSchedule, Precision, Recompute, Regather, RunConfig
 from training.engine.base import Engine
 from training.engine.build import build_engine
@@ -111,18 +110,6 @@ def steps(engine: Engine, config: RunConfig, processes: ProcessGroup, which: ran
     return {"losses": losses, "norms": norms}
 
 
-def progress_at(step: int) -> Progress:
-    return Progress(
-        step=step,
-        training_stage=STAGE,
-        stage_step=step,
-        tokens=0,
-        optimizer_updates=step,
-        config_hash="test",
-        data_fingerprint="test",
-    )
-
-
 def train(name: str, options: dict[str, Any], processes: ProcessGroup, folder: Path) -> dict[str, list[float]]:
     """Losses and norms of one layout; layouts that are crossed save on the way, which must not be felt."""
     config = small_config(world_size=processes.world_size, **options)
@@ -130,7 +117,7 @@ def train(name: str, options: dict[str, Any], processes: ProcessGroup, folder: P
     num_steps = NUM_STEPS if name in LAYOUTS else NUM_VARIANT_STEPS
     seen = steps(engine, config, processes, range(SAVED_STEP))
     if any(name in group for group in CROSSED + WIDE_CROSSED):
-        engine.save(folder / name, progress_at(SAVED_STEP))
+        save(engine, processes, folder / name, progress_at(SAVED_STEP))
     after = steps(engine, config, processes, range(SAVED_STEP, num_steps))
     engine.close()
     return {key: seen[key] + after[key] for key in seen}

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.distributed.configs import STAGE, micro_batches, small_config
-from tests.distributed.equivalence_worker import progress_at
+from tests.distributed.engine_checks import progress_at, save
 from tests.distributed.matrix_cells import NUM_BLOCKS, Cell, all_cells, covering_cells
 from tests.distributed.reference import first_gradients, train_plain
-from training.checkpoint.store import CheckpointReader
+from training.checkpoint.load import CheckpointReader
 from training.config.schema import OptimizerConfig, PipelineEngineKind, PipelineSchedule, Recompute, RunConfig
 from training.engine import chunk, pipeline, zero
 from training.engine.base import Engine
@@ -63,7 +63,7 @@ def train(cell: Cell, processes: ProcessGroup, folder: Path) -> dict[str, Any]:
     make = sgd if cell.optimizer == "sgd" else adamw
     with patch.object(chunk, "adamw", make), patch.object(zero, "adamw", make), patch.object(pipeline, "adamw", make):
         engine = build_engine(config_of(cell), STAGE, processes)
-    gradients = gradients_of_first_step(cell, engine, folder) if cell.optimizer == "sgd" else {}
+    gradients = gradients_of_first_step(cell, engine, processes, folder) if cell.optimizer == "sgd" else {}
     losses, norms = [], []
     for step, lr in enumerate(LRS[cell.optimizer]):
         result = one_step(cell, engine, step, lr)
@@ -81,14 +81,14 @@ def one_step(cell: Cell, engine: Engine, step: int, lr: float) -> Any:
     return engine.train_batch(batches, lr=lr)
 
 
-def gradients_of_first_step(cell: Cell, engine: Engine, folder: Path) -> dict[str, Tensor]:
+def gradients_of_first_step(cell: Cell, engine: Engine, processes: ProcessGroup, folder: Path) -> dict[str, Tensor]:
     """Return the (clipped) gradient of every parameter of the whole model, from what one huge SGD step changes.
 
     It is read from checkpoints, which any rank can read whole, so every pipeline stage is compared.
     """
-    before = engine.save(folder / "before", progress_at(0))
+    before = save(engine, processes, folder / "before", progress_at(0))
     one_step(cell, engine, 0, HUGE_LR)
-    after = engine.save(folder / "after", progress_at(1))
+    after = save(engine, processes, folder / "after", progress_at(1))
     engine.load(before)
     readers = [CheckpointReader(path) for path in (before, after)]
     shapes = {tensor: pieces[0].shape for tensor, pieces in readers[0].manifest.tensors().items()}
@@ -96,7 +96,7 @@ def gradients_of_first_step(cell: Cell, engine: Engine, folder: Path) -> dict[st
     for tensor, shape in shapes.items():
         kind, _, parameter = tensor.partition("/")
         if kind == "weight":
-            old, new = (reader.read(tensor, 0, torch.Size(shape).numel()) for reader in readers)
+            old, new = (torch.from_numpy(reader.read(tensor, 0, torch.Size(shape).numel())) for reader in readers)
             gradients[parameter] = ((old.double() - new.double()) / HUGE_LR).view(shape)
     return gradients
 

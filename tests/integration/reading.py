@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from training.checkpoint.store import verify
+from training.checkpoint.catalog import verify
 
 NUMBERS = ("step", "stage", "loss", "grad_norm", "lr", "tokens", "batch_id")
 """Fields of a step record that repeat bit by bit; the others tell about time."""

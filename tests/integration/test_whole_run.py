@@ -11,7 +11,7 @@ import yaml
 from tests.integration.conftest import Reference
 from tests.integration.reading import last_checkpoint, ledger, records
 from tests.integration.running import run_to_end
-from training.checkpoint.store import verify
+from training.checkpoint.catalog import verify
 
 NUM_STEPS, PRETRAIN_STEPS = 15, 9
 

@@ -8,8 +8,8 @@ import sys
 from math import prod
 from pathlib import Path
 
+from training.checkpoint.catalog import verify
 from training.checkpoint.manifest import Manifest, read_manifest
-from training.checkpoint.store import verify
 from training.errors import AutarkyError, ExitCode
 
 

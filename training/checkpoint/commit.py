@@ -158,9 +158,7 @@ def _commit(order: SaveOrder, world_size: int) -> None:
         files.append(file)
         for tensor, shape, start, numel, number in content["slices"]:
             slices.append(
-                Slice(
-                    tensor=tensor, shape=tuple(shape), start=start, numel=numel, file=file.name, digest=number
-                )
+                Slice(tensor=tensor, shape=tuple(shape), start=start, numel=numel, file=file.name, digest=number)
             )
     manifest = Manifest(
         progress=order.progress,

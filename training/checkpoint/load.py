@@ -67,7 +67,7 @@ class CheckpointReader:
     def read(self, tensor: str, start: int, numel: int) -> np.ndarray:
         """Return elements start..start+numel of a flattened tensor, 1-D float32."""
         values = np.empty(numel, dtype=np.float32)
-        self.read_into(tensor, start, memoryview(values))
+        self.read_into(tensor, start, values.data)
         return values
 
     def read_into(self, tensor: str, start: int, destination: memoryview) -> None:
@@ -101,7 +101,7 @@ class CheckpointReader:
 
 
 def load_checkpoint(checkpoint: Path, snapshot: Snapshot, ranks: Ranks) -> Progress:
-    """Replace the live state of all ranks by a checkpoint's, whatever layout wrote it; collective. Returns its progress.
+    """Return the progress of a checkpoint, whatever layout wrote it, after its state is that of all ranks; collective.
 
     Raises:
         CorruptCheckpoint: on every rank: it is damaged, holds no optimizer state, or does not fit the model; no live
@@ -155,11 +155,9 @@ def _fill(source: WeightSource, snapshot: Snapshot, pieces: list[Piece], name: s
         if parameter not in source.shapes:
             raise CorruptCheckpoint(f"{name}: holds no {parameter}; is it another model's?")
         if source.shapes[parameter] != shape:
-            raise CorruptCheckpoint(
-                f"{name}: {parameter} has shape {source.shapes[parameter]}, the model's is {shape}"
-            )
+            raise CorruptCheckpoint(f"{name}: {parameter} has shape {source.shapes[parameter]}, the model's is {shape}")
     for piece in pieces:
-        source.read_into(piece.tensor, piece.start, memoryview(snapshot.values(piece)))
+        source.read_into(piece.tensor, piece.start, snapshot.values(piece).data)
 
 
 def _check_whole(

@@ -47,7 +47,7 @@ class Piece:
 
     @property
     def tensor(self) -> str:
-        """ "<kind>/<canonical parameter name>", as the manifest has it."""
+        """Its name in the manifest: "<kind>/<canonical parameter name>"."""
         return f"{self.kind}/{self.parameter}"
 
     @property
@@ -114,7 +114,7 @@ class Snapshot:
 
     def owned_data(self) -> memoryview:
         """Return the values of all owned pieces, one after the other: the data part of this rank's file."""
-        return memoryview(self._host()[: self.owned_bytes // 4].numpy()).cast("B")
+        return self._host()[: self.owned_bytes // 4].numpy().data.cast("B")
 
     def _places(self) -> Iterator[tuple[Piece, Tensor]]:
         buffer = self._host()

@@ -136,9 +136,7 @@ class TensorFileReader:
         except BaseException as error:
             os.close(self._descriptor)
             if isinstance(error, OSError | ValueError | KeyError | TypeError | AttributeError | RecursionError):
-                raise CorruptCheckpoint(
-                    f"{path}: not a safetensors file ({type(error).__name__}: {error})"
-                ) from error
+                raise CorruptCheckpoint(f"{path}: not a safetensors file ({type(error).__name__}: {error})") from error
             raise
 
     def read_into(self, key: str, start: int, destination: memoryview) -> None:

@@ -6,7 +6,9 @@ load              YAML and overrides -> RunConfig (once), frozen YAML -> RunConf
 overrides         one `key=value`: parse, tell groups from values, apply
 typed             plain values <-> dataclasses, strictly
 keys              every dotted key the schema knows, and the nearest one to a typing mistake
-checks            the only door to all checks; value_checks, layout_checks and training_stage_checks hold them
+checks            the only door to all checks; the other *_checks hold them
+initial_weights   init_from: which directory the first weights come from
+resume_policy     what may be another when a run goes on: free, guarded (resume.allow) or frozen
 run_directory     which directory a start uses: new, continued or refused
 deepspeed_config  the only writer of DeepSpeed's key names
 docs              writes conf/README.md

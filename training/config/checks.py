@@ -3,7 +3,10 @@
 import difflib
 from collections.abc import Mapping
 
+from training.config.checkpoint_checks import check_checkpoints
+from training.config.initial_weights import split_initial_weights
 from training.config.layout_checks import check_layout, check_model
+from training.config.resume_policy import check_allow
 from training.config.schema import RunConfig
 from training.config.training_stage_checks import check_sources, check_suites, check_training_stage
 from training.config.value_checks import check_values
@@ -50,6 +53,10 @@ def check(config: RunConfig) -> None:
     for training_stage in config.stages:
         check_training_stage(config, training_stage)
         check_layout(config, training_stage)
+    check_checkpoints(config)
+    if config.init_from is not None:
+        split_initial_weights(config.init_from)
+    check_allow(config)
     _check_deepspeed_extra(config)
 
 

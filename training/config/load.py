@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 from hydra import compose as hydra_compose
@@ -18,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from training.config.checks import check, check_used
+from training.config.initial_weights import absolute_initial_weights, check_initial_weights_exist
 from training.config.keys import nearest, type_of
 from training.config.overrides import (
     CONF_DIRECTORY,
@@ -27,26 +27,13 @@ from training.config.overrides import (
     parse,
     to_container,
 )
-from training.config.schema import RunConfig
+from training.config.resume_policy import numbers_of
+from training.config.schema import Resume, RunConfig
 from training.config.typed import to_plain, to_run_config
 from training.durable_files import write_durably
 from training.errors import ConfigError
 
 FROZEN_NAME = "config.yaml"
-
-_NOT_NUMBERS = (
-    "run.id",
-    "run.root",
-    "resume",
-    "data.prepared_root",
-    "data.prepare",
-    "checkpoint",
-    "fault_tolerance",
-    "reporting",
-    "cluster.master_port",
-    "stages.*.gate",
-)
-"""Keys that change where, when, how visibly or how far a run computes, never what. `*` is every entry."""
 
 
 def compose(overrides: Sequence[str], *, world: tuple[int, int] | None = None) -> RunConfig:
@@ -75,6 +62,8 @@ def compose(overrides: Sequence[str], *, world: tuple[int, int] | None = None) -
         raise ConfigError(key, "${…}", str(error).splitlines()[0], "write the value itself") from None
     config = _make_paths_absolute(to_run_config(values), Path.cwd())
     check(config)
+    if config.resume.mode is not Resume.must:  # a run that goes on has no more need of what it started from
+        check_initial_weights_exist(config)
     texts = [str(override.input_line) for override in parsed if override.package is None]
     check_used(config, {key: value for key, _, value in (text.lstrip("+~").partition("=") for text in texts)})
     return config
@@ -102,6 +91,29 @@ def load_frozen(directory: Path) -> RunConfig:
     return config
 
 
+def with_resume(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """Return a frozen config with resume.mode and resume.allow as a command line sets them; nothing else may be set.
+
+    Raises:
+        ConfigError: an override speaks of another key, or has an impossible value.
+    """
+    plain = to_plain(config)
+    section = OmegaConf.create({"resume": plain["resume"]})
+    for override in parse(overrides):
+        if override.key_or_group.split(".")[0] != "resume":
+            raise ConfigError(
+                str(override.key_or_group),
+                override.get_value_string(),
+                "a run directory's config is frozen",
+                f"give only resume={'|'.join(Resume)} and resume.allow=[…] beside it, or the run's overrides "
+                f"instead of the directory, with this one, run.id={config.run.id} and resume=auto",
+            )
+        apply(section, override)
+    changed = to_run_config({**plain, **to_container(section)})
+    check(changed)
+    return changed
+
+
 def freeze(config: RunConfig, directory: Path) -> Path:
     """Write config.yaml of a run directory, whole or not at all, and return its path."""
     path = directory / FROZEN_NAME
@@ -115,26 +127,9 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def config_hash(config: RunConfig) -> str:
-    """Return 12 hex digits over everything that determines a run's numbers, the order of training stages included."""
+    """Return 12 hex digits over all that is not free to change within a run, the order of training stages included."""
     text = json.dumps(numbers_of(config), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def numbers_of(config: RunConfig) -> dict[str, Any]:
-    """Return the part of a config, as plain dictionaries, that `config_hash` covers."""
-    plain = to_plain(config)
-    for key in _NOT_NUMBERS:
-        *parents, name = key.split(".")
-        sections = [plain]
-        for parent in parents:
-            sections = [child for section in sections for child in _children(section, parent)]
-        for section in sections:
-            del section[name]
-    return plain
-
-
-def _children(section: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    return list(section.values()) if name == "*" else [section[name]]
 
 
 def _compose_groups(choices: Sequence[Override], *, return_hydra: bool = False) -> DictConfig:
@@ -178,8 +173,11 @@ def _make_paths_absolute(config: RunConfig, directory: Path) -> RunConfig:
         name: replace(source, path=absolute(source.path)) if source.path is not None else source
         for name, source in config.data.sources.items()
     }
+    fast_root = config.checkpoint.fast_root
     return replace(
         config,
         run=replace(config.run, root=absolute(config.run.root)),
         data=replace(config.data, sources=sources, prepared_root=absolute(config.data.prepared_root)),
+        checkpoint=replace(config.checkpoint, fast_root=fast_root and absolute(fast_root)),
+        init_from=absolute_initial_weights(config.init_from, absolute),
     )

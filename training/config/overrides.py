@@ -21,7 +21,7 @@ CONF_DIRECTORY = Path(__file__).parents[2] / "conf"
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Return the parsed overrides, in order.
+    """Return the parsed overrides, in order; `resume=auto` stands for resume.mode=auto.
 
     Raises:
         ConfigError: one is malformed, or speaks to Hydra itself, which Autarky only lets compose.
@@ -37,6 +37,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         if override.key_or_group.split("/")[0].split(".")[0] == "hydra":
             reason = "Hydra only composes the values here, it runs nothing and writes nothing"
             raise ConfigError(*_split(text), reason, "leave it out; run.root=DIR sets the folder of run directories")
+        if override.key_or_group == "resume" and not override.is_delete() and not isinstance(override.value(), dict):
+            override = parser.parse_override(f"resume.mode={override.get_value_string()}")
         parsed.append(override)
     return parsed
 

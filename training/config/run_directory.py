@@ -5,7 +5,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -13,10 +13,13 @@ from typing import Any
 
 import yaml
 
-from training.config.load import FROZEN_NAME, config_hash, freeze, load_frozen, numbers_of
+from training.config.load import FROZEN_NAME, config_hash, freeze, load_frozen
+from training.config.resume_policy import compare
 from training.config.schema import Resume, RunConfig
+from training.config.typed import to_plain
 from training.durable_files import write_durably
 from training.errors import ConfigError, StorageError
+from training.lease import wait_until_free
 
 _PACKAGES = ("torch", "deepspeed", "hydra-core", "omegaconf", "tokenizers", "safetensors", "numpy", "wandb", "datasets")
 _LONGEST_NAME_IN_ID = 40
@@ -26,20 +29,21 @@ _LONGEST_NAME_IN_ID = 40
 def resolve(config: RunConfig, overrides: Sequence[str]) -> Path:
     """Return the run directory of a start, with the config frozen into it under its final run.id.
 
-    resume=never makes a new one; auto continues run.id's or the newest unfinished one of the same name and numbers,
+    resume=never makes a new one; auto continues run.id's or the newest unfinished one that `find_unfinished` knows,
     else makes a new one; must continues or refuses. Call it once per start, never on every rank.
 
     Raises:
-        ConfigError: run.id is taken, there is nothing to continue, or the numbers of the run would change.
+        ConfigError: run.id is taken, there is nothing to continue, or something would change that may not.
+        RunInUse: another job is at work in that directory; nothing was changed.
         StorageError: the directory cannot be written.
     """
     try:
-        if config.resume is Resume.never:
+        if config.resume.mode is Resume.never:
             return create(config, overrides)
         directory = _named(config) if config.run.id else find_unfinished(config)
         if directory is not None:
             return _continue(directory, config, overrides)
-        if config.resume is Resume.must:
+        if config.resume.mode is Resume.must:
             raise _nothing_to_continue(config)
         return create(config, overrides)
     except OSError as error:
@@ -49,14 +53,17 @@ def resolve(config: RunConfig, overrides: Sequence[str]) -> Path:
 
 
 def find_unfinished(config: RunConfig) -> Path | None:
-    """Return the newest run directory under run.root with this name and these numbers that is not done."""
+    """Return the newest run directory under run.root with this name that is not done and may go on with this config.
+
+    One of the same config_hash comes first. Only with resume.allow does one count that differs, in what it allows.
+    """
+    names = sorted((path for path in _run_directories(config) if not is_done(path)), reverse=True)
+    candidates = [(path, frozen) for path in names if (frozen := _load_quietly(path))]
+    candidates = [(path, frozen) for path, frozen in candidates if frozen.run.name == config.run.name]
     wanted = config_hash(config)
-    candidates = [directory for directory in _run_directories(config) if not is_done(directory)]
-    for directory in sorted(candidates, key=lambda path: path.name, reverse=True):
-        frozen = _load_quietly(directory)
-        if frozen and frozen.run.name == config.run.name and config_hash(frozen) == wanted:
-            return directory
-    return None
+    exact = (path for path, frozen in candidates if config_hash(frozen) == wanted)
+    allowed = (path for path, frozen in candidates if config.resume.allow and _may_go_on(path, frozen, config))
+    return next(exact, None) or next(allowed, None)
 
 
 def create(config: RunConfig, overrides: Sequence[str]) -> Path:
@@ -64,6 +71,7 @@ def create(config: RunConfig, overrides: Sequence[str]) -> Path:
 
     Raises:
         ConfigError: run.id is given and its directory already holds checkpoints.
+        RunInUse: run.id is given and another job is at work there.
     """
     root = Path(config.run.root)
     root.mkdir(parents=True, exist_ok=True)
@@ -72,11 +80,12 @@ def create(config: RunConfig, overrides: Sequence[str]) -> Path:
     else:
         directory = root / config.run.id
         directory.mkdir(exist_ok=True)
-        if has_checkpoints(directory):
+        wait_until_free(directory)
+        if has_checkpoints(config, directory):
             raise ConfigError(
                 "run.id",
                 config.run.id,
-                f"{directory} already holds checkpoints and resume={config.resume} would start over",
+                f"{directory} already holds checkpoints and resume={config.resume.mode} would start over",
                 "resume=auto continues it; another run.id, or none, starts a new run",
             )
     _write(directory, config, overrides)
@@ -99,10 +108,30 @@ def is_done(directory: Path) -> bool:
     return isinstance(ledger, dict) and ledger.get("state") == "done"
 
 
-def has_checkpoints(directory: Path) -> bool:
-    """Return whether anything lies in the run's checkpoint folder, whole or not."""
-    folder = directory / "checkpoints"
-    return folder.is_dir() and any(folder.iterdir())
+def check_not_done(config: RunConfig, directory: Path) -> None:
+    """Check that a run directory has something left to train with this config.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if is_done(directory) and set(config.stages) <= set(_complete_training_stages(directory)):
+        raise ConfigError(
+            "run.id",
+            directory.name,
+            "the run is done: every training stage is complete",
+            "add a training stage at the end, with resume.allow=[stages.NAME], or start a new run (resume=never)",
+        )
+
+
+def checkpoint_folders(config: RunConfig, directory: Path) -> list[Path]:
+    """Return where a run's checkpoints lie: in the run directory and, if there is one, under checkpoint.fast_root."""
+    fast_root = config.checkpoint.fast_root
+    return [directory / "checkpoints", *([] if fast_root is None else [Path(fast_root) / directory.name])]
+
+
+def has_checkpoints(config: RunConfig, directory: Path) -> bool:
+    """Return whether a checkpoint, whole or not, lies in one of the run's folders for them."""
+    return any(any(folder.glob("step-*")) for folder in checkpoint_folders(config, directory))
 
 
 def environment() -> dict[str, Any]:
@@ -136,20 +165,29 @@ def _named(config: RunConfig) -> Path | None:
 
 
 def _continue(directory: Path, config: RunConfig, overrides: Sequence[str]) -> Path:
-    """Freeze the new config over the old one: what does not touch the numbers may change between attempts."""
-    frozen = load_frozen(directory)
-    if config_hash(frozen) != config_hash(config):
-        differing = list(_differences(numbers_of(frozen), numbers_of(config), ""))
-        shown = "; ".join(f"{key}: {old!r} there, {new!r} here" for key, old, new in differing[:8])
-        more = f"; and {len(differing) - 8} more" if len(differing) > 8 else ""
-        raise ConfigError(
-            "run.id",
-            directory.name,
-            f"the run was started with other numbers ({shown}{more})",
-            "give the same values to continue it, or another run.id, or none, to start a new run",
-        )
+    """Freeze the new config over the old one, if all that differs may differ."""
+    compare(to_plain(load_frozen(directory)), config, complete=_complete_training_stages(directory))
+    check_not_done(config, directory)
+    wait_until_free(directory)
     _write(directory, config, overrides)
     return directory
+
+
+def _may_go_on(directory: Path, frozen: RunConfig, config: RunConfig) -> bool:
+    try:
+        compare(to_plain(frozen), config, complete=_complete_training_stages(directory))
+    except ConfigError:
+        return False
+    return True
+
+
+def _complete_training_stages(directory: Path) -> list[str]:
+    """Return the training stages that have a checkpoint at their end, as the run's ledger says."""
+    try:
+        ledger = json.loads((directory / "stages.json").read_text(encoding="utf-8"))
+        return [entry["name"] for entry in ledger["stages"] if entry["checkpoint"] is not None]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return []  # nothing was trained yet; a damaged ledger is refused by who opens it
 
 
 def _write(directory: Path, config: RunConfig, overrides: Sequence[str]) -> None:
@@ -168,10 +206,11 @@ def _nothing_to_continue(config: RunConfig) -> ConfigError:
         f"{where / config.run.id} is no run directory"
         if config.run.id
         else (
-            f"no unfinished run called {config.run.name} with the same numbers ({config_hash(config)}) lies in {where}"
+            f"no unfinished run called {config.run.name} that may go on with this config ({config_hash(config)}) "
+            f"lies in {where}"
         )
     )
-    return ConfigError("resume", config.resume, what, remedy)
+    return ConfigError("resume", config.resume.mode, what, remedy)
 
 
 def _run_directories(config: RunConfig) -> list[Path]:
@@ -185,17 +224,6 @@ def _load_quietly(directory: Path) -> RunConfig | None:
         return load_frozen(directory)
     except ConfigError:
         return None
-
-
-def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        if list(old) != list(new) and sorted(old) == sorted(new):
-            yield key, list(old), list(new)
-        for name in dict.fromkeys([*old, *new]):
-            child = f"{key}.{name}" if key else name
-            yield from _differences(old.get(name), new.get(name), child)
-    elif old != new:
-        yield key, old, new
 
 
 def _version(package: str) -> str | None:

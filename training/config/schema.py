@@ -100,6 +100,16 @@ class RunSection:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ResumeConfig:
+    """Whether a start goes on with an earlier one, and what may then be another. `resume=auto` sets resume.mode."""
+
+    mode: Resume = Resume.never
+    """never starts new; auto continues what is there; must refuses to start fresh."""
+    allow: list[str] = field(default_factory=list)
+    """Keys that may change on purpose when a run goes on (optimizer.lr, stages.*.tokens); a section is all in it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RopeScaling:
     """Llama-3 scaling of rotary frequencies (Llama 3.1 model card; transformers 5.x `rope_type: llama3`)."""
 
@@ -301,6 +311,19 @@ class CheckpointConfig:
     """Optimizer steps between checkpoints; the end of a training stage always saves."""
     keep_last: int = 2
     """Newest checkpoints kept besides the last one of each training stage."""
+    permanent_every_steps: int | None = None
+    """Optimizer steps between checkpoints that are kept for good, in the run directory; a multiple of every_steps. Null
+    keeps only those at the ends of training stages."""
+    fast_root: str | None = None
+    """Folder on fast storage that every node sees, for the checkpoints that are not kept for good; a relative path
+    counts from the launch directory. Null puts them into the run directory too."""
+    asynchronous: bool = True
+    """Write while training goes on; false waits for every save."""
+    commit_timeout_seconds: int = 1800
+    """Longest a rank waits for the other ranks' writing; a slow disk is no hang."""
+    max_failed_saves: int = 5
+    """Saves in a row that may fail (disk full, storage gone) before the run stops with exit code 8; training goes on
+    and tries again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -379,8 +402,11 @@ class RunConfig:
 
     run: RunSection
     """Identity."""
-    resume: Resume
-    """never starts new; auto continues what is there; must refuses to start fresh."""
+    resume: ResumeConfig = field(default_factory=ResumeConfig)
+    """Whether and how a start goes on with an earlier one."""
+    init_from: str | None = None
+    """Weights that the first training stage starts from: hf:DIR (a Hugging Face directory) or checkpoint:DIR; null
+    draws them from run.seed."""
     precision: Precision
     """Dtype of weights and activations."""
     model: ModelConfig

@@ -8,7 +8,7 @@ the last committed ledger or the one being committed, never a mixture. Only one 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -118,8 +118,10 @@ class Ledger:
     def open(cls, run_directory: Path, stage_names: Sequence[str]) -> Self:
         """Return the committed ledger of a run directory, or a fresh one (not yet committed) if there is none.
 
+        Training stages that were added at the end are pending in it; a run that was done has them left to do.
+
         Raises:
-            ConfigError: the run directory was made with other training stages.
+            ConfigError: the run directory was made with other training stages, or in another order.
             CorruptCheckpoint: the file is not a ledger.
             StorageError: the file cannot be read.
         """
@@ -132,14 +134,16 @@ class Ledger:
             raise StorageError(f"{path} cannot be read: {error}\n  -> mend the storage, then start again") from error
         ledger = cls.from_json(text, path)
         names = [entry.name for entry in ledger.stages]
-        if names != list(stage_names):
+        if names != list(stage_names[: len(names)]):
             raise ConfigError(
                 "stages",
                 list(stage_names),
                 f"{path} belongs to a run with the training stages {names}",
-                "continue with those stages, or start a new run with another run.id",
+                "continue with those stages and new ones after them, or start a new run with another run.id",
             )
-        return ledger
+        added = tuple(StageEntry(name=name) for name in stage_names[len(names) :])
+        state = RunState.running if added else ledger.state
+        return replace(ledger, stages=(*ledger.stages, *added), state=state)
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> Self:

@@ -145,9 +145,7 @@ class Runner:
             self._use(found)
             self._record_incident("restart", f"continues from {found.name}")
         elif self._config.resume.mode is Resume.must:
-            raise ConfigError(
-                "resume", "must", f"{self._directory} holds no checkpoint", "resume=auto starts fresh"
-            )
+            raise ConfigError("resume", "must", f"{self._directory} holds no checkpoint", "resume=auto starts fresh")
         step = self._steps_done
         for name in self._config.stages:
             if self._last_step(name) > step:

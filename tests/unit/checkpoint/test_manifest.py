@@ -10,7 +10,6 @@ from tests.unit.checkpoint.simulated_ranks import progress_at
 from training.checkpoint.manifest import File, Manifest, Slice, read_manifest
 from training.errors import CorruptCheckpoint
 
-
 FILE = "rank-00000.safetensors"
 
 

@@ -39,10 +39,11 @@ def test_what_is_saved_is_the_state_at_the_step_whatever_training_does_meanwhile
     training_may_go_on.set()
     outcome = saver.finish()
     assert outcome.checkpoint == tmp_path / "step-00000001"
+    assert outcome.checkpoint is not None
     found = CheckpointReader(outcome.checkpoint).read(f"weight/{fragments[0].parameter}", 0, len(expected))
     assert torch.equal(torch.from_numpy(found), expected)
     assert not saver.in_flight
-    assert 0 <= outcome.stall_seconds
+    assert outcome.stall_seconds >= 0
 
 
 def test_a_failed_save_is_an_outcome_on_every_rank_and_the_next_one_succeeds(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ HEADERS = [TensorHeader(key="a", dtype="F32", shape=(4, 5)), TensorHeader(key="b
 
 def write(path: Path) -> TensorFileWriter:
     with TensorFileWriter(path, HEADERS, {"made": "by a test"}) as writer:
-        writer.write(memoryview(VALUES[:7]))
-        writer.write(memoryview(VALUES[7:]))
+        writer.write(VALUES[:7].data)
+        writer.write(VALUES[7:].data)
     return writer
 
 
@@ -41,7 +41,7 @@ def test_any_range_is_read(data: st.DataObject, tmp_path_factory: pytest.TempPat
     start = data.draw(st.integers(0, len(whole)))
     found = np.zeros(data.draw(st.integers(0, len(whole) - start)), dtype=np.float32)
     reader = TensorFileReader(path)
-    reader.read_into(key, start, memoryview(found))
+    reader.read_into(key, start, found.data)
     reader.close()
     assert np.array_equal(found, whole[start : start + len(found)])
 
@@ -54,7 +54,7 @@ def test_a_file_is_never_written_over(tmp_path: Path) -> None:
 
 def test_too_little_data_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="28 of 120 bytes"), TensorFileWriter(tmp_path / "file", HEADERS) as writer:
-        writer.write(memoryview(VALUES[:7]))
+        writer.write(VALUES[:7].data)
 
 
 def header(entries: object) -> bytes:

@@ -16,7 +16,6 @@ from training.config.schema import (
     ParallelConfig,
     Precision,
     ReportingConfig,
-    Resume,
     RunConfig,
     RunSection,
     ScheduleConfig,
@@ -48,7 +47,6 @@ def run_config(data: DataConfig, *stages: StageConfig, seed: int = 0) -> RunConf
     accelerator = AcceleratorConfig(name="CPU")
     return RunConfig(
         run=RunSection(name="test", seed=seed),
-        resume=Resume.never,
         precision=Precision.fp32,
         model=model,
         parallel=ParallelConfig(),

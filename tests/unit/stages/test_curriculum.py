@@ -20,7 +20,6 @@ from training.config.schema import (
     ParallelConfig,
     Precision,
     ReportingConfig,
-    Resume,
     RunConfig,
     RunSection,
     ScheduleConfig,
@@ -48,7 +47,6 @@ WSD = ScheduleConfig(kind=ScheduleKind.wsd, warmup_fraction=0.25, decay_fraction
 def run_config() -> RunConfig:
     return RunConfig(
         run=RunSection(name="test"),
-        resume=Resume.auto,
         precision=Precision.fp32,
         model=ModelConfig(
             vocab_size=300,
