@@ -89,6 +89,11 @@ class DrilledRun:
         self.findings.lost_steps += self._lost(seen)
         self.findings.lost_steps += self._not_continued(self._watch.look())
         self.findings.differences += differing_checkpoints(self.directory, self._reference)
+        self.findings.differences += [
+            f"{self._name()}: {record['what']}: {record['message']}"
+            for record in self._watch.records
+            if record["kind"] == "incident" and record["what"] != "restart"
+        ]
         return None if left.processes else left
 
     def finish(self) -> None:
@@ -120,12 +125,9 @@ class DrilledRun:
         """Yield a sentence if the start did not continue from the newest committed step."""
         newest = self._newest_at_start or 0
         for record in records:
-            if record["kind"] == "incident":
-                expected = f"continues from step-{newest:08d}"
-                if record["what"] == "corrupt_checkpoint" or (
-                    record["what"] == "restart" and expected not in record["message"]
-                ):
-                    yield f"{self._name()}: {record['message']}, but step {newest} was committed"
+            is_restart = record["kind"] == "incident" and record["what"] == "restart"
+            if is_restart and f"continues from step-{newest:08d}" not in record["message"]:
+                yield f"{self._name()}: {record['message']}, but step {newest} was committed"
         first = next((record["step"] for record in records if record["kind"] == "step"), newest + 1)
         if first != newest + 1:
             yield f"{self._name()}: began at step {first}, but step {newest} was committed"
