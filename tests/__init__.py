@@ -1,1 +1,1 @@
-"""Tests: unit/ (mirrors the folders), distributed/ (real processes), integration/ (whole runs), golden/."""
+"""Tests: unit/ (mirrors the folders), distributed/ (processes), integration/ (whole runs), drills/ (kills), golden/."""
