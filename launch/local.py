@@ -15,6 +15,7 @@ from pathlib import Path
 from launch.supervise import Outcome, supervise
 from training.config.schema import RunConfig
 from training.errors import ConfigError
+from training.process_identity import LAUNCHER_VARIABLE, start_time
 
 _REPOSITORY = Path(__file__).parents[1]
 
@@ -71,6 +72,7 @@ def environment(run_directory: Path, config: RunConfig) -> dict[str, str]:
         "DS_ACCELERATOR": config.cluster.accelerator.device,
         "OMP_NUM_THREADS": str(config.cluster.threads_per_process),
         "TORCH_EXTENSIONS_DIR": str(run_directory / "torch_extensions"),
+        LAUNCHER_VARIABLE: f"{os.getpid()}:{start_time(os.getpid())}",
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": os.pathsep.join(paths),
         # A folder called `training` or `eval` in the launch directory must not be taken for ours.

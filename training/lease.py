@@ -20,6 +20,7 @@ from typing import Self
 
 from training.durable_files import fsync, write_durably
 from training.errors import RunInUse, StorageError
+from training.process_identity import start_time
 
 _FOLDER = "leases"
 _HEARTBEAT_SECONDS = 5.0
@@ -162,7 +163,7 @@ def _is_alive(holder: Holder) -> bool | None:
     if holder.slurm_job and holder.slurm_job == me.slurm_job and holder.slurm_restart_count < me.slurm_restart_count:
         return False  # Slurm starts a job again only after it has ended the one before
     if holder.machine == me.machine:
-        return _start_time(holder.pid) == holder.start_time
+        return start_time(holder.pid) == holder.start_time
     return None
 
 
@@ -196,20 +197,11 @@ def _myself(number: int) -> Holder:
         host=socket.gethostname(),
         machine=f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}",
         pid=os.getpid(),
-        start_time=_start_time(os.getpid()),
+        start_time=start_time(os.getpid()),
         slurm_job=os.environ.get("SLURM_JOB_ID", ""),
         slurm_restart_count=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
         released=False,
     )
-
-
-def _start_time(pid: int) -> str:
-    """Return a process's start time, "" if there is none or it only waits to be reaped."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] == "Z" else fields[19]
 
 
 def _read(folder: Path, number: int) -> Holder | None:

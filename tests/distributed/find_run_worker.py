@@ -20,10 +20,12 @@ def main() -> None:
     answers: list[dict[str, Any]] = []
     for words in json.loads((folder / "commands.json").read_text()):
         try:
-            directory, config = _find_run(parse_arguments(words), processes)
+            directory, config, lease = _find_run(parse_arguments(words), processes)
         except ConfigError as error:
             answers.append({"error": str(error)})
         else:
+            if lease is not None:
+                lease.release()
             resume, layout = config.resume, config.stages["pretrain"].parallel
             assert layout is not None
             found = {"directory": str(directory), "mode": resume.mode, "allow": resume.allow}

@@ -58,7 +58,7 @@ def do_together(ranks: Ranks, act: Callable[[], None]) -> None:
     if isinstance(failure, AutarkyError):
         raise failure
     if told:
-        rank, _, (kind, _, words) = (*told[0].partition(": ")[:2], told[0].partition(": ")[2].partition(": "))
+        rank, kind, words = told[0].split(": ", 2)
         raise _FAILURES.get(kind, StorageError)(f"{words} ({rank})") from failure
 
 

@@ -1,7 +1,8 @@
 """A rank ends when its launcher does: no orphan keeps a device, or writes beside the run's next attempt.
 
-Two ropes, because a launcher is a chain of processes (submit -> deepspeed runner -> deepspeed launch -> rank): the
-kernel kills a rank whose parent dies, and a thread watches the ancestors further up.
+Three ropes, because a launcher is a chain of processes (submit -> deepspeed runner -> deepspeed launch -> rank): the
+kernel kills a rank whose parent dies, and a thread watches the ancestors further up. A rank that is still importing
+when its launcher is killed has no ancestors left to look at: `launch.submit` tells its ranks who it is.
 """
 
 import ctypes
@@ -11,6 +12,8 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from training.process_identity import LAUNCHER_VARIABLE, start_time, stat_fields
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LAUNCHER_COMMANDS = frozenset({"deepspeed", "deepspeed.pt", "torchrun", "accelerate", "accelerate-launch"})
@@ -30,7 +33,7 @@ def tie_to_launcher() -> None:
     if not Path("/proc/self/stat").exists():
         return  # not Linux: the launcher's own cleaning up has to do
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    ancestors = _launcher_ancestors()
+    ancestors = [*_launcher_ancestors(), *_named_launcher()]
     if ancestors:
         threading.Thread(target=_watch, args=(ancestors,), name="lifeline", daemon=True).start()
 
@@ -42,7 +45,7 @@ def _launcher_ancestors() -> list[_Ancestor]:
     while pid > 1:
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-            fields = _stat_fields(pid)
+            fields = stat_fields(pid)
         except OSError:
             break
         if not any(_names_launcher(word) for word in words):
@@ -52,14 +55,15 @@ def _launcher_ancestors() -> list[_Ancestor]:
     return ancestors
 
 
+def _named_launcher() -> list[_Ancestor]:
+    """Return the launcher that the environment names, whether it still lives or not."""
+    pid, _, started = os.environ.get(LAUNCHER_VARIABLE, "").partition(":")
+    return [_Ancestor(int(pid), started)] if pid else []
+
+
 def _names_launcher(word: str) -> bool:
     """Return whether a whole word of a command line is a launcher's; a shell may have one inside its `-c` text."""
     return Path(word).name in _LAUNCHER_COMMANDS or word.startswith(_LAUNCHER_MODULES)
-
-
-def _stat_fields(pid: int) -> list[str]:
-    """Return /proc/pid/stat from field 3 on; the command name before it may hold spaces."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def _watch(ancestors: list[_Ancestor]) -> None:
@@ -68,9 +72,5 @@ def _watch(ancestors: list[_Ancestor]) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _is_alive(ancestor: _Ancestor) -> bool:
-    try:
-        fields = _stat_fields(ancestor.pid)
-    except OSError:
-        return False
-    return fields[19] == ancestor.start_time and fields[0] != "Z"
+def _is_alive(process: _Ancestor) -> bool:
+    return start_time(process.pid) == process.start_time

@@ -12,12 +12,11 @@ from typing import Protocol
 
 from training.checkpoint.manifest import Progress, read_manifest
 from training.config.load import config_hash
-from training.config.resume_policy import ChangeKind, compare
 from training.config.schema import GateConfig, Resume, RunConfig
 from training.data.loader import StageLoader
 from training.engine.base import Engine, StepResult
 from training.engine.process_group import ProcessGroup
-from training.errors import AutarkyError, ConfigError, CorruptCheckpoint, DataError, GateBlocked, NonFiniteGradients
+from training.errors import AutarkyError, ConfigError, GateBlocked, NonFiniteGradients
 from training.models.sizes import training_flops_per_token
 from training.reporting.records import (
     EvalRecord,
@@ -31,6 +30,7 @@ from training.stages import transitions
 from training.stages.checkpointing import Checkpointing
 from training.stages.curriculum import learning_rate
 from training.stages.ledger import Ledger, StageStatus, commit
+from training.stages.resumption import changes_since
 
 START = "start"
 """Name of the evaluation of the untrained model."""
@@ -156,32 +156,10 @@ class Runner:
     def _use(self, checkpoint: Path) -> None:
         """Go on from a checkpoint, if this config may go on from what it was written with."""
         manifest = read_manifest(checkpoint)
-        progress = manifest.progress
-        names = list(self._config.stages)
-        reached = names.index(progress.training_stage) if progress.training_stage in names else 0
-        at_its_end = progress.step == self._last_step(names[reached])
-        changes = compare(manifest.config, self._config, complete=names[: reached + at_its_end])
-        for change in changes:
+        self._progress = manifest.progress
+        fingerprint = self._parts.data_fingerprint
+        for change in changes_since(checkpoint, manifest, self._config, data_fingerprint=fingerprint):
             self._record_incident("config_changed", f"{change.key}: {change.old!r} became {change.new!r}")
-        numbers_changed = [change.key for change in changes if change.kind is not ChangeKind.free]
-        if not any(key.startswith("data") for key in numbers_changed):
-            self._check_data(progress, checkpoint)
-        if not numbers_changed:
-            planned = learning_rate(self._config, progress.training_stage, progress.stage_step - 1)
-            if progress.lr != planned:
-                raise CorruptCheckpoint(
-                    f"{checkpoint}: its last step used learning rate {progress.lr}, the schedule gives {planned}\n"
-                    "  -> another version of Autarky wrote it: go on with that version, or start a new run with "
-                    f"init_from=checkpoint:{checkpoint}"
-                )
-        self._progress = progress
-
-    def _check_data(self, progress: Progress, checkpoint: Path) -> None:
-        if progress.data_fingerprint != self._parts.data_fingerprint:
-            raise DataError(
-                f"{checkpoint}: trained on data {progress.data_fingerprint}, prepared now is "
-                f"{self._parts.data_fingerprint}\n  -> restore that data, or start a new run with resume=never"
-            )
 
     # -- one training stage -----------------------------------------------------------------------------------------
 

@@ -104,3 +104,33 @@ def test_a_rank_of_a_healthy_launcher_lives(chain: Chain) -> None:
     assert not chain.rank_dies(within_seconds=3)
     chain.processes[-1].send_signal(signal.SIGTERM)  # and ends as any other process
     assert chain.rank_dies()
+
+
+ORPHAN = """
+import os, sys, time
+while os.getppid() == int(sys.argv[1]):  # "importing" while the launcher is killed
+    time.sleep(0.01)
+from training.fault_tolerance.lifeline import tie_to_launcher
+tie_to_launcher()
+time.sleep(300)
+"""
+
+
+def test_a_rank_whose_launcher_died_before_it_could_look_dies_too(tmp_path: Path) -> None:
+    """It has been reparented, so no ancestor tells; the variable that launch.submit sets does."""
+    spawn = (
+        "import os, subprocess, sys; from training.process_identity import start_time; me = os.getpid();"
+        "os.environ['AUTARKY_LAUNCHER'] = f'{me}:{start_time(me)}';"
+        "rank = subprocess.Popen([sys.executable, '-c', sys.argv[1], str(me)]); print(rank.pid, flush=True);"
+        "os.kill(me, 9)"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", spawn, ORPHAN], cwd=REPOSITORY, stdout=subprocess.PIPE)
+    assert launcher.stdout is not None
+    rank = psutil.Process(int(launcher.stdout.readline()))
+    launcher.wait(timeout=10)
+    try:
+        rank.wait(timeout=SOON_SECONDS)  # a reparented process: psutil polls
+    finally:
+        if rank.is_running():
+            rank.kill()
+            pytest.fail("the rank outlived its launcher")

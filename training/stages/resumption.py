@@ -1,0 +1,66 @@
+"""Whether a run may go on from a checkpoint with the config and the data of this start. Pure."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.checkpoint.manifest import Manifest, Progress
+from training.config.resume_policy import Change, ChangeKind, compare
+from training.config.schema import RunConfig
+from training.errors import ConfigError, CorruptCheckpoint, DataError
+from training.stages.curriculum import learning_rate
+
+_COUNTED_IN = ("global_batch_sequences", "sequence_length", "mixture")
+"""Keys of a training stage that its sample order and its steps are counted in."""
+
+
+def changes_since(checkpoint: Path, manifest: Manifest, config: RunConfig, *, data_fingerprint: str) -> list[Change]:
+    """Return what is another than when a checkpoint was written, if the run may go on from it.
+
+    Raises:
+        ConfigError: something changed that may not, or not without a word in resume.allow.
+        DataError: the prepared data is another.
+        CorruptCheckpoint: the schedule would not have given the learning rate that was used.
+    """
+    progress, names = manifest.progress, list(config.stages)
+    reached = names.index(progress.training_stage) if progress.training_stage in names else 0
+    at_its_end = progress.step == config.first_step(names[reached]) + config.num_steps(names[reached])
+    changes = compare(manifest.config, config, complete=names[: reached + at_its_end])
+    numbers = [change.key for change in changes if change.kind is not ChangeKind.free]
+    if not at_its_end:
+        _check_begun_stage(changes, progress, config)
+    if progress.data_fingerprint != data_fingerprint and not any(key.startswith("data.") for key in numbers):
+        raise DataError(
+            f"{checkpoint}: trained on data {progress.data_fingerprint}, prepared now is {data_fingerprint}\n"
+            "  -> restore that data, or start a new run with resume=never"
+        )
+    if not numbers:
+        _check_learning_rate(checkpoint, progress, config)
+    return changes
+
+
+def _check_begun_stage(changes: Sequence[Change], progress: Progress, config: RunConfig) -> None:
+    """Raise ConfigError if a training stage that has begun would be counted in other units from now on."""
+    name, done = progress.training_stage, progress.stage_step
+    remedy = f"keep it; a training stage added at the end (resume.allow=[stages.NAME]) may differ from {name}"
+    for change in changes:
+        for key in _COUNTED_IN:
+            if change.key == f"stages.{name}.{key}" or change.key.startswith(f"stages.{name}.{key}."):
+                reason = f"{done} steps of this training stage are done with {change.old}, its samples are counted so"
+                raise ConfigError(change.key, change.new, reason, remedy)
+    if config.num_steps(name) < done:
+        tokens = config.stages[name].tokens
+        per_step = config.stages[name].global_batch_sequences * config.stages[name].sequence_length
+        reason = f"that is {config.num_steps(name)} steps, and {done} are done"
+        raise ConfigError(
+            f"stages.{name}.tokens", tokens, reason, f"stages.{name}.tokens={done * per_step} ends it now"
+        )
+
+
+def _check_learning_rate(checkpoint: Path, progress: Progress, config: RunConfig) -> None:
+    planned = learning_rate(config, progress.training_stage, progress.stage_step - 1)
+    if progress.lr != planned:
+        raise CorruptCheckpoint(
+            f"{checkpoint}: its last step used learning rate {progress.lr}, the schedule gives {planned}\n"
+            "  -> another version of Autarky wrote it: go on with that version, or start a new run with "
+            f"init_from=checkpoint:{checkpoint}"
+        )
