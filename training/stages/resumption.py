@@ -23,10 +23,10 @@ def changes_since(checkpoint: Path, manifest: Manifest, config: RunConfig, *, da
     """
     progress, names = manifest.progress, list(config.stages)
     reached = names.index(progress.training_stage) if progress.training_stage in names else 0
-    at_its_end = progress.step == config.first_step(names[reached]) + config.num_steps(names[reached])
-    changes = compare(manifest.config, config, complete=names[: reached + at_its_end])
+    was_complete = _was_complete(manifest)
+    changes = compare(manifest.config, config, complete=names[: reached + was_complete])
     numbers = [change.key for change in changes if change.kind is not ChangeKind.free]
-    if not at_its_end:
+    if not was_complete:
         _check_begun_stage(changes, progress, config)
     if progress.data_fingerprint != data_fingerprint and not any(key.startswith("data.") for key in numbers):
         raise DataError(
@@ -36,6 +36,13 @@ def changes_since(checkpoint: Path, manifest: Manifest, config: RunConfig, *, da
     if not numbers:
         _check_learning_rate(checkpoint, progress, config)
     return changes
+
+
+def _was_complete(manifest: Manifest) -> bool:
+    """Return whether a checkpoint ends its training stage, by the config it was written with."""
+    stage = manifest.config["stages"][manifest.progress.training_stage]
+    tokens_per_step = stage["global_batch_sequences"] * stage["sequence_length"]
+    return manifest.progress.stage_step * tokens_per_step >= stage["tokens"]
 
 
 def _check_begun_stage(changes: Sequence[Change], progress: Progress, config: RunConfig) -> None:
