@@ -3,7 +3,9 @@
 Everything is read into the snapshot's buffer and checked over all ranks before the first live value changes.
 """
 
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Protocol
@@ -100,13 +102,25 @@ class CheckpointReader:
         return file
 
 
-def load_checkpoint(checkpoint: Path, snapshot: Snapshot, ranks: Ranks) -> Progress:
-    """Return the progress of a checkpoint, whatever layout wrote it, after its state is that of all ranks; collective.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """What became the live state, and what it took."""
+
+    progress: Progress
+    bytes_read: int
+    """Bytes of tensors that this rank read: what it holds, and no more, whatever layout wrote them."""
+    seconds: float
+    """Wall time on this rank."""
+
+
+def load_checkpoint(checkpoint: Path, snapshot: Snapshot, ranks: Ranks) -> Loaded:
+    """Make the state in a checkpoint, whatever layout wrote it, that of all ranks; collective. Returns its progress.
 
     Raises:
         CorruptCheckpoint: on every rank: it is damaged, holds no optimizer state, or does not fit the model; no live
             value was changed.
     """
+    begun = time.perf_counter()
     opened: list[CheckpointReader] = []
 
     def fill() -> None:
@@ -125,7 +139,11 @@ def load_checkpoint(checkpoint: Path, snapshot: Snapshot, ranks: Ranks) -> Progr
     _check_whole(shapes, reader.digests(), snapshot, ranks, str(checkpoint))
     snapshot.restore()
     reader.close()
-    return reader.manifest.progress
+    return Loaded(
+        progress=reader.manifest.progress,
+        bytes_read=reader.bytes_read,
+        seconds=time.perf_counter() - begun,
+    )
 
 
 def load_weights(open_source: Callable[[], WeightSource], snapshot: Snapshot, ranks: Ranks) -> None:
