@@ -19,6 +19,7 @@ from tests.unit.checkpoint.simulated_ranks import (
 from training.checkpoint.load import CheckpointReader, Loaded, load_checkpoint, load_weights
 from training.checkpoint.manifest import Progress
 from training.checkpoint.snapshot import Fragment, Snapshot
+from training.checkpoint.tensor_file import TensorFileReader
 from training.errors import CorruptCheckpoint
 
 
@@ -46,6 +47,23 @@ def test_what_any_number_of_ranks_wrote_any_other_number_reads(
         return loaded.progress
 
     assert on_ranks(num_readers, load) == [progress_at(8)] * num_readers
+
+
+def test_the_files_of_many_ranks_are_opened_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = saved(tmp_path, num_ranks=24, seed=3)
+    opened: list[Path] = []
+
+    class CountedReader(TensorFileReader):
+        def __init__(self, path: Path) -> None:
+            opened.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr("training.checkpoint.load.TensorFileReader", CountedReader)
+    fragments = fragments_of(0, 1, None)
+    load_checkpoint(checkpoint, Snapshot(fragments), ALONE)
+    for fragment, expected in zip(fragments, fragments_of(0, 1, 3), strict=True):
+        assert all(torch.equal(fragment.tensors[kind], expected.tensors[kind]) for kind in KINDS)
+    assert len(opened) == len(set(opened)) > 16
 
 
 @given(data=st.data())
