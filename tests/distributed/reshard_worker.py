@@ -26,7 +26,7 @@ NUM_STEPS_AFTER = 10
 LRS = [1e-3 * min(1.0, (step + 1) / 5) for step in range(SAVED_STEP + NUM_STEPS_AFTER)]
 
 MODELS: dict[str, dict[str, bool]] = {"untied": {}, "tied": {"tied": True}, "padded": {"narrow": True}}
-"""Padded: parameters that 2 and 4 ranks cannot share equally."""
+"""Padded: what 4 ranks cannot share equally under ZeRO-3, nor 2 under ZeRO-1 and 2."""
 SAVED: dict[str, Any] = {"pipeline": 2, "zero_stage": 3}
 """On four processes."""
 INTERLEAVED = {"schedule": PipelineSchedule.interleaved, "chunks_per_rank": 2}
