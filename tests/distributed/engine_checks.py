@@ -35,7 +35,7 @@ def crossings(
     """Load each source, save it again at once, train on."""
     seen = {}
     for source, checkpoint in sources.items():
-        progress = engine.load(checkpoint)
+        progress = engine.load(checkpoint).progress
         again = save(engine, processes, folder / source, progress)
         seen[source] = {"differing": differing_tensors(checkpoint, again), "step": progress.step, **train_on()}
     return seen

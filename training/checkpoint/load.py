@@ -3,7 +3,9 @@
 Everything is read into the snapshot's buffer and checked over all ranks before the first live value changes.
 """
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Protocol
@@ -72,20 +74,38 @@ class CheckpointReader:
 
     def read_into(self, tensor: str, start: int, destination: memoryview) -> None:
         """Fill a float32 destination with the flattened tensor's elements from `start` on."""
-        destination = destination.cast("B")
-        stop = start + len(destination) // 4
-        for piece in self._slices[tensor]:
-            low, high = max(start, piece.start), min(stop, piece.start + piece.numel)
-            if low < high:
-                part = destination[4 * (low - start) : 4 * (high - start)]
-                self._file_of(piece).read_into(piece.key, low - piece.start, part)
-                self.bytes_read += len(part)
+        for part in self._parts(tensor, start, destination):
+            self._read(part)
+
+    def read_all(self, wanted: Iterable[tuple[str, int, memoryview]]) -> None:
+        """Fill many destinations, each as `read_into` does, file by file, so that each file is opened once.
+
+        A rank that holds whole tensors needs a part of every file for each of them: tensor by tensor it would open
+        the files of 1,000 ranks anew for every one of 1,000 tensors, and parse a million headers.
+        """
+        parts = [part for request in wanted for part in self._parts(*request)]
+        for part in sorted(parts, key=lambda part: part.piece.file):
+            self._read(part)
 
     def close(self) -> None:
         """Close the files."""
         for file in self._files.values():
             file.close()
         self._files.clear()
+
+    def _parts(self, tensor: str, start: int, destination: memoryview) -> "Iterator[_Part]":
+        """Yield where the elements from `start` on lie."""
+        destination = destination.cast("B")
+        stop = start + len(destination) // 4
+        for piece in self._slices[tensor]:
+            low, high = max(start, piece.start), min(stop, piece.start + piece.numel)
+            if low < high:
+                place = destination[4 * (low - start) : 4 * (high - start)]
+                yield _Part(piece=piece, start=low - piece.start, destination=place)
+
+    def _read(self, part: "_Part") -> None:
+        self._file_of(part.piece).read_into(part.piece.key, part.start, part.destination)
+        self.bytes_read += len(part.destination)
 
     def _file_of(self, piece: Slice) -> TensorFileReader:
         """Return the open file of a slice; only the last few stay open, a large checkpoint has thousands."""
@@ -100,13 +120,35 @@ class CheckpointReader:
         return file
 
 
-def load_checkpoint(checkpoint: Path, snapshot: Snapshot, ranks: Ranks) -> Progress:
-    """Return the progress of a checkpoint, whatever layout wrote it, after its state is that of all ranks; collective.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """A range of one slice and where it belongs."""
+
+    piece: Slice
+    start: int
+    """First element in the slice."""
+    destination: memoryview
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """What became the live state, and what it took."""
+
+    progress: Progress
+    bytes_read: int
+    """Bytes of tensors that this rank read: what it holds, and no more, whatever layout wrote them."""
+    seconds: float
+    """Wall time on this rank."""
+
+
+def load_checkpoint(checkpoint: Path, snapshot: Snapshot, ranks: Ranks) -> Loaded:
+    """Make the state in a checkpoint, whatever layout wrote it, that of all ranks; collective. Returns its progress.
 
     Raises:
         CorruptCheckpoint: on every rank: it is damaged, holds no optimizer state, or does not fit the model; no live
             value was changed.
     """
+    begun = time.perf_counter()
     opened: list[CheckpointReader] = []
 
     def fill() -> None:
@@ -125,7 +167,11 @@ def load_checkpoint(checkpoint: Path, snapshot: Snapshot, ranks: Ranks) -> Progr
     _check_whole(shapes, reader.digests(), snapshot, ranks, str(checkpoint))
     snapshot.restore()
     reader.close()
-    return reader.manifest.progress
+    return Loaded(
+        progress=reader.manifest.progress,
+        bytes_read=reader.bytes_read,
+        seconds=time.perf_counter() - begun,
+    )
 
 
 def load_weights(open_source: Callable[[], WeightSource], snapshot: Snapshot, ranks: Ranks) -> None:
@@ -156,8 +202,12 @@ def _fill(source: WeightSource, snapshot: Snapshot, pieces: list[Piece], name: s
             raise CorruptCheckpoint(f"{name}: holds no {parameter}; is it another model's?")
         if source.shapes[parameter] != shape:
             raise CorruptCheckpoint(f"{name}: {parameter} has shape {source.shapes[parameter]}, the model's is {shape}")
-    for piece in pieces:
-        source.read_into(piece.tensor, piece.start, snapshot.values(piece).data)
+    wanted = [(piece.tensor, piece.start, snapshot.values(piece).data) for piece in pieces]
+    if isinstance(source, CheckpointReader):  # it has as many files as there were ranks
+        source.read_all(wanted)
+        return
+    for tensor, start, destination in wanted:
+        source.read_into(tensor, start, destination)
 
 
 def _check_whole(

@@ -11,8 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from training.checkpoint.load import WeightSource
-from training.checkpoint.manifest import Progress
+from training.checkpoint.load import Loaded, WeightSource
 from training.checkpoint.snapshot import Snapshot
 from training.data.batch import MicroBatch
 from training.parallel.layout import Layout
@@ -74,8 +73,8 @@ class Engine(Protocol):
         """
         ...
 
-    def load(self, checkpoint: Path) -> Progress:
-        """Replace weights and optimizer state by a committed checkpoint's, saved under any layout; return its progress.
+    def load(self, checkpoint: Path) -> Loaded:
+        """Replace weights and optimizer state by a committed checkpoint's, saved under any layout.
 
         Raises:
             CorruptCheckpoint: it is damaged or does not fit; nothing was changed.

@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from training.checkpoint.load import WeightSource, load_checkpoint, load_weights
-from training.checkpoint.manifest import Progress
+from training.checkpoint.load import Loaded, WeightSource, load_checkpoint, load_weights
 from training.checkpoint.snapshot import Snapshot
 from training.data.batch import MicroBatch
 from training.engine.deepspeed_private import TrainingState, forget_engines
@@ -39,11 +38,11 @@ class StatefulEngine:
         """DeepSpeed's dictionary, as the engine was built with it."""
         return self._engines[0].config
 
-    def load(self, checkpoint: Path) -> Progress:
+    def load(self, checkpoint: Path) -> Loaded:
         """Load a checkpoint of any layout; see `Engine.load`."""
-        progress = load_checkpoint(checkpoint, self.snapshot, self._processes)
-        self._restored(progress.optimizer_updates)
-        return progress
+        loaded = load_checkpoint(checkpoint, self.snapshot, self._processes)
+        self._restored(loaded.progress.optimizer_updates)
+        return loaded
 
     def load_weights(self, open_source: Callable[[], WeightSource]) -> None:
         """Start from a source's weights; see `Engine.load_weights`."""

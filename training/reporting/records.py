@@ -119,7 +119,8 @@ class StageRecord:
     """One-line description of the layout, for example "pipeline 2 × data 1, ZeRO-1, 2 ranks"."""
     attempt: int
     notes: list[str] = field(default_factory=list)
-    """What the engine decided when it was built, and why: the cut of the layers, the schedule's bubble."""
+    """What the engine decided when it was built, and why: the cut of the layers, the schedule's bubble; which
+    checkpoint's state it has, and how many bytes of it rank 0 read."""
 
 
 Record = StepRecord | EvalRecord | GateRecord | CheckpointRecord | IncidentRecord | StageRecord

@@ -18,6 +18,7 @@ from training.engine.base import Engine, StepResult
 from training.engine.process_group import ProcessGroup
 from training.errors import AutarkyError, ConfigError, GateBlocked, NonFiniteGradients
 from training.models.sizes import training_flops_per_token
+from training.reporting.formatting import duration, num_bytes
 from training.reporting.records import (
     EvalRecord,
     GateRecord,
@@ -167,21 +168,24 @@ class Runner:
         if self._ledger.entry(name).status not in (StageStatus.evaluated, StageStatus.blocked):
             checkpoint, initial = self._checkpoints.newest, self._parts.load_initial_weights
             engine = self._parts.build_engine(name, checkpoint is None and initial is None)
+            notes = list(engine.notes)
             if checkpoint is not None:
-                engine.load(checkpoint)
+                loaded = engine.load(checkpoint)
+                read, took = num_bytes(loaded.bytes_read), duration(loaded.seconds)
+                notes.append(f"state of {checkpoint.name}: rank 0 read its share, {read}, in {took}")
             elif initial is not None:
                 initial(engine)
             self._evaluate_start(engine, name)
             if self._ledger.entry(name).status is not StageStatus.trained:
-                self._train(engine, name)
+                self._train(engine, name, notes)
             self._evaluate(engine, name)
             engine.close()
         self._ask_gate(name)
 
-    def _train(self, engine: Engine, name: str) -> None:
+    def _train(self, engine: Engine, name: str, notes: Sequence[str]) -> None:
         if self._ledger.entry(name).status is StageStatus.pending:
             self._advance(transitions.begun(self._ledger, name))
-        self._record_stage(name, "begin", engine.layout.describe(), engine.notes)
+        self._record_stage(name, "begin", engine.layout.describe(), notes)
         loader = self._parts.open_loader(name)
         first_step = self._config.first_step(name)
         while self._steps_done < self._last_step(name):

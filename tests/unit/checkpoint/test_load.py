@@ -16,9 +16,10 @@ from tests.unit.checkpoint.simulated_ranks import (
     progress_at,
     saved,
 )
-from training.checkpoint.load import CheckpointReader, load_checkpoint, load_weights
+from training.checkpoint.load import CheckpointReader, Loaded, load_checkpoint, load_weights
 from training.checkpoint.manifest import Progress
 from training.checkpoint.snapshot import Fragment, Snapshot
+from training.checkpoint.tensor_file import TensorFileReader
 from training.errors import CorruptCheckpoint
 
 
@@ -39,12 +40,30 @@ def test_what_any_number_of_ranks_wrote_any_other_number_reads(
 
     def load(ranks: SimulatedRanks) -> Progress:
         fragments = fragments_of(ranks.rank, num_readers, None)
-        progress = load_checkpoint(checkpoint, Snapshot(fragments), ranks)
+        loaded = load_checkpoint(checkpoint, Snapshot(fragments), ranks)
         for fragment, expected in zip(fragments, fragments_of(ranks.rank, num_readers, 3), strict=True):
             assert all(torch.equal(fragment.tensors[kind], expected.tensors[kind]) for kind in KINDS)
-        return progress
+        assert loaded.bytes_read == 4 * sum(len(f.tensors[kind]) for f in fragments for kind in KINDS)
+        return loaded.progress
 
     assert on_ranks(num_readers, load) == [progress_at(8)] * num_readers
+
+
+def test_the_files_of_many_ranks_are_opened_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = saved(tmp_path, num_ranks=24, seed=3)
+    opened: list[Path] = []
+
+    class CountedReader(TensorFileReader):
+        def __init__(self, path: Path) -> None:
+            opened.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr("training.checkpoint.load.TensorFileReader", CountedReader)
+    fragments = fragments_of(0, 1, None)
+    load_checkpoint(checkpoint, Snapshot(fragments), ALONE)
+    for fragment, expected in zip(fragments, fragments_of(0, 1, 3), strict=True):
+        assert all(torch.equal(fragment.tensors[kind], expected.tensors[kind]) for kind in KINDS)
+    assert len(opened) == len(set(opened)) > 16
 
 
 @given(data=st.data())
@@ -106,7 +125,7 @@ def test_a_rank_that_fails_keeps_the_others_from_loading(tmp_path: Path) -> None
     checkpoint = saved(tmp_path)
     loaded: list[list[Fragment]] = [[], []]
 
-    def load(ranks: SimulatedRanks) -> Progress:
+    def load(ranks: SimulatedRanks) -> Loaded:
         loaded[ranks.rank] = fragments_of(ranks.rank, 2, None) + ([strange((2,))] if ranks.rank else [])
         return load_checkpoint(checkpoint, Snapshot(loaded[ranks.rank]), ranks)
 
