@@ -126,7 +126,7 @@ def train(name: str, options: dict[str, Any], processes: ProcessGroup, folder: P
 def examine(name: str, group: tuple[str, ...], processes: ProcessGroup, folder: Path) -> dict[str, Any]:
     """Everything that starts from a saved checkpoint, in one engine of the layout."""
     config = small_config(world_size=processes.world_size, **ALL[name])
-    engine = build_engine(config, STAGE, processes)
+    engine = build_engine(config, STAGE, processes, initial_weights=False)
     sources = {source: folder / source / f"step-{SAVED_STEP:08d}" for source in group}
 
     def train_on() -> dict[str, list[float]]:

@@ -10,8 +10,15 @@ from torch import Tensor, nn
 
 from training.config.deepspeed_config import REDUCE_BUCKET_ELEMENTS, deepspeed_config
 from training.config.schema import Regather, RunConfig
-from training.engine.deepspeed_private import PipelineStagePlace, backward, hold_weights, tie_across_pipeline_stages
+from training.engine.deepspeed_private import (
+    PipelineStagePlace,
+    backward,
+    hold_weights,
+    tie_across_pipeline_stages,
+    whole_numel,
+)
 from training.engine.optimizer import adamw
+from training.engine.sharded_layers import sharded_layers
 from training.models.decoder import Decoder, LayerDefinition
 from training.models.layers import DecoderBlock
 
@@ -41,14 +48,16 @@ class Chunk:
         copied: frozenset[str],
         regather: Regather,
     ) -> None:
-        self.model = Decoder(layers)
         zero_stage = config.layout_of(training_stage).zero_stage
+        if zero_stage == 3:
+            layers = sharded_layers(layers, config, training_stage, place)
+        self.model = Decoder(layers)
         shared = {name: p for name, p in self.model.canonical_parameters() if name.rpartition(".")[0] in tied}
         for name, parameter in shared.items():
             tie_across_pipeline_stages(parameter, is_copy=name.rpartition(".")[0] in copied)
         if zero_stage == 3 and any(isinstance(layer, DecoderBlock) for layer in self.model.sequence):
             set_z3_leaf_modules(self.model, [DecoderBlock])  # one collective per block, not one per matrix
-        largest_layer = max(sum(p.numel() for p in layer.parameters()) for layer in self.model.sequence)
+        largest_layer = max(sum(whole_numel(p) for p in layer.parameters()) for layer in self.model.sequence)
         engine, *_ = deepspeed.initialize(
             model=self.model,
             optimizer=adamw(config.optimizer, self.model.parameters(), shared=shared.values()),

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.pipe.module import LayerSpec, PipelineModule, TiedLayerSpec
-from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
+from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK, DeepSpeedZeRoOffload
 from deepspeed.runtime.zero.partition_parameters import Init
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
@@ -45,7 +45,8 @@ def forget_engines(engines: Iterable[Any]) -> None:
     `deepspeed.utils.groups` keeps the last engine's topology in module globals (utils/groups.py, `mpu`). ZeRO-3 counts
     modules and parameters over the life of the process (runtime/zero/parameter_offload.py,
     `_register_deepspeed_module`, and partition_parameters.py, `Init.param_id`) and later compares the numbers over the
-    whole world: they must not tell how many modules each rank has had in a pipeline before.
+    whole world: they must not tell how many modules each rank has had in a pipeline before. The same file keeps every
+    engine's module in a list for ever (`FWD_MODULE_STACK`), and with it the optimizer and all its memory.
     """
     for engine in engines:
         engine.destroy()
@@ -54,6 +55,7 @@ def forget_engines(engines: Iterable[Any]) -> None:
     assert module_count is not None
     module_count[0][0] = 0
     Init.param_id = 0
+    FWD_MODULE_STACK.clear()
     gc.collect()
 
 
@@ -187,6 +189,14 @@ def hold_weights(layer: nn.Module) -> Callable[[], None]:
             parameter.ds_active_sub_modules.add(_HELD)  # type: ignore[attr-defined]
 
     return finish
+
+
+def whole_numel(parameter: nn.Parameter) -> int:
+    """Return the elements of a weight on all its replicas together: ZeRO-3 leaves an empty tensor behind.
+
+    runtime/zero/partition_parameters.py, `_convert_to_deepspeed_param`, keeps the number in `ds_numel`.
+    """
+    return getattr(parameter, "ds_numel", parameter.numel())
 
 
 def tie_across_pipeline_stages(parameter: nn.Parameter, *, is_copy: bool) -> None:

@@ -30,7 +30,9 @@ class PipelineEngine(StatefulEngine):
     ranks when their shapes differ (0.19.8): the pipeline stages pass hidden states on directly.
     """
 
-    def __init__(self, config: RunConfig, training_stage: str, processes: ProcessGroup) -> None:
+    def __init__(
+        self, config: RunConfig, training_stage: str, processes: ProcessGroup, *, initial_weights: bool
+    ) -> None:
         parallel = config.layout_of(training_stage)
         layout = Layout(
             world_size=processes.world_size,
@@ -38,7 +40,9 @@ class PipelineEngine(StatefulEngine):
             zero_stage=parallel.zero_stage,
         )
         parts = cut(config, training_stage)
-        layers = decoder_layers(config.model, seed=config.run.seed, recompute=parallel.recompute)
+        layers = decoder_layers(
+            config.model, seed=config.run.seed, recompute=parallel.recompute, initial_weights=initial_weights
+        )
         model = ManualPipelineModule(layers, parts, loss_fn=self._scaled_loss)
         engine, *_ = deepspeed.initialize(
             model=model,

@@ -35,7 +35,9 @@ from training.parallel.simulate import unit_time
 class PipelineZeroEngine(StatefulEngine):
     """Engine over one DeepSpeedEngine per chunk; see `training.engine.base.Engine` for what the methods guarantee."""
 
-    def __init__(self, config: RunConfig, training_stage: str, processes: ProcessGroup) -> None:
+    def __init__(
+        self, config: RunConfig, training_stage: str, processes: ProcessGroup, *, initial_weights: bool
+    ) -> None:
         parallel = config.layout_of(training_stage)
         layout = Layout(
             world_size=processes.world_size,
@@ -75,6 +77,7 @@ class PipelineZeroEngine(StatefulEngine):
             PipelineStagePlace(data_parallel_group=along, replica=replica, num_replicas=layout.num_replicas),
             my_chunks=range(self._place, len(parts), parallel.pipeline),
             regather=regather,
+            initial_weights=initial_weights,
         )
         super().__init__(
             layout,
@@ -171,10 +174,11 @@ def _build_chunks(
     *,
     my_chunks: range,
     regather: Regather,
+    initial_weights: bool,
 ) -> dict[int, Chunk]:
     """Return this rank's chunks by their number; collective."""
     recompute = config.layout_of(training_stage).recompute
-    layers = decoder_layers(config.model, seed=config.run.seed, recompute=recompute)
+    layers = decoder_layers(config.model, seed=config.run.seed, recompute=recompute, initial_weights=initial_weights)
     owners = frozenset(layer.tied_to for layer in layers if layer.tied_to)
     chunks = {}
     for index in my_chunks:

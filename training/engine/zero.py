@@ -15,6 +15,7 @@ from training.engine.base import SequenceScores, StepResult
 from training.engine.non_finite import NonFiniteWatch
 from training.engine.optimizer import adamw, set_learning_rate
 from training.engine.process_group import ProcessGroup
+from training.engine.sharded_layers import sharded_layers
 from training.engine.stateful import StatefulEngine
 from training.models.decoder import Decoder, decoder_layers
 from training.models.dropout import dropout_of
@@ -26,9 +27,16 @@ from training.parallel.layout import Layout
 class ZeroEngine(StatefulEngine):
     """Engine over one DeepSpeedEngine; see `training.engine.base.Engine` for what the methods guarantee."""
 
-    def __init__(self, config: RunConfig, training_stage: str, processes: ProcessGroup) -> None:
+    def __init__(
+        self, config: RunConfig, training_stage: str, processes: ProcessGroup, *, initial_weights: bool
+    ) -> None:
         parallel = config.layout_of(training_stage)
-        model = Decoder(decoder_layers(config.model, seed=config.run.seed, recompute=parallel.recompute))
+        layers = decoder_layers(
+            config.model, seed=config.run.seed, recompute=parallel.recompute, initial_weights=initial_weights
+        )
+        if parallel.zero_stage == 3:
+            layers = sharded_layers(layers, config, training_stage)
+        model = Decoder(layers)
         if parallel.zero_stage == 3:
             set_z3_leaf_modules(model, [DecoderBlock])  # one collective per block, not one per matrix
         engine, *_ = deepspeed.initialize(

@@ -25,16 +25,27 @@ class LayerDefinition:
     name: str
     """Prefix of its canonical parameter names."""
     build: Callable[[], nn.Module]
-    """Makes the module with its initial weights (for a tied layer: the module it shares)."""
+    """Makes the module with its initial weights, or zeros (for a tied layer: the module it shares)."""
     tied_to: str | None = None
     """Name of the layer whose module this one runs again."""
 
 
-def decoder_layers(config: ModelConfig, *, seed: int, recompute: Recompute = Recompute.none) -> list[LayerDefinition]:
-    """Return the layers in running order: embedding, blocks, final norm, output projection."""
+def decoder_layers(
+    config: ModelConfig, *, seed: int, recompute: Recompute = Recompute.none, initial_weights: bool = True
+) -> list[LayerDefinition]:
+    """Return the layers in running order: embedding, blocks, final norm, output projection.
+
+    Args:
+        config: the model.
+        seed: of the initial weights.
+        recompute: which activations are recomputed in backward.
+        initial_weights: False leaves every weight at zero, which takes no time: for weights that are loaded anyway.
+    """
 
     def layer(name: str, make: Callable[[], nn.Module], tied_to: str | None = None) -> LayerDefinition:
         def build() -> nn.Module:
+            if not initial_weights:
+                return _zeros(make)
             module = make()
             initialize(module, tied_to or name, config, seed)
             return module
@@ -67,6 +78,17 @@ def initialize(module: nn.Module, layer_name: str, config: ModelConfig, seed: in
         into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
         std = config.init_std / math.sqrt(2 * config.num_layers) if into_residual else config.init_std
         parameter.normal_(0.0, std, generator=generator)
+
+
+def _zeros(make: Callable[[], nn.Module]) -> nn.Module:
+    """Return a module whose weights are zeros. Its constructor draws nothing: it runs without storage."""
+    with torch.device("meta"):
+        module = make()
+    assert not any(True for _ in module.buffers()), "what a constructor puts into a buffer would be lost"
+    module.to_empty(device="cpu")
+    for parameter in module.parameters():
+        parameter.data.zero_()
+    return module
 
 
 class Decoder(nn.Module):

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
+from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK, DeepSpeedZeRoOffload
 from deepspeed.runtime.zero.partition_parameters import Init
+from torch import nn
 
 import training.engine.deepspeed_private as ours
 
@@ -26,6 +27,9 @@ ATTRIBUTES = [
     ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer.clear_backward_seen_flag"),
     ("deepspeed.runtime.zero.parameter_offload", "DeepSpeedZeRoOffload._register_deepspeed_module"),
     ("deepspeed.runtime.zero.partition_parameters", "Init.param_id"),
+    ("deepspeed.runtime.zero.partition_parameters", "Init._convert_to_deepspeed_param"),
+    ("deepspeed.runtime.zero.parameter_offload", "DeepSpeedZeRoOffload._convert_to_zero_parameters"),
+    ("deepspeed.runtime.engine", "DeepSpeedEngine._cast_module_mixed_precision"),
     ("deepspeed.comm.pg_utils", "is_parallel"),
     ("deepspeed.runtime.engine", "DeepSpeedEngine.get_global_grad_norm"),
     ("deepspeed.runtime.pipe.module", "PipelineModule._partition_layers"),
@@ -52,6 +56,9 @@ ASSIGNED = [
     ("deepspeed.runtime.zero.stage_1_and_2", "self.params_in_partition"),
     ("deepspeed.runtime.zero.stage_1_and_2", "_zero_padding = True"),
     ("deepspeed.runtime.engine", "_running_engine_backward"),
+    # training/engine/sharded_layers.py: shards are left as they are, neither cut nor cast again.
+    ("deepspeed.runtime.zero.parameter_offload", "for p in module.parameters() if not is_zero_param(p)"),
+    ("deepspeed.runtime.engine", "param_dtype is not None and not is_zero_init_model"),
     ("deepspeed.runtime.zero.partition_parameters", "param.all_gather_coalesced = "),
     ("deepspeed.runtime.zero.partition_parameters", "ds_active_sub_modules"),
     ("deepspeed.runtime.zero.partitioned_param_coordinator", "param.ds_active_sub_modules.clear()"),
@@ -118,6 +125,21 @@ def test_counters_of_modules_and_parameters_start_again_when_engines_are_forgott
         assert (defaults[0], Init.param_id) == (0, 0)
     finally:
         defaults[0], Init.param_id = before
+
+
+def test_modules_of_forgotten_engines_are_not_kept() -> None:
+    assert "FWD_MODULE_STACK.append(self.module)" in inspect.getsource(DeepSpeedZeRoOffload), (
+        f"modules are kept in another place now, or no longer{ADVICE}"
+    )
+    FWD_MODULE_STACK.append(nn.Linear(1, 1))
+    ours.forget_engines([])
+    assert FWD_MODULE_STACK == []
+
+
+def test_a_finished_module_can_be_sharded_over_a_group() -> None:
+    taken = inspect.signature(Init.__init__).parameters
+    for name in ("module", "data_parallel_group", "config_dict_or_path", "mpu"):
+        assert name in taken, f"zero.Init no longer takes {name}; mend training/engine/sharded_layers.py"
 
 
 def test_the_shared_memory_op_is_not_built_after_we_said_so() -> None:

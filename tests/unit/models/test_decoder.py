@@ -124,3 +124,14 @@ def test_one_layer_built_alone_has_the_weights_it_has_in_the_whole_model() -> No
     layer = decoder_layers(config, seed=0)[2]
     for name, weight in layer.build().named_parameters():
         assert torch.equal(weight, whole[f"{layer.name}.{name}"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_will_be_loaded_are_not_drawn(kind: str) -> None:
+    config = KINDS[kind]
+    drawn = {name: weight.shape for name, weight in build(config).canonical_parameters()}
+    before = torch.random.get_rng_state()
+    decoder = Decoder(decoder_layers(config, seed=0, initial_weights=False))
+    assert torch.equal(torch.random.get_rng_state(), before), "constructors drew too"
+    assert {name: weight.shape for name, weight in decoder.canonical_parameters()} == drawn
+    assert all(weight.requires_grad and not weight.any() for weight in decoder.parameters())
