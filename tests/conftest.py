@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import real_weights
+
 # Before torch, DeepSpeed, Hugging Face libraries or wandb are imported; the processes that tests start inherit it.
 os.environ |= {
     "DS_ACCELERATOR": "cpu",
@@ -32,3 +34,11 @@ def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
         if folder in _TIMEOUT_SECONDS:
             item.add_marker(folder)
             item.add_marker(pytest.mark.timeout(_TIMEOUT_SECONDS[folder]))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """Hugging Face directory of SmolLM2-135M, in fp32, with its tokenizer."""
+    if not real_weights.SMOLLM2.is_dir():
+        pytest.fail(f"{real_weights.SMOLLM2} is missing; `{real_weights.COMMAND}` makes it")
+    return real_weights.SMOLLM2

@@ -2,14 +2,15 @@
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from training.config.checkpoint_checks import check_checkpoints
 from training.config.initial_weights import split_initial_weights
-from training.config.layout_checks import check_layout, check_model
+from training.config.layout_checks import check_layout, check_model, check_sizes
 from training.config.resume_policy import check_allow
-from training.config.schema import RunConfig
+from training.config.schema import ModelConfig, RunConfig
 from training.config.training_stage_checks import check_sources, check_suites, check_training_stage
-from training.config.value_checks import check_values
+from training.config.value_checks import check_numbers, check_values
 from training.errors import ConfigError
 
 DERIVED_KEYS: dict[str, str] = {
@@ -58,6 +59,16 @@ def check(config: RunConfig) -> None:
         split_initial_weights(config.init_from)
     check_allow(config)
     _check_deepspeed_extra(config)
+
+
+def check_architecture(model: ModelConfig) -> None:
+    """Check a model by itself, as it comes with weights from elsewhere.
+
+    Raises:
+        ConfigError: the first thing that cannot be.
+    """
+    check_numbers(asdict(model), "model")
+    check_sizes(model)
 
 
 def check_used(config: RunConfig, given: Mapping[str, str]) -> None:

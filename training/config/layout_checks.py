@@ -2,17 +2,33 @@
 
 from training.config.nearest_numbers import closest, divisors, listed
 from training.config.pipeline_checks import check_pipeline
-from training.config.schema import ParallelConfig, Precision, RunConfig
+from training.config.schema import ModelConfig, ParallelConfig, Precision, RunConfig
 from training.errors import ConfigError
 
 
 def check_model(config: RunConfig) -> None:
-    """Check that the model's sizes divide.
+    """Check that the model's sizes divide and that the tokenizer fits it.
 
     Raises:
         ConfigError: heads, hidden size or vocabulary do not fit.
     """
-    model = config.model
+    check_sizes(config.model)
+    tokens = config.data.tokenizer_vocab_size
+    if config.model.vocab_size < tokens:
+        raise ConfigError(
+            "model.vocab_size",
+            config.model.vocab_size,
+            f"the tokenizer has {tokens} tokens and each needs a row of the embedding",
+            f"model.vocab_size={tokens} works, or data.tokenizer_vocab_size={config.model.vocab_size}",
+        )
+
+
+def check_sizes(model: ModelConfig) -> None:
+    """Check that a model's sizes divide, whatever it is trained on.
+
+    Raises:
+        ConfigError: heads, hidden size or frequency bands do not fit.
+    """
     if model.num_heads % model.num_kv_heads:
         fit = closest(model.num_kv_heads, divisors(model.num_heads))
         raise ConfigError(
@@ -29,14 +45,6 @@ def check_model(config: RunConfig) -> None:
             model.hidden_size,
             f"{model.num_heads} heads need an even size each: rotary positions turn pairs",
             f"model.hidden_size={fit} works (multiples of {unit})",
-        )
-    tokens = config.data.tokenizer_vocab_size
-    if model.vocab_size < tokens:
-        raise ConfigError(
-            "model.vocab_size",
-            model.vocab_size,
-            f"the tokenizer has {tokens} tokens and each needs a row of the embedding",
-            f"model.vocab_size={tokens} works, or data.tokenizer_vocab_size={model.vocab_size}",
         )
     scaling = model.rope_scaling
     if scaling is not None and scaling.low_freq_factor >= scaling.high_freq_factor:

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, get_args, get_origin, get_type_hints
 
 from training.config.keys import describe, known_keys, type_of, unknown_key, without_none, wrong_type
-from training.config.schema import RunConfig
+from training.config.schema import ModelConfig, RunConfig
 from training.errors import ConfigError
 
 _UNSET = "???"
@@ -24,6 +24,11 @@ def to_run_config(values: Mapping[str, Any]) -> RunConfig:
         ConfigError: a key is unknown or missing, or a value has the wrong type.
     """
     return _dataclass(RunConfig, values, "", values)
+
+
+def to_model_config(values: Mapping[str, Any]) -> ModelConfig:
+    """Return the typed model section of plain values, by itself; as strict as `to_run_config`."""
+    return _dataclass(ModelConfig, values, "model", {"model": values})
 
 
 def to_plain(config: RunConfig) -> dict[str, Any]:

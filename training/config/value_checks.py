@@ -117,7 +117,16 @@ def check_values(config: RunConfig) -> None:
         ConfigError: the first value that cannot be.
     """
     _check_names(config)
-    for key, value in _flatten(asdict(config), ""):
+    check_numbers(asdict(config), "")
+
+
+def check_numbers(section: Mapping[str, Any], prefix: str) -> None:
+    """Check the range of every number of a section; `prefix` is its key, "" for the whole config.
+
+    Raises:
+        ConfigError: the first number that cannot be.
+    """
+    for key, value in _flatten(section, prefix):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(key, value, "is not a finite number", f"{key}={_usual(key)} would be usual")
         if key.startswith("deepspeed.") or isinstance(value, bool) or not isinstance(value, int | float):

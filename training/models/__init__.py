@@ -5,7 +5,11 @@ rope        rotary position tables
 decoder     `decoder_layers` is the only place that lists layers; `Decoder` runs the list
 recompute   which activations are recomputed in backward
 dropout     masks that follow from each sample's identity, not from the layout
+shapes      names and shapes of all parameters, without values
 loss        summed cross-entropy and per-sequence scores
+
+Without torch:
+hugging_face   families of Hugging Face: config.json <-> ModelConfig, names of weights
 
 In closed form, without torch:
 sizes               parameters and FLOPs

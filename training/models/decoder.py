@@ -2,7 +2,7 @@
 
 Every engine builds from `decoder_layers`: ZeRO runs `Decoder`, a pipeline cuts the same list. Initial weights are a
 pure function of (seed, parameter name), so they do not depend on the layout. Canonical parameter names are Hugging
-Face's Llama names ("model.layers.3.mlp.up_proj.weight"), so that a name map is never needed.
+Face's Llama names ("model.layers.3.mlp.up_proj.weight"); other families have tables (training/models/hugging_face.py).
 """
 
 import hashlib
@@ -71,7 +71,7 @@ def initialize(module: nn.Module, layer_name: str, config: ModelConfig, seed: in
     Projections back into the residual stream get init_std/sqrt(2·num_layers) (GPT-2 report, section 2.3).
     """
     for name, parameter in module.named_parameters():
-        if parameter.dim() < 2:
+        if parameter.dim() < 2 or parameter.is_meta:  # one on the meta device has a shape and no values
             continue
         key = hashlib.sha256(f"{seed}/{layer_name}.{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)

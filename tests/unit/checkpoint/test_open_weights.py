@@ -1,0 +1,259 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from tokenizers import models as tokenizer_models
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.unit.checkpoint.hugging_face_directories import assert_same_bits, change_json, weights_of, write_llama
+from tests.unit.models.configs import KINDS, model
+from training.checkpoint.__main__ import main
+from training.checkpoint.export_weights import export_weights
+from training.checkpoint.hugging_face import HuggingFaceSource
+from training.checkpoint.import_weights import import_weights
+from training.checkpoint.logits_check import TOLERANCE, check_logits
+from training.checkpoint.manifest import read_manifest
+from training.checkpoint.tensor_file import TensorHeader
+from training.checkpoint.tensor_stream import in_files, narrowed, widen
+from training.config.schema import ModelConfig, Precision
+from training.data.tokenizer import Tokenizer
+from training.errors import ConfigError, CorruptCheckpoint, ExitCode, StorageError
+
+REPOSITORY = Path(__file__).parents[3]
+MODEL = model()
+INDEX = "model.safetensors.index.json"
+
+
+def export(checkpoint: Path, directory: Path, **changes: Any) -> list[str]:
+    options: dict[str, Any] = {"precision": Precision.fp32, "tokenizer": None, "with_logits": False}
+    return export_weights(checkpoint, directory, **(options | changes))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return import_weights(f"hf:{write_llama(tmp_path / 'hf', MODEL)}", tmp_path / "checkpoints")[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_in_and_out_again_is_the_same_bits_and_the_same_logits(tmp_path: Path, kind: str, dtype: str) -> None:
+    original = write_llama(tmp_path / "hf", KINDS[kind], dtype=dtype)
+    precision = "fp32" if dtype == "F32" else "bf16"
+    assert main(["import", f"hf:{original}", str(tmp_path / "in")]) == ExitCode.DONE
+    checkpoint = tmp_path / "in" / "step-00000000"
+    assert main(["export", str(checkpoint), str(tmp_path / "out"), "--dtype", precision, "--check-logits"]) == 0
+    assert_same_bits(weights_of(tmp_path / "out"), weights_of(original))
+    # transformers takes both directories for the same model
+    ids = torch.arange(20).unsqueeze(0)
+    logits = []
+    for directory in (original, tmp_path / "out"):
+        loaded = AutoModelForCausalLM.from_pretrained(directory)
+        assert loaded.dtype == (torch.float32 if dtype == "F32" else torch.bfloat16)
+        logits.append(loaded(ids).logits)
+    assert torch.equal(*logits)
+
+
+def test_fp16_widens_exactly(tmp_path: Path) -> None:
+    original = write_llama(tmp_path / "hf", MODEL, dtype="F16")
+    checkpoint, manifest = import_weights(f"hf:{original}", tmp_path / "in")
+    assert manifest.notes["dtype"] == "F16"
+    export(checkpoint, tmp_path / "out")
+    assert_same_bits(weights_of(tmp_path / "out"), {key: value.float() for key, value in weights_of(original).items()})
+
+
+def test_many_files_in_and_many_files_out(tmp_path: Path) -> None:
+    original = write_llama(tmp_path / "hf", MODEL, shard_size="30KB")
+    assert len(list(original.glob("*.safetensors"))) > 2
+    checkpoint, manifest = import_weights(f"hf:{original}", tmp_path / "in", max_file_bytes=40_000)
+    assert len(manifest.files) > 2
+    export(checkpoint, tmp_path / "out", max_file_bytes=40_000, with_logits=True)
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    assert len(files) > 2
+    assert max((tmp_path / "out" / name).stat().st_size for name in files) < 42_000
+    index = json.loads((tmp_path / "out" / INDEX).read_text())
+    assert sorted(set(index["weight_map"].values())) == files
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in weights_of(original).values())
+    assert_same_bits(weights_of(tmp_path / "out"), weights_of(original))
+
+
+def test_an_imported_checkpoint_says_what_it_is(checkpoint: Path) -> None:
+    assert checkpoint.name == "step-00000000"
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["step-00000000"]
+    manifest = read_manifest(checkpoint)
+    assert manifest.progress.step == manifest.progress.optimizer_updates == 0
+    assert not manifest.has_moments
+    assert ModelConfig(**manifest.config["model"]) == ModelConfig(**asdict(model(init_std=0.02)))
+    assert manifest.notes["imported_from"].endswith("/hf")
+    for file in manifest.files:
+        assert (checkpoint / file.name).stat().st_size == file.num_bytes
+
+
+def test_every_bf16_number_survives_both_ways_and_rounding_is_torchs() -> None:
+    patterns = np.arange(2**16, dtype=np.uint16)
+    numbers = patterns[(patterns & 0x7FFF) <= 0x7F80]  # all but NaN
+    wide = np.empty(len(numbers), dtype=np.float32)
+    widen(numbers, wide)
+    assert torch.equal(torch.from_numpy(wide), torch.from_numpy(numbers.view(np.int16)).view(torch.bfloat16).float())
+    assert np.array_equal(narrowed(wide), numbers)
+    halfway = (wide.view(np.uint32) + 0x8000).view(np.float32)  # ties go to the even neighbour
+    even = np.where(numbers & 1, numbers + 1, numbers)
+    finite = np.abs(wide) < np.inf
+    assert np.array_equal(narrowed(halfway)[finite], even[finite])
+
+
+def test_files_are_filled_in_order_and_a_giant_stands_alone() -> None:
+    headers = [TensorHeader(key=str(i), dtype="F32", shape=(n,)) for i, n in enumerate([1, 2, 100, 3, 1, 1])]
+    assert [[h.shape[0] for h in group] for group in in_files(headers, 16)] == [[1, 2], [100], [3, 1], [1]]
+    assert in_files([], 16) == []
+
+
+def damage(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-3, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-3, os.SEEK_END)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_one_flipped_bit_in_the_checkpoint_ends_the_export_without_a_trace(tmp_path: Path, checkpoint: Path) -> None:
+    damage(checkpoint / "rank-00000.safetensors")
+    with pytest.raises(CorruptCheckpoint, match=r"weight/lm_head\.weight has digest"):
+        export(checkpoint, tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_logits_that_differ_or_are_no_numbers_are_refused(tmp_path: Path, checkpoint: Path) -> None:
+    export(checkpoint, tmp_path / "out")
+    source = HuggingFaceSource(tmp_path / "out", MODEL)
+    assert check_logits(tmp_path / "out", MODEL, source.read_into) <= TOLERANCE
+    for spoilt in (0.01, float("nan")):
+
+        def read_into(tensor: str, start: int, destination: memoryview, spoilt: float = spoilt) -> None:
+            source.read_into(tensor, start, destination)
+            if tensor == "weight/model.norm.weight":
+                np.frombuffer(destination, dtype=np.float32)[:] += spoilt
+
+        with pytest.raises(CorruptCheckpoint, match="logits differ"):
+            check_logits(tmp_path / "out", MODEL, read_into)
+    source.close()
+
+
+def test_a_program_that_computes_another_model_is_noticed_before_anything_counts(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The weights' shapes do not tell the number of heads; a fault in our own decoder would show as this does.
+    monkeypatch.setattr("training.models.layers.rotate", lambda x, cos, sin: x)
+    with pytest.raises(CorruptCheckpoint, match="logits differ"):
+        export(checkpoint, tmp_path / "out", with_logits=True)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_manifest_of_another_model_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    manifest = read_manifest(checkpoint)
+    for change, text in (({"num_layers": 4}, "shape None"), ({"num_heads": "six"}, "describes no model")):
+        changed = replace(manifest, config={"model": manifest.config["model"] | change})
+        (checkpoint / "manifest.json").write_text(changed.to_json())
+        with pytest.raises(CorruptCheckpoint, match=text):
+            export(checkpoint, tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_nothing_is_ever_overwritten(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("thesis")
+    with pytest.raises(StorageError, match="holds something already"):
+        export(checkpoint, tmp_path / "out")
+    assert (tmp_path / "out" / "mine").read_text() == "thesis"
+    with pytest.raises(StorageError, match="holds something already"):
+        import_weights(f"hf:{tmp_path / 'hf'}", checkpoint.parent)
+    (tmp_path / "late.tmp").mkdir()
+    (tmp_path / "late.tmp" / "half").write_text("of a killed export")
+    with pytest.raises(StorageError, match="killed while it did"):
+        export(checkpoint, tmp_path / "late")
+    assert (tmp_path / "late.tmp" / "half").exists()
+    (tmp_path / "empty").mkdir()
+    export(checkpoint, tmp_path / "empty")
+    assert (tmp_path / "empty" / "model.safetensors").exists()
+
+
+def test_an_import_that_fails_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = write_llama(tmp_path / "hf", MODEL)
+    change_json(directory / "config.json", {"hidden_act": "gelu"})
+    assert main(["import", f"hf:{directory}", str(tmp_path / "in")]) == ExitCode.BAD_CONFIG
+    assert "hidden_act=gelu" in capsys.readouterr().err
+    assert main(["import", str(directory), str(tmp_path / "in")]) == ExitCode.BAD_CONFIG
+    assert "hf:DIR" in capsys.readouterr().err
+    assert not (tmp_path / "in").exists()
+
+
+def test_it_works_where_neither_deepspeed_nor_transformers_is_installed(tmp_path: Path) -> None:
+    directory = write_llama(tmp_path / "hf", MODEL)
+    program = """
+import sys
+for name in ("deepspeed", "transformers", "accelerate"):
+    sys.modules[name] = None  # importing it raises ImportError
+from training.checkpoint.__main__ import main
+original, checkpoints, out = sys.argv[1:]
+assert main(["import", "hf:" + original, checkpoints]) == 0
+assert main(["export", checkpoints + "/step-00000000", out]) == 0
+sys.exit(main(["export", checkpoints + "/step-00000000", out + "2", "--check-logits"]))
+"""
+    arguments = [str(directory), str(tmp_path / "in"), str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == ExitCode.BAD_CONFIG, done.stderr
+    assert "not compared with transformers" in done.stdout
+    assert "pip install transformers" in done.stderr
+    assert_same_bits(weights_of(tmp_path / "out"), weights_of(directory))
+    assert not list(tmp_path.glob("out2*"))
+
+
+def test_the_prepared_datas_tokenizer_goes_along(tmp_path: Path, checkpoint: Path) -> None:
+    prepared = tmp_path / "prepared"
+    prepared.mkdir()
+    wide = import_weights(f"hf:{write_llama(tmp_path / 'wide', model(vocab_size=300))}", tmp_path / "in")[0]
+    ours = Tokenizer.train(["In the beginning God created the heaven and the earth."] * 9, 290)
+    ours.save(prepared / "tokenizer.json")
+    export(wide, tmp_path / "out", tokenizer=prepared)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = "the heaven, and <b>more</b>"
+    assert theirs(text)["input_ids"] == ours.encode(text)
+    assert theirs.eos_token_id == ours.eos_id
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"]) == (None, ours.eos_id)
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == {"eos_token_id": ours.eos_id}
+    with pytest.raises(ConfigError, match="the model's embedding has 96 rows"):
+        export(checkpoint, tmp_path / "narrow", tokenizer=prepared)
+    assert not list(tmp_path.glob("narrow*"))
+
+
+def test_a_tokenizer_that_needs_code_or_is_none_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match="no readable"):
+        export(checkpoint, tmp_path / "out", tokenizer=folder)
+    tokenizers.Tokenizer(tokenizer_models.WordLevel({"a": 0, "b": 1}, unk_token="a")).save(
+        str(folder / "tokenizer.json")
+    )
+    (folder / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["x.Y", null]}}')
+    with pytest.raises(ConfigError, match="auto_map"):
+        export(checkpoint, tmp_path / "out", tokenizer=folder)
+    (folder / "tokenizer_config.json").write_text('{"bos_token": {"content": "b"}}')
+    export(checkpoint, tmp_path / "out", tokenizer=folder)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["bos_token_id"] == 1
+    assert not (tmp_path / "out" / "generation_config.json").exists()

@@ -1,0 +1,140 @@
+"""The weights of a checkpoint -> a Hugging Face directory, checked bit by bit before it counts."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from functools import partial
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from training.checkpoint.digest import MODULUS, digest
+from training.checkpoint.hugging_face import CONFIG_NAME, INDEX_NAME, ONE_FILE_NAME, HuggingFaceSource
+from training.checkpoint.load import CheckpointReader
+from training.checkpoint.logits_check import check_logits
+from training.checkpoint.manifest import WEIGHT
+from training.checkpoint.tensor_file import TensorFileWriter, TensorHeader
+from training.checkpoint.tensor_stream import MAX_FILE_BYTES, bits, copy_tensor, in_files, rounded, stream
+from training.checkpoint.tokenizer_files import copy_tokenizer, write_json
+from training.checkpoint.whole_directory import whole_directory
+from training.config.schema import ModelConfig, Precision
+from training.config.typed import to_model_config
+from training.errors import ConfigError, CorruptCheckpoint, StorageError
+from training.models.hugging_face import LLAMA, to_config_json
+from training.models.shapes import parameter_shapes
+
+_DTYPES = {Precision.fp32: ("F32", "float32"), Precision.bf16: ("BF16", "bfloat16")}
+"""Of safetensors and of config.json."""
+
+
+def export_weights(
+    checkpoint: Path,
+    directory: Path,
+    *,
+    precision: Precision,
+    tokenizer: Path | None,
+    with_logits: bool,
+    max_file_bytes: int = MAX_FILE_BYTES,
+) -> list[str]:
+    """Write a checkpoint's weights as a Hugging Face directory, whole and checked; returns what was done, for people.
+
+    Memory does not grow with the model, except for the comparison of logits, which holds it whole.
+
+    Args:
+        checkpoint: a committed checkpoint; its moments are left out.
+        directory: where it goes; must not exist, or be empty.
+        precision: of the exported weights.
+        tokenizer: directory with a tokenizer to put beside them.
+        with_logits: whether the result is run in transformers and compared with our decoder.
+        max_file_bytes: of one file.
+
+    Raises:
+        CorruptCheckpoint: the checkpoint is damaged, or the result is not what it must be.
+        ConfigError: the tokenizer does not fit, or transformers is missing for the comparison.
+        StorageError: the directory is in use, or the disk does not take it.
+    """
+    dtype, config_dtype = _DTYPES[precision]
+    with closing(CheckpointReader(checkpoint)) as reader, whole_directory(directory) as work:
+        model = _model_of(reader)
+        no_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+        ids = copy_tokenizer(tokenizer, work, model.vocab_size) if tokenizer is not None else no_ids
+        write_json(work / CONFIG_NAME, to_config_json(model, LLAMA) | ids | {"dtype": config_dtype})
+        num_files = _write(work, model, dtype, reader, max_file_bytes)
+        _check(work, model, dtype, reader)
+        difference = check_logits(work, model, partial(_read_rounded, reader, dtype)) if with_logits else None
+    shapes = parameter_shapes(model)
+    compared = "not compared with transformers" if difference is None else f"within {difference:.2g} of transformers"
+    return [
+        f"{sum(map(prod, shapes.values())):,} parameters in {len(shapes)} tensors and {num_files} files of {precision}",
+        "read back: names, shapes, digests and every bit as in the checkpoint"
+        + (", rounded to bf16" if precision is Precision.bf16 else ""),
+        f"logits: {compared}",
+        *([] if tokenizer is not None else ["without a tokenizer (--tokenizer DIR adds one)"]),
+    ]
+
+
+def _model_of(reader: CheckpointReader) -> ModelConfig:
+    """Return the model that a checkpoint is of; its weights must be that model's."""
+    values = reader.manifest.config.get("model")
+    try:
+        model = to_model_config(values if isinstance(values, Mapping) else {})
+    except ConfigError as error:
+        raise CorruptCheckpoint(f"{reader.checkpoint}: the manifest describes no model we know: {error}") from error
+    found, expected = reader.shapes, parameter_shapes(model)
+    if found != expected:
+        odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        lines = [f"{name} has shape {found.get(name)}, the model's is {expected.get(name)}" for name in odd[:3]]
+        raise CorruptCheckpoint(f"{reader.checkpoint}: {'; '.join(lines)} ({len(odd)} in all)")
+    return model
+
+
+def _write(work: Path, model: ModelConfig, dtype: str, reader: CheckpointReader, max_file_bytes: int) -> int:
+    """Write the weights' files, and the index where there is more than one; returns the number of files."""
+    shapes = parameter_shapes(model)
+    names = {LLAMA.key_of(name): name for name in shapes}
+    headers = [TensorHeader(key=key, dtype=dtype, shape=shapes[name]) for key, name in names.items()]
+    groups = in_files(headers, max_file_bytes)
+    file_names = [ONE_FILE_NAME]
+    if len(groups) > 1:
+        file_names = [f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
+        index = {
+            "metadata": {"total_size": sum(header.num_bytes for header in headers)},
+            "weight_map": {h.key: name for name, group in zip(file_names, groups, strict=True) for h in group},
+        }
+        write_json(work / INDEX_NAME, index)
+    for file_name, group in zip(file_names, groups, strict=True):
+        with TensorFileWriter(work / file_name, group, {"format": "pt"}) as writer:  # transformers asks for the format
+            for header in group:
+                copy_tensor(reader.read_into, f"{WEIGHT}/{names[header.key]}", header.shape, dtype, writer)
+    return len(groups)
+
+
+def _read_rounded(reader: CheckpointReader, dtype: str, tensor: str, start: int, destination: memoryview) -> None:
+    """Fill a destination with a checkpoint's values as they were exported."""
+    reader.read_into(tensor, start, destination)
+    values = np.frombuffer(destination, dtype=np.float32)
+    values[:] = rounded(values, dtype)
+
+
+def _check(work: Path, model: ModelConfig, dtype: str, reader: CheckpointReader) -> None:
+    """Open the result as any directory from elsewhere, and compare it with the checkpoint, read once more."""
+    with closing(HuggingFaceSource(work, model)) as written:
+        if written.dtypes != [dtype]:
+            raise StorageError(f"{work} holds {written.dtypes}, {dtype} was to be written")
+        digests = reader.digests()
+        for name, shape in written.shapes.items():
+            tensor, total = f"{WEIGHT}/{name}", 0
+            for (start, ours), (_, theirs) in zip(
+                stream(reader.read_into, tensor, shape), stream(written.read_into, tensor, shape), strict=True
+            ):
+                total += digest(bits(ours), start)
+                if not np.array_equal(bits(rounded(ours, dtype)), bits(theirs)):
+                    raise StorageError(
+                        f"{work}: {name} was read back otherwise than written, from element {start} on\n"
+                        "  -> nothing was exported; the storage does not keep what it is given"
+                    )
+            if (found := total % MODULUS) != digests[tensor]:
+                raise CorruptCheckpoint(
+                    f"{reader.checkpoint}: {tensor} has digest {found:016x}, {digests[tensor]:016x} was written\n"
+                    f"  -> python -m training.checkpoint verify {reader.checkpoint} names the damaged file"
+                )
