@@ -95,9 +95,10 @@ def harm(folder: Path, damage: Damage, all_of_them: bool, seed: str, tally: Tall
     pristine = Path(shutil.copytree(folder, folder.with_suffix(".pristine")))
     harmed: list[set[Path]] = []
     for path in spoilt:
-        before = fingerprint(path)
-        while fingerprint(path) == before:  # a flip to the same file is no damage
-            harmed.append(damage(path, pristine / (older if path is newest else newest).name, draw))
+        before, files = fingerprint(path), set[Path]()
+        while fingerprint(path) == before:  # what leaves every byte as it was is no damage
+            files = damage(path, pristine / (older if path is newest else newest).name, draw)
+        harmed.append(files)
     live = cut(states[steps[0]], draw.randint(1, 4), draw, empty=True)
     met = resume(folder, live)
     tally.damages[damage.__name__] += 1

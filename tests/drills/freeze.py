@@ -21,12 +21,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.drills.freeze_worker import KEEP_LAST
 from training.checkpoint.catalog import committed, step_of, verify
 from training.errors import CorruptCheckpoint
 
 REPOSITORY = Path(__file__).parents[2]
 SAVES_PER_START = 200
+KEEP_LAST = 2
+"""Checkpoints that pruning leaves."""
 _IN_A_SAVE = 0.8
 """Share of stops for which a save is waited for."""
 _SILENT_SECONDS = 180.0

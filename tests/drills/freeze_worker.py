@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from tests.drills.freeze import KEEP_LAST
 from tests.unit.checkpoint.simulated_ranks import fragments_of, progress_at
 from training.checkpoint.catalog import Folders, newest_whole, prune, remove_torsos, step_of
 from training.checkpoint.load import load_checkpoint
@@ -18,7 +19,6 @@ from training.engine import process_group
 from training.fault_tolerance.lifeline import tie_to_launcher
 from training.lease import Lease
 
-KEEP_LAST = 2
 _COLLECTIVE_TIMEOUT_SECONDS = 120
 
 
