@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from types import FrameType
 
 from training.config.run_directory import is_done
 from training.errors import ExitCode
+from training.plain_files import read_json
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2), Linux."""
@@ -65,7 +65,7 @@ def exit_code(run_directory: Path, command_code: int) -> ExitCode:
     0 is only believed if the ledger says that the run is done.
     """
     try:
-        return ExitCode(json.loads((run_directory / _RANK_EXIT).read_text(encoding="utf-8"))["exit_code"])
+        return ExitCode(read_json(run_directory / _RANK_EXIT)["exit_code"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # a killed rank leaves no file, or half of one
     if command_code == 0:

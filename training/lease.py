@@ -20,6 +20,7 @@ from typing import Self
 
 from training.durable_files import fsync, write_durably
 from training.errors import RunInUse, StorageError
+from training.plain_files import read_json, typed
 from training.process_identity import start_time
 
 _FOLDER = "leases"
@@ -207,8 +208,8 @@ def _myself(number: int) -> Holder:
 def _read(folder: Path, number: int) -> Holder | None:
     """Return a lease's holder, None if the file is gone or nothing that we wrote."""
     try:
-        return Holder(**json.loads(_path(folder, number).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+        return typed(Holder, read_json(_path(folder, number)))
+    except (FileNotFoundError, ValueError):
         return None
 
 
@@ -224,7 +225,7 @@ def _newest(folder: Path) -> int | None:
 
 
 def _numbers(folder: Path) -> list[int]:
-    return [int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit()]
+    return [int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()]
 
 
 def _path(folder: Path, number: int) -> Path:

@@ -1,10 +1,16 @@
-"""kill -9 by the hundred: real ranks forked from a process that has imported everything, killed, started again.
+"""Faults in bulk: what a test does once, a drill does hundreds of times, with faults drawn from a seed.
 
-fork_server   the process that forks launchers, which fork ranks
-starts        its client: start a run directory's ranks, wait for the last of them
-drill_run     the run that is drilled: its config, and what must be equal to the uninterrupted run
-moments       where a run is, and waiting for the moment of a kill
-campaign      one run, killed at random moments until it is done
-points        one run, killed at every point of the save protocol on every rank
-kill          the command line
+Each is a command, `python -m tests.drills.NAME`, that prints one line about what it did and fails if anything was not
+as it must be; `make drill` runs all of them at full size, `make test` a few rounds of each.
+
+kill        kill -9 of ranks and launchers: at random moments, and at every point of the save protocol
+  fork_server   the process that forks launchers, which fork ranks: it has imported everything
+  starts        its client: start a run directory's ranks, wait for the last of them
+  drill_run     the run that is drilled: its config, and what must be equal to the uninterrupted run
+  moments       where a run is, and waiting for the moment of a kill
+  campaign      one run, killed at random moments until it is done
+  points        one run, killed at every point of the save protocol on every rank
+corruption  damaged files of every kind (damages, random_states), and good ones
+freeze      ranks stopped in the middle of a thousand saves (freeze_worker)
+payloads    malicious files in the place of every kind of file (payload_cases, payload_contents, bounded)
 """

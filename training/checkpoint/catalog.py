@@ -12,11 +12,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.checkpoint.manifest import Manifest, read_manifest
+import numpy as np
+
+from training.checkpoint.digest import MODULUS, digest
+from training.checkpoint.manifest import MANIFEST_NAME, Manifest, Slice, read_manifest
 from training.checkpoint.ranks import Ranks
+from training.checkpoint.tensor_file import CHUNK_BYTES, TensorFileReader, TensorHeader
 from training.errors import CorruptCheckpoint, StorageError
 
 _COMMITTED = re.compile(r"step-(\d{8})")
+_DAMAGED = ".damaged"
+_CHUNK_ELEMENTS = CHUNK_BYTES // 4
 _FAST_NAME = "fast_storage"
 """File in the permanent folder that says where the fast one is, so that its loss is noticed."""
 
@@ -105,14 +111,15 @@ def remove_torsos(folders: Folders) -> None:
 
 
 def verify(checkpoint: Path, *, part: int = 0, num_parts: int = 1) -> Manifest:
-    """Return the manifest after checking size and hash of every file (or of every num_parts-th, from `part`).
+    """Return the manifest after checking every file (or every num_parts-th, from `part`): size, hash and each slice.
 
     Raises:
-        CorruptCheckpoint: naming the first file that is missing or not as written.
+        CorruptCheckpoint: naming the first file that is missing, not as written or not what the manifest says.
     """
     manifest = read_manifest(checkpoint)
     if checkpoint.name != f"step-{manifest.progress.step:08d}" and _COMMITTED.fullmatch(checkpoint.name):
-        raise CorruptCheckpoint(f"{checkpoint}: its manifest is that of step {manifest.progress.step}")
+        raise CorruptCheckpoint(f"{checkpoint / MANIFEST_NAME}: it is that of step {manifest.progress.step}")
+    slices = _slices_by_file(manifest)
     for file in manifest.files[part::num_parts]:
         path = checkpoint / file.name
         try:
@@ -122,6 +129,7 @@ def verify(checkpoint: Path, *, part: int = 0, num_parts: int = 1) -> Manifest:
                 raise CorruptCheckpoint(f"{path}: {path.stat().st_size} bytes, {file.num_bytes} were written")
             if _sha256(path) != file.sha256:
                 raise CorruptCheckpoint(f"{path}: contents changed since they were written (sha256 differs)")
+            _check_slices(path, slices[file.name])
         except OSError as error:
             raise CorruptCheckpoint(f"{path}: {error}") from error
     return manifest
@@ -138,8 +146,9 @@ def newest_whole(folders: Sequence[Path], ranks: Ranks) -> tuple[Path | None, li
         CorruptCheckpoint: on every rank: checkpoints exist, but none is whole.
     """
     rejected: list[str] = []
-    names = ranks.gather_text("\n".join(map(str, committed(*folders))) if ranks.rank == 0 else "")[0]
-    candidates = [Path(name) for name in names.splitlines()]
+    there = [*committed(*folders), *_set_aside(*folders)] if ranks.rank == 0 else []
+    names = [Path(name) for name in ranks.gather_text("\n".join(map(str, there)))[0].splitlines()]
+    candidates = [name for name in names if name.suffix != _DAMAGED]
     for candidate in candidates:
         problem = ""
         try:
@@ -147,20 +156,32 @@ def newest_whole(folders: Sequence[Path], ranks: Ranks) -> tuple[Path | None, li
         except CorruptCheckpoint as error:
             problem = str(error)
         if ranks.agree(not problem):
+            # Not before a whole one is found: where none is, the next start has to see the same and say the same.
+            if ranks.rank == 0:
+                for damaged in candidates[: candidates.index(candidate)]:
+                    _set_aside_now(damaged)
+            ranks.agree(True)
             return candidate, rejected
         # Its first word on every rank, so that rank 0 can record it.
         rejected.append(next(filter(None, ranks.gather_text(problem))))
-        if ranks.rank == 0:
-            damaged = candidate.with_suffix(".damaged")
-            shutil.rmtree(damaged, ignore_errors=True)
-            os.rename(candidate, damaged)
-        ranks.agree(True)
-    if candidates:
+    if names:
+        why = rejected or [f"{name} was found damaged by an earlier start" for name in names]
         raise CorruptCheckpoint(
-            f"none of the {len(candidates)} checkpoints under {folders[0]} is whole: {'; '.join(rejected)}\n"
+            f"none of the {len(names)} checkpoints under {folders[0]} is whole: {'; '.join(why)}\n"
             "  -> restore one from a copy, or start a new run with resume=never (it will begin at step 0)"
         )
     return None, rejected
+
+
+def _set_aside(*folders: Path) -> list[Path]:
+    """Return what earlier starts found damaged."""
+    return sorted(path for folder in folders for path in folder.glob(f"step-*{_DAMAGED}"))
+
+
+def _set_aside_now(checkpoint: Path) -> None:
+    aside = checkpoint.with_suffix(_DAMAGED)
+    shutil.rmtree(aside, ignore_errors=True)  # an earlier find at the same step
+    os.rename(checkpoint, aside)
 
 
 def prune(folders: Sequence[Path], *, keep_last: int, keep_steps: frozenset[int]) -> list[Path]:
@@ -185,6 +206,40 @@ def prune(folders: Sequence[Path], *, keep_last: int, keep_steps: frozenset[int]
                 raise StorageError(f"{checkpoint} cannot be removed: {error}\n  -> remove it by hand") from error
             removed.append(checkpoint)
     return removed
+
+
+def _slices_by_file(manifest: Manifest) -> dict[str, list[Slice]]:
+    slices: dict[str, list[Slice]] = {file.name: [] for file in manifest.files}
+    for piece in manifest.slices:
+        slices[piece.file].append(piece)
+    return slices
+
+
+def _check_slices(path: Path, slices: list[Slice]) -> None:
+    """Raise CorruptCheckpoint unless a file holds exactly the slices that the manifest places in it.
+
+    A load would find that too, but only after it was decided which checkpoint is the newest whole one.
+    """
+    reader = TensorFileReader(path)
+    try:
+        held = {header.key: header for header in reader.tensors.values()}
+        told = {s.key: TensorHeader(key=s.key, dtype="F32", shape=(s.numel,)) for s in slices}
+        if held != told or len(told) != len(slices):
+            raise CorruptCheckpoint(f"{path}: the manifest places other slices in it than it holds")
+        for piece in slices:
+            if _digest(reader, piece) != piece.digest:
+                raise CorruptCheckpoint(f"{path}: {piece.key} is not what the manifest says (digest differs)")
+    finally:
+        reader.close()
+
+
+def _digest(reader: TensorFileReader, piece: Slice) -> int:
+    total = 0
+    for start in range(0, piece.numel, _CHUNK_ELEMENTS):
+        values = np.empty(min(_CHUNK_ELEMENTS, piece.numel - start), dtype=np.uint32)
+        reader.read_into(piece.key, start, values.data)
+        total += digest(values, piece.start + start)
+    return total % MODULUS
 
 
 def _sha256(path: Path) -> str:

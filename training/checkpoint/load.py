@@ -62,6 +62,11 @@ class CheckpointReader:
             if name.startswith(prefix)
         }
 
+    @property
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor, by "<kind>/<canonical name>"; a moment's need not be its weight's in a bad file."""
+        return {name: pieces[0].shape for name, pieces in self._slices.items()}
+
     def digests(self) -> dict[str, int]:
         """Return the digest of every tensor: that of its slices together."""
         return {name: sum(piece.digest for piece in pieces) % MODULUS for name, pieces in self._slices.items()}
@@ -97,6 +102,8 @@ class CheckpointReader:
         """Yield where the elements from `start` on lie."""
         destination = destination.cast("B")
         stop = start + len(destination) // 4
+        if tensor not in self._slices:
+            raise CorruptCheckpoint(f"{self.checkpoint}: holds no {tensor}")
         for piece in self._slices[tensor]:
             low, high = max(start, piece.start), min(stop, piece.start + piece.numel)
             if low < high:
@@ -112,7 +119,10 @@ class CheckpointReader:
         if piece.file not in self._files:
             if len(self._files) >= 16:
                 self._files.pop(next(iter(self._files))).close()
-            self._files[piece.file] = TensorFileReader(self.checkpoint / piece.file)
+            path = self.checkpoint / piece.file
+            if path.is_symlink():
+                raise CorruptCheckpoint(f"{path}: is a link, no plain file")
+            self._files[piece.file] = TensorFileReader(path)
         file = self._files[piece.file]
         header = file.tensors.get(piece.key)
         if header is None or header.dtype != "F32" or header.shape != (piece.numel,):
@@ -163,8 +173,7 @@ def load_checkpoint(checkpoint: Path, snapshot: Snapshot, ranks: Ranks) -> Loade
 
     do_together(ranks, fill)
     (reader,) = opened
-    shapes = {f"{kind}/{name}": shape for name, shape in reader.shapes.items() for kind in (WEIGHT, *MOMENTS)}
-    _check_whole(shapes, reader.digests(), snapshot, ranks, str(checkpoint))
+    _check_whole(reader.tensor_shapes, reader.digests(), snapshot, ranks, str(checkpoint))
     snapshot.restore()
     reader.close()
     return Loaded(

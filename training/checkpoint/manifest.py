@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import CorruptCheckpoint
+from training.plain_files import read_text, typed
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+MOST_DIMS = 16
+"""Of a tensor; the product of many huge sizes would take for ever."""
 _FILE_NAME = re.compile(r"rank-\d{5,}\.safetensors")
 _HEX_DIGITS = frozenset("0123456789abcdef")
 _SEAL = ',\n "sha256": "'
@@ -164,9 +167,9 @@ def read_manifest(checkpoint: Path) -> Manifest:
     """
     path = checkpoint / MANIFEST_NAME
     try:
-        if path.stat().st_size > _LARGEST_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes")
-        return from_json(path.read_text(encoding="utf-8"))
+        if path.is_symlink():
+            raise ValueError("it is a link")
+        return from_json(read_text(path, largest_bytes=_LARGEST_BYTES))
     except CorruptCheckpoint as error:
         raise CorruptCheckpoint(f"{path}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
@@ -181,8 +184,8 @@ def from_json(text: str) -> Manifest:
     fields: dict[str, Any] = json.loads(text)
     if fields["format_version"] != FORMAT_VERSION:
         raise CorruptCheckpoint(f"format version {fields['format_version']}, this program reads {FORMAT_VERSION}")
-    files = tuple(File(**file) for file in fields["files"])
-    tensors = [(tensor["name"], tuple(tensor["shape"])) for tensor in fields["tensors"]]
+    files = tuple(typed(File, file) for file in fields["files"])
+    tensors = [(str(tensor["name"]), _shape(tensor["shape"])) for tensor in fields["tensors"]]
     slices = tuple(
         Slice(
             tensor=tensors[_count(tensor)][0],
@@ -194,15 +197,9 @@ def from_json(text: str) -> Manifest:
         )
         for tensor, file, start, numel, digest in fields["slices"]
     )
-    return Manifest(
-        progress=Progress(**fields["progress"]),
-        layout=fields["layout"],
-        attempt=fields["attempt"],
-        notes=fields["notes"],
-        config=fields["config"],
-        slices=slices,
-        files=files,
-    )
+    rest = {name: fields[name] for name in ("layout", "attempt", "notes", "config")}
+    progress = typed(Progress, fields["progress"])
+    return typed(Manifest, {**rest, "progress": progress, "slices": slices, "files": files})
 
 
 def _sha256(text: str) -> str:
@@ -210,9 +207,15 @@ def _sha256(text: str) -> str:
 
 
 def _count(number: object) -> int:
-    if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
+    if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**63:
         return number
     raise ValueError(f"{number!r} where a number from 0 on belongs")
+
+
+def _shape(sizes: object) -> tuple[int, ...]:
+    if isinstance(sizes, list) and len(sizes) <= MOST_DIMS:
+        return tuple(map(_count, sizes))
+    raise ValueError("a tensor without a shape, or with one of too many dims")
 
 
 def _hex(text: str) -> int:

@@ -8,6 +8,7 @@ that of huggingface/safetensors (README, "Format"): 8 bytes little-endian header
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from training.checkpoint.manifest import File
+from training.checkpoint.manifest import MOST_DIMS, File
 from training.errors import CorruptCheckpoint, StorageError
 
 ELEMENT_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
@@ -127,7 +128,7 @@ class TensorFileReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for ever
         except OSError as error:
             raise CorruptCheckpoint(f"{path}: {error}") from error
         try:
@@ -160,6 +161,8 @@ class TensorFileReader:
         os.close(self._descriptor)
 
     def _read_header(self) -> tuple[dict[str, TensorHeader], dict[str, str], int]:
+        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            raise ValueError("it is no plain file")
         prefix = os.pread(self._descriptor, 8, 0)
         length = int.from_bytes(prefix, "little")
         if len(prefix) < 8 or length > min(_LONGEST_HEADER_BYTES, os.fstat(self._descriptor).st_size - 8):
@@ -171,8 +174,8 @@ class TensorFileReader:
             dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
             if dtype not in ELEMENT_BYTES:
                 raise ValueError(f"{key} has dtype {dtype}; known are {', '.join(ELEMENT_BYTES)}")
-            if not all(isinstance(size, int) and size >= 0 for size in shape):
-                raise ValueError(f"{key} has shape {shape}")
+            if len(shape) > MOST_DIMS or not all(isinstance(size, int) and 0 <= size < 2**63 for size in shape):
+                raise ValueError(f"{key} has shape {shape[:MOST_DIMS]}")
             tensors[key] = TensorHeader(key=key, dtype=dtype, shape=shape)
             if start != end or stop != start + tensors[key].num_bytes:
                 raise ValueError(f"{key} lies at bytes {start} to {stop}")

@@ -32,6 +32,7 @@ from training.config.schema import Resume, RunConfig
 from training.config.typed import to_plain, to_run_config
 from training.durable_files import write_durably
 from training.errors import ConfigError
+from training.plain_files import read_yaml
 
 FROZEN_NAME = "config.yaml"
 
@@ -77,13 +78,13 @@ def load_frozen(directory: Path) -> RunConfig:
     """
     path = directory / FROZEN_NAME
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except OSError as error:
         reason = f"cannot read {FROZEN_NAME}: {error.strerror}"
         remedy = "give a directory that launch.submit made, or overrides such as experiment=demo"
         raise ConfigError("run directory", directory, reason, remedy) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(FROZEN_NAME, path, f"is not YAML: {error}", "restore it, or start a new run") from error
+    except ValueError as error:
+        raise ConfigError(FROZEN_NAME, path, str(error), "restore it, or start a new run") from error
     if not isinstance(values, dict):
         raise ConfigError(FROZEN_NAME, path, "holds no sections", "restore it, or start a new run")
     config = to_run_config(values)

@@ -20,6 +20,7 @@ from training.config.typed import to_plain
 from training.durable_files import write_durably
 from training.errors import ConfigError, StorageError
 from training.lease import wait_until_free
+from training.plain_files import read_json
 
 _PACKAGES = ("torch", "deepspeed", "hydra-core", "omegaconf", "tokenizers", "safetensors", "numpy", "wandb", "datasets")
 _LONGEST_NAME_IN_ID = 40
@@ -102,7 +103,7 @@ def new_run_id(config: RunConfig) -> str:
 def is_done(directory: Path) -> bool:
     """Return whether the run's ledger says that every training stage is complete."""
     try:
-        ledger = json.loads((directory / "stages.json").read_text(encoding="utf-8"))
+        ledger = read_json(directory / "stages.json")
     except (FileNotFoundError, ValueError):
         return False
     return isinstance(ledger, dict) and ledger.get("state") == "done"
@@ -184,7 +185,7 @@ def _may_go_on(directory: Path, frozen: RunConfig, config: RunConfig) -> bool:
 def _complete_training_stages(directory: Path) -> list[str]:
     """Return the training stages that have a checkpoint at their end, as the run's ledger says."""
     try:
-        ledger = json.loads((directory / "stages.json").read_text(encoding="utf-8"))
+        ledger = read_json(directory / "stages.json")
         return [entry["name"] for entry in ledger["stages"] if entry["checkpoint"] is not None]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return []  # nothing was trained yet; a damaged ledger is refused by who opens it

@@ -11,11 +11,13 @@ from typing import Any, Self
 from training.config.schema import DataConfig, SourceConfig, SourceKind
 from training.data.corpus import KJV_FILE, source_files
 from training.errors import ConfigError
+from training.plain_files import parse_json, typed
 
 FORMAT_VERSION = 1
 """Raised when the same settings would give other files."""
 
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+_FILE = re.compile(rf"({_SOURCE_NAME.pattern}/)?[a-z_]+(\.[a-z]+){{1,2}}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,13 +82,19 @@ class Manifest:
             ValueError: it is no manifest, or not as it was written.
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
             body = content["manifest"]
             if _hash_json(body) != content["sha256"]:
                 raise ValueError("its content does not match its hash")
             sources = {name: _source_entry(entry) for name, entry in body.pop("sources").items()}
-            files = {path: FileEntry(**entry) for path, entry in body.pop("files").items()}
-            return cls(sources=sources, files=files, **body)
+            files = {path: typed(FileEntry, entry) for path, entry in body.pop("files").items()}
+            if strange := [path for path in files if not _FILE.fullmatch(path)]:
+                raise ValueError(f"{strange[0]!r} is not the name of a prepared file")  # a path could lead anywhere
+            if strange := [name for name in sources if not _SOURCE_NAME.fullmatch(name)]:
+                raise ValueError(f"{strange[0]!r} is not the name of a source")
+            if body["dtype"] not in ("uint16", "uint32"):
+                raise ValueError(f"dtype {body['dtype']!r}")
+            return typed(cls, {"sources": sources, "files": files, **body})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it is no manifest: {error!r}") from error
 
@@ -141,12 +149,8 @@ def _input_state(name: str, source: SourceConfig) -> str:
 
 
 def _source_entry(entry: dict[str, Any]) -> SourceEntry:
-    return SourceEntry(
-        licence=entry["licence"],
-        train=SplitCounts(**entry["train"]),
-        held_out=SplitCounts(**entry["held_out"]),
-        skipped=entry["skipped"],
-    )
+    counts = {split: typed(SplitCounts, entry[split]) for split in ("train", "held_out")}
+    return typed(SourceEntry, {**entry, **counts})
 
 
 def _hash_json(value: object) -> str:

@@ -8,7 +8,7 @@
                       <source>/held_out.ids.json        their ids
 """
 
-import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from training.config.schema import DataConfig
 from training.data.manifest import Manifest, SplitCounts, directory_of, hash_file
 from training.data.tokenizer import Tokenizer
 from training.errors import DataError
+from training.plain_files import read_json, read_text
 
 PREPARE_COMMAND = "python -m training.data prepare experiment=NAME"
 
@@ -131,7 +132,12 @@ class PreparedData:
         """
         tokens, index = self._split(source, "held_out")
         path = self.directory / source / "held_out.ids.json"
-        ids = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            ids = read_json(path)
+        except (OSError, ValueError) as error:
+            raise _damaged(path, str(error), self._prepare_command) from error
+        if not (isinstance(ids, list) and all(isinstance(document_id, str) for document_id in ids)):
+            raise _damaged(path, "it is no list of names", self._prepare_command)
         if len(ids) != len(index) - 1:
             raise _damaged(
                 path, f"it names {len(ids)} documents, the index has {len(index) - 1}", self._prepare_command
@@ -151,23 +157,41 @@ class PreparedData:
         counts: SplitCounts = getattr(self.manifest.sources[source], split)
         path = self.directory / source / f"{split}.index.npy"
         try:
-            index = np.load(path, allow_pickle=False)
-        except ValueError as error:
+            index = _read_index(path, counts.num_documents + 1)
+        except (OSError, ValueError) as error:
             raise _damaged(path, str(error), self._prepare_command) from error
-        whole = index.shape == (counts.num_documents + 1,) and index[0] == 0 and index[-1] == counts.num_tokens
+        whole = index[0] == 0 and index[-1] == counts.num_tokens
         if not (whole and np.all(np.diff(index) > 0)):
             raise _damaged(path, "its document starts do not fit the manifest", self._prepare_command)
         dtype = np.dtype(self.manifest.dtype).newbyteorder("<")
         if counts.num_tokens == 0:  # an empty file cannot be mapped
             return np.zeros(0, dtype), index
         shard = self.directory / source / f"{split}.bin"
+        if not shard.is_file() or shard.stat().st_size != counts.num_tokens * dtype.itemsize:
+            raise _damaged(shard, f"it does not hold {counts.num_tokens} tokens", self._prepare_command)
         return np.memmap(shard, dtype=dtype, mode="r", shape=(counts.num_tokens,)), index
+
+
+def _read_index(path: Path, num_entries: int) -> np.ndarray:
+    """Return the int64 numbers of an index file that has exactly so many; np.load would read whatever it finds.
+
+    Raises:
+        ValueError: it is another file: of objects, of another shape, a zip.
+    """
+    with path.open("rb") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("it is of a version of the .npy format that is never written here")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        num_bytes = os.fstat(file.fileno()).st_size - file.tell()
+        if (shape, dtype, num_bytes) != ((num_entries,), np.dtype("<i8"), 8 * num_entries):
+            raise ValueError(f"it holds {shape} of {dtype} in {num_bytes} bytes, {num_entries} starts belong there")
+        return np.fromfile(file, dtype="<i8", count=num_entries)
 
 
 def _read_manifest(directory: Path, prepare_command: str) -> Manifest:
     path = directory / "manifest.json"
     try:
-        return Manifest.from_json(path.read_text(encoding="utf-8"))
+        return Manifest.from_json(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"no prepared data at {directory}: nothing was prepared for this data section and these inputs\n"

@@ -13,6 +13,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from training.errors import ConfigError, DataError
+from training.plain_files import read_text
 
 EOS_TOKEN = "<|endoftext|>"
 SMALLEST_VOCAB_SIZE = 257
@@ -75,7 +76,7 @@ class Tokenizer:
             DataError: the file is not one.
         """
         try:
-            return cls(path.read_text(encoding="utf-8"))
+            return cls(read_text(path))
         except Exception as error:  # tokenizers raises nothing narrower for a file it cannot parse
             raise DataError(f"{path} cannot be read: {error}\n  -> prepare the data again") from error
 

@@ -1,5 +1,7 @@
 """Numbers as people read them, the same on the console and in the report."""
 
+import math
+
 
 def count(number: float) -> str:
     """Return a count with three digits and a thousands letter: 950, 12.3k, 1.85M, 2.1T."""
@@ -18,7 +20,9 @@ def num_bytes(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration with its two largest units: 0.4s, 12s, 3m12s, 1h04m, 2d03h."""
+    """Return a duration with its two largest units: 0.4s, 12s, 3m12s, 1h04m, 2d03h; "?" if it is not finite."""
+    if not math.isfinite(seconds):
+        return "?"
     if seconds < 9.95:
         return f"{seconds:.1f}s"
     whole = round(seconds)

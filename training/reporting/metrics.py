@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.errors import StorageError
+from training.plain_files import parse_json
 from training.reporting.records import Record, StepRecord, from_json_object, to_json_object
 
 FILE_NAME = "metrics.jsonl"
@@ -127,14 +128,21 @@ def _parse(lines: list[bytes]) -> Metrics:
     num_torn_lines = 0
     for line in filter(None, lines):
         try:
-            json_object = json.loads(line)
-            record, time_seconds = from_json_object(json_object), float(json_object["time"])
+            json_object = parse_json(line)
+            record, time_seconds = from_json_object(json_object), _time(json_object["time"])
         except (ValueError, KeyError, TypeError):
             num_torn_lines += 1
         else:
             records.append(record)
             times_seconds.append(time_seconds)
     return Metrics(records=records, times_seconds=times_seconds, num_torn_lines=num_torn_lines)
+
+
+def _time(value: object) -> float:
+    """Return a Unix time of the years 1970 to 9999; other numbers are no dates to Python."""
+    if isinstance(value, int | float) and 0 <= value < 253_402_300_800:
+        return float(value)
+    raise ValueError("it has no time")
 
 
 def _storage_error(path: Path, error: OSError) -> StorageError:

@@ -7,6 +7,8 @@ after a crash, steps that were done again appear twice with a higher `attempt`, 
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
+from training.plain_files import typed
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRecord:
@@ -58,6 +60,10 @@ class EvalRecord:
     """Greedy samples: {"prompt": …, "text": …}."""
     seconds: float
     attempt: int
+
+    def __post_init__(self) -> None:
+        if not all({"prompt", "text"} <= sample.keys() for sample in self.samples):
+            raise ValueError("a sample has no prompt or no text")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +147,8 @@ def from_json_object(line: dict[str, Any]) -> Record:
 
     Raises:
         KeyError: the line's kind is unknown.
+        ValueError: a field is missing or of another type.
     """
     record_type = _KINDS[line["kind"]]
     known = {f.name for f in fields(record_type)}
-    return record_type(**{key: value for key, value in line.items() if key in known})
+    return typed(record_type, {key: value for key, value in line.items() if key in known})

@@ -4,7 +4,6 @@ metrics.jsonl is the truth; the ledger (stages.json), the overrides and the envi
 and each of them may be missing.
 """
 
-import json
 import shlex
 import statistics
 from collections.abc import Hashable, Iterable
@@ -12,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from training.errors import ConfigError
+from training.plain_files import read_json, read_yaml
 from training.reporting.metrics import FILE_NAME, Metrics, latest_steps, read_metrics
 from training.reporting.records import (
     CheckpointRecord,
@@ -98,7 +96,7 @@ def read_run(run_directory: Path) -> RunSummary:
     run_id = run_directory.resolve().name
     return RunSummary(
         run_id=run_id,
-        state=ledger.get("state") or _state(metrics),
+        state=state if isinstance(state := ledger.get("state"), str) and state else _state(metrics),
         first_time_seconds=min(metrics.times_seconds, default=0.0),
         last_time_seconds=max(metrics.times_seconds, default=0.0),
         training_seconds=sum(step.seconds for step in steps),
@@ -110,7 +108,7 @@ def read_run(run_directory: Path) -> RunSummary:
         checkpoints=_latest((r, r.directory) for r in records if isinstance(r, CheckpointRecord)),
         incidents=[record for record in records if isinstance(record, IncidentRecord)],
         stages=_stages(metrics, steps, evals, ledger),
-        resume_command=_resume_command(run_directory / "overrides.yaml", run_id),
+        resume_command=_resume_command(run_directory / "overrides.yaml", run_id, notes),
         environment=_flat(_read_json(run_directory / "environment.json", notes)),
         notes=notes,
     )
@@ -120,7 +118,7 @@ def _stages(
     metrics: Metrics, steps: list[StepRecord], evals: list[EvalRecord], ledger: dict[str, Any]
 ) -> list[StageSummary]:
     events = [r for r in metrics.records if isinstance(r, StageRecord) and r.stage != "run"]
-    statuses = {entry["name"]: entry.get("status") for entry in ledger.get("stages", []) if "name" in entry}
+    statuses = _statuses(ledger)
     names = dict.fromkeys([*statuses, *(event.stage for event in events), *(step.stage for step in steps)])
     summaries: list[StageSummary] = []
     tokens_before = 0
@@ -147,6 +145,16 @@ def _stages(
     return summaries
 
 
+def _statuses(ledger: dict[str, Any]) -> dict[str, str | None]:
+    """Return the status of each training stage that the ledger names."""
+    entries = ledger.get("stages")
+    statuses: dict[str, str | None] = {}
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict) and isinstance(name := entry.get("name"), str):
+            statuses[name] = status if isinstance(status := entry.get("status"), str) else None
+    return statuses
+
+
 def _state(metrics: Metrics) -> str:
     """Return the state that the records tell, for a run without a ledger."""
     events = [record for record in metrics.records if isinstance(record, StageRecord | GateRecord)]
@@ -169,21 +177,29 @@ def _latest(pairs: Iterable[tuple[T, Hashable]]) -> list[T]:
 
 def _read_json(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
-        return json.loads(_text(path) or "{}")
-    except ValueError as error:
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise ValueError("it holds no object")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
         notes.append(f"{path.name} is damaged and was left out: {error}")
         return {}
+    return values
 
 
-def _resume_command(overrides_path: Path, run_id: str) -> str:
-    overrides = yaml.safe_load(_text(overrides_path)) or []
+def _resume_command(overrides_path: Path, run_id: str, notes: list[str]) -> str:
+    try:
+        overrides = read_yaml(overrides_path)
+        if not isinstance(overrides, list):
+            raise ValueError("it holds no list")
+    except FileNotFoundError:
+        overrides = []
+    except (OSError, ValueError) as error:
+        notes.append(f"{overrides_path.name} is damaged and was left out: {error}")
+        overrides = []
     kept = [o for o in map(str, overrides) if o.lstrip("+").split("=")[0] not in ("run.id", "resume")]
     return shlex.join(["python", "-m", "launch.submit", *kept, f"run.id={run_id}", "resume=auto"])
-
-
-def _text(path: Path) -> str:
-    """Return the content of a file that may be missing: then it is empty."""
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from training.durable_files import write_durably
 from training.errors import ConfigError, CorruptCheckpoint, StorageError
+from training.plain_files import parse_json, read_text, typed
 
 LEDGER_NAME = "stages.json"
 _VERSION = 1
@@ -127,9 +128,11 @@ class Ledger:
         """
         path = run_directory / LEDGER_NAME
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except FileNotFoundError:
             return cls(stages=tuple(StageEntry(name=name) for name in stage_names))
+        except ValueError as error:
+            raise _no_ledger(path, error) from error
         except OSError as error:
             raise StorageError(f"{path} cannot be read: {error}\n  -> mend the storage, then start again") from error
         ledger = cls.from_json(text, path)
@@ -153,20 +156,17 @@ class Ledger:
             CorruptCheckpoint: the text is not a ledger of this version.
         """
         try:
-            fields = json.loads(text)
+            fields = parse_json(text)
             if fields["version"] != _VERSION:
                 raise ValueError(f"version {fields['version']}, known is {_VERSION}")
             return cls(
                 stages=tuple(_entry(entry) for entry in fields["stages"]),
                 state=RunState(fields["state"]),
-                attempt=fields["attempt"],
+                attempt=_number(fields["attempt"]),
                 start_evaluation=_evaluation(fields["start_evaluation"]),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptCheckpoint(
-                f"{path} is not a ledger ({type(error).__name__}: {error}); commits replace the file as a whole, so "
-                "something else changed it\n  -> restore it from a backup, or start a new run with another run.id"
-            ) from error
+            raise _no_ledger(path, error) from error
 
     def to_json(self) -> str:
         """Return the ledger as JSON text."""
@@ -180,16 +180,37 @@ class Ledger:
 def _entry(fields: Mapping[str, Any]) -> StageEntry:
     gate = fields["gate"]
     return StageEntry(
-        name=fields["name"],
+        name=_text(fields["name"]),
         status=StageStatus(fields["status"]),
-        checkpoint=fields["checkpoint"],
+        checkpoint=None if fields["checkpoint"] is None else _text(fields["checkpoint"]),
         evaluation=_evaluation(fields["evaluation"]),
-        gate=None if gate is None else GateOutcome(decision=gate["decision"], reasons=tuple(gate["reasons"])),
+        gate=None
+        if gate is None
+        else GateOutcome(decision=_text(gate["decision"]), reasons=tuple(map(_text, gate["reasons"]))),
     )
 
 
 def _evaluation(fields: Mapping[str, Any] | None) -> Evaluation | None:
-    return None if fields is None else Evaluation(path=fields["path"], metrics=dict(fields["metrics"]))
+    return None if fields is None else typed(Evaluation, fields)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"a {type(value).__name__} where a text belongs")
+
+
+def _number(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and -1 <= value < 2**31:
+        return value
+    raise ValueError(f"a {type(value).__name__} where a small number belongs")
+
+
+def _no_ledger(path: Path, error: Exception) -> CorruptCheckpoint:
+    return CorruptCheckpoint(
+        f"{path} is not a ledger ({type(error).__name__}: {error}); commits replace the file as a whole, so "
+        "something else changed it\n  -> restore it from a backup, or start a new run with another run.id"
+    )
 
 
 def commit(ledger: Ledger, run_directory: Path) -> None:

@@ -23,18 +23,25 @@ from training.reporting.records import (
 )
 
 _TEXT = st.text(max_size=20)
+_WHOLE = st.integers(-(2**63), 2**63 - 1)
+_SAMPLES = st.lists(st.fixed_dictionaries({"prompt": _TEXT, "text": _TEXT}), max_size=2)
 _FINITE = st.floats(allow_nan=False)
 _RECORDS: st.SearchStrategy[Record] = st.one_of(
     *(
-        st.builds(record_type, step=st.integers(0, 10**9), **fields)
+        st.builds(record_type, step=st.integers(0, 10**9), attempt=_WHOLE, **fields)
         for record_type, fields in (
             (
                 StepRecord,
-                {name: _FINITE for name in ("loss", "grad_norm", "lr", "tokens_per_second", "mfu", "seconds")},
+                {name: _FINITE for name in ("loss", "grad_norm", "lr", "tokens_per_second", "mfu", "seconds")}
+                | {"tokens": _WHOLE},
             ),
-            (EvalRecord, {"bits_per_byte": _FINITE, "metrics": st.dictionaries(_TEXT, _FINITE), "seconds": _FINITE}),
+            (
+                EvalRecord,
+                {"bits_per_byte": _FINITE, "metrics": st.dictionaries(_TEXT, _FINITE), "seconds": _FINITE}
+                | {"samples": _SAMPLES},
+            ),
             (GateRecord, {}),
-            (CheckpointRecord, {"seconds": _FINITE}),
+            (CheckpointRecord, {"seconds": _FINITE, "num_bytes": _WHOLE}),
             (IncidentRecord, {}),
             (StageRecord, {}),
         )
