@@ -28,6 +28,8 @@ class ExitCode(IntEnum):
     """Prepared data is missing, changed or damaged."""
     STORAGE = 8
     """The run directory cannot be written (disk full, read-only, vanished)."""
+    RUN_IN_USE = 9
+    """Another job holds this run directory, or took it over; nothing was changed."""
 
 
 class AutarkyError(Exception):
@@ -92,3 +94,15 @@ class StorageError(AutarkyError):
     """A write to the run directory failed; what was committed before is whole."""
 
     exit_code = ExitCode.STORAGE
+
+
+class SaveFailed(StorageError):
+    """A checkpoint could not be written; all ranks know it, and training may go on and try again."""
+
+    on_every_rank = True
+
+
+class RunInUse(AutarkyError):
+    """Another job holds the run directory, or has taken it over."""
+
+    exit_code = ExitCode.RUN_IN_USE

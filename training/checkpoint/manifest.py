@@ -1,5 +1,6 @@
 """What a checkpoint holds and how far the run was when it was made. JSON, no torch."""
 
+import hashlib
 import json
 import re
 from collections import defaultdict
@@ -17,6 +18,8 @@ WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _FILE_NAME = re.compile(r"rank-\d{5,}\.safetensors")
 _HEX_DIGITS = frozenset("0123456789abcdef")
+_SEAL = ',\n "sha256": "'
+"""Before the hash of all that stands above it: a changed digit is valid JSON too."""
 _LARGEST_BYTES = 2**30
 """Of a manifest; 15,000 ranks of a 500B model write about 100 MB."""
 
@@ -149,7 +152,8 @@ class Manifest:
         }
         # Indented for people, but one line for each slice.
         lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-        return f'{json.dumps(head, indent=1)[:-2]},\n "slices": [\n{lines}\n ]\n}}\n'
+        text = f'{json.dumps(head, indent=1)[:-2]},\n "slices": [\n{lines}\n ]'
+        return f'{text}{_SEAL}{_sha256(text)}"\n}}\n'
 
 
 def read_manifest(checkpoint: Path) -> Manifest:
@@ -171,6 +175,9 @@ def read_manifest(checkpoint: Path) -> Manifest:
 
 def from_json(text: str) -> Manifest:
     """Return the manifest that `to_json` wrote; raises one of many errors if the text is something else."""
+    body, _, seal = text.rpartition(_SEAL)
+    if seal != f'{_sha256(body)}"\n}}\n':
+        raise ValueError("it is torn, or was changed after it was written (sha256 differs)")
     fields: dict[str, Any] = json.loads(text)
     if fields["format_version"] != FORMAT_VERSION:
         raise CorruptCheckpoint(f"format version {fields['format_version']}, this program reads {FORMAT_VERSION}")
@@ -196,6 +203,10 @@ def from_json(text: str) -> Manifest:
         slices=slices,
         files=files,
     )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _count(number: object) -> int:

@@ -1,13 +1,14 @@
-"""Write a safetensors file as a stream: the header first, then bytes as they come, hashed on the way to the disk.
+"""safetensors files as streams: written header first and hashed on the way to the disk, read range by range.
 
-safetensors' own writer wants all tensors in memory at once and leaves the file unhashed and unsynced. The format is
+safetensors' own writer wants all tensors in memory at once and leaves the file unhashed and unsynced; its reader maps
+files, whose pages then count as the process's memory. The format is
 that of huggingface/safetensors (README, "Format"): 8 bytes little-endian header length, JSON header, raw data.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from training.checkpoint.manifest import File
-from training.errors import StorageError
+from training.errors import CorruptCheckpoint, StorageError
 
 ELEMENT_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
 """Bytes of an element by safetensors' name of its dtype."""
@@ -110,3 +111,80 @@ def _header(tensors: Sequence[TensorHeader], metadata: Mapping[str, str] | None)
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # data begins aligned, as safetensors' own writer has it
     return len(text).to_bytes(8, "little") + text
+
+
+_LONGEST_HEADER_BYTES = 100_000_000
+"""The limit of safetensors' own reader."""
+
+
+class TensorFileReader:
+    """Reads any range of any tensor of one safetensors file with `pread`: no page of it stays mapped.
+
+    Raises:
+        CorruptCheckpoint: it is missing, or no safetensors file: header, offsets and size must fit to the byte.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise CorruptCheckpoint(f"{path}: {error}") from error
+        try:
+            self.tensors, self.metadata, self._begin = self._read_header()
+            self._offsets = dict(zip(self.tensors, self._ranges(), strict=True))
+        except BaseException as error:
+            os.close(self._descriptor)
+            if isinstance(error, OSError | ValueError | KeyError | TypeError | AttributeError | RecursionError):
+                raise CorruptCheckpoint(
+                    f"{path}: not a safetensors file ({type(error).__name__}: {error})"
+                ) from error
+            raise
+
+    def read_into(self, key: str, start: int, destination: memoryview) -> None:
+        """Fill the destination with the bytes of a tensor's elements from `start` on."""
+        header = self.tensors[key]
+        destination = destination.cast("B")
+        place = start * ELEMENT_BYTES[header.dtype]
+        assert place + len(destination) <= header.num_bytes, f"{key}: {start} + {len(destination)} bytes"
+        place += self._begin + self._offsets[key]
+        try:
+            while len(destination):
+                count = os.preadv(self._descriptor, [destination], place)
+                if count == 0:
+                    raise CorruptCheckpoint(f"{self._path}: ends in the middle of {key}")
+                place, destination = place + count, destination[count:]
+        except OSError as error:
+            raise CorruptCheckpoint(f"{self._path}: {error}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def _read_header(self) -> tuple[dict[str, TensorHeader], dict[str, str], int]:
+        prefix = os.pread(self._descriptor, 8, 0)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or length > min(_LONGEST_HEADER_BYTES, os.fstat(self._descriptor).st_size - 8):
+            raise ValueError(f"a header of {length} bytes")
+        entries = json.loads(os.pread(self._descriptor, length, 8))
+        metadata = entries.pop("__metadata__", {})
+        end, tensors = 0, {}
+        for key, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+            dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+            if dtype not in ELEMENT_BYTES:
+                raise ValueError(f"{key} has dtype {dtype}; known are {', '.join(ELEMENT_BYTES)}")
+            if not all(isinstance(size, int) and size >= 0 for size in shape):
+                raise ValueError(f"{key} has shape {shape}")
+            tensors[key] = TensorHeader(key=key, dtype=dtype, shape=shape)
+            if start != end or stop != start + tensors[key].num_bytes:
+                raise ValueError(f"{key} lies at bytes {start} to {stop}")
+            end = stop
+        if 8 + length + end != os.fstat(self._descriptor).st_size:
+            raise ValueError(f"{os.fstat(self._descriptor).st_size} bytes, the header says {8 + length + end}")
+        return tensors, metadata, 8 + length
+
+    def _ranges(self) -> Iterator[int]:
+        end = 0
+        for header in self.tensors.values():
+            yield end
+            end += header.num_bytes

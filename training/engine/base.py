@@ -1,17 +1,19 @@
-"""What the runner sees of an engine: train on one global batch, score sequences, save and load state.
+"""What the runner sees of an engine: train on one global batch, score sequences, give and take state.
 
 `train_batch` takes a whole global batch because it is the only verb that every engine has: DeepSpeed's
 PipelineEngine refuses forward/backward/step (deepspeed 0.19.8, runtime/pipe/engine.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from training.checkpoint.load import WeightSource
 from training.checkpoint.manifest import Progress
+from training.checkpoint.snapshot import Snapshot
 from training.data.batch import MicroBatch
 from training.parallel.layout import Layout
 
@@ -53,6 +55,9 @@ class Engine(Protocol):
     notes: tuple[str, ...]
     """Sentences for people: what was decided when the engine was built, and why."""
 
+    snapshot: Snapshot
+    """Host copy of this rank's training state, which a Saver takes and writes."""
+
     @property
     def deepspeed_config(self) -> dict[str, Any]:
         """DeepSpeed's dictionary, as the engine was built with it."""
@@ -69,15 +74,19 @@ class Engine(Protocol):
         """
         ...
 
-    def save(self, directory: Path, progress: Progress) -> Path:
-        """Write and commit a checkpoint of `progress.step` under `directory`; return the committed path."""
-        ...
-
     def load(self, checkpoint: Path) -> Progress:
         """Replace weights and optimizer state by a committed checkpoint's, saved under any layout; return its progress.
 
         Raises:
             CorruptCheckpoint: it is damaged or does not fit; nothing was changed.
+        """
+        ...
+
+    def load_weights(self, open_source: Callable[[], WeightSource]) -> None:
+        """Replace the weights by a source's, read by every rank in ranges, and forget the optimizer's state.
+
+        Raises:
+            AutarkyError: the source is damaged or does not fit; nothing was changed.
         """
         ...
 

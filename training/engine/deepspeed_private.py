@@ -21,10 +21,10 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from deepspeed.utils import groups
 from torch import Tensor, nn
 
-from training.checkpoint.store import Fragment
+from training.checkpoint.manifest import MOMENTS
+from training.checkpoint.snapshot import Fragment
 from training.models.decoder import LayerDefinition
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 _HELD = -1
 """Stands among the ids of the submodules that are using a weight; DeepSpeed's own count from 0."""
 

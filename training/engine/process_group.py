@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import deepspeed
@@ -42,6 +42,21 @@ class ProcessGroup:
         dist.all_reduce(total)
         return total.tolist()
 
+    def sum_integers(self, values: list[int]) -> list[int]:
+        """Return the element-wise sum over all ranks, modulo 2^64; on the CPU."""
+        total = torch.tensor([_signed(value) for value in values], dtype=torch.int64)
+        dist.all_reduce(total, group=self.cpu_group)
+        return [value % 2**64 for value in total.tolist()]
+
+    def with_own_group(self, timeout_seconds: int) -> "ProcessGroup":
+        """Return the same ranks over a new CPU group with its own time limit; collective.
+
+        For a thread that waits for disks: neither it nor the training thread ever sees the other's collectives.
+        """
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
+        assert isinstance(group, dist.ProcessGroup)  # every rank is a member
+        return replace(self, cpu_group=group)
+
     def gather_text(self, text: str) -> list[str]:
         """Return every rank's text on every rank, by rank. Bytes are sent, nothing is unpickled."""
         content = text.encode()
@@ -62,6 +77,11 @@ class ProcessGroup:
         if size:
             dist.broadcast(buffer, src=0, group=self.cpu_group)
         return bytes(buffer.tolist()).decode()
+
+
+def _signed(value: int) -> int:
+    """Return the number in [-2^63, 2^63) that is the same modulo 2^64."""
+    return (value + 2**63) % 2**64 - 2**63
 
 
 def my_group(groups: Iterable[Sequence[int]], *, rank: int) -> dist.ProcessGroup | None:

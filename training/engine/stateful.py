@@ -1,13 +1,14 @@
 """What all engines over DeepSpeed share: saving, loading and freeing; the global token count of a batch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from training.checkpoint.load import WeightSource, load_checkpoint, load_weights
 from training.checkpoint.manifest import Progress
-from training.checkpoint.store import load_fragments, save_checkpoint
+from training.checkpoint.snapshot import Snapshot
 from training.data.batch import MicroBatch
 from training.engine.deepspeed_private import TrainingState, forget_engines
 from training.engine.process_group import ProcessGroup
@@ -31,31 +32,28 @@ class StatefulEngine:
         self._engines = [engine for engine, _ in parts]
         replica = layout.replica_of(processes.rank)
         self._states = [TrainingState(engine, parameters, replica=replica) for engine, parameters in parts]
+        self.snapshot = Snapshot([fragment for state in self._states for fragment in state.fragments])
 
     @property
     def deepspeed_config(self) -> dict[str, Any]:
         """DeepSpeed's dictionary, as the engine was built with it."""
         return self._engines[0].config
 
-    def save(self, directory: Path, progress: Progress) -> Path:
-        """Write and commit a checkpoint; see `Engine.save`."""
-        return save_checkpoint(
-            directory,
-            progress=progress,
-            layout=self.layout.describe(),
-            fragments=[fragment for state in self._states for fragment in state.fragments],
-            rank=self._processes.rank,
-            world_size=self._processes.world_size,
-            agree=self._processes.agree,
-        )
-
     def load(self, checkpoint: Path) -> Progress:
         """Load a checkpoint of any layout; see `Engine.load`."""
-        progress = load_fragments(checkpoint, [fragment for state in self._states for fragment in state.fragments])
-        for state in self._states:
-            state.set_updates(progress.optimizer_updates)
-            state.publish()
+        progress = load_checkpoint(checkpoint, self.snapshot, self._processes)
+        self._restored(progress.optimizer_updates)
         return progress
+
+    def load_weights(self, open_source: Callable[[], WeightSource]) -> None:
+        """Start from a source's weights; see `Engine.load_weights`."""
+        load_weights(open_source, self.snapshot, self._processes)
+        self._restored(0)
+
+    def _restored(self, num_updates: int) -> None:
+        for state in self._states:
+            state.set_updates(num_updates)
+            state.publish()
 
     def held_bytes(self) -> dict[str, int]:
         """Return the bytes this rank holds between steps, by what they are: weights, gradients, optimizer."""
@@ -65,7 +63,7 @@ class StatefulEngine:
     def close(self) -> None:
         """Free the engine; see `Engine.close`."""
         forget_engines(self._engines)
-        del self._engines, self._states
+        del self._engines, self._states, self.snapshot
 
     def _count_tokens(self, micro_batches: Sequence[MicroBatch]) -> int:
         """Return the valid targets of the global batch: all replicas, each counted once."""

@@ -82,10 +82,15 @@ class CheckpointRecord:
     step: int
     stage: str
     directory: str
-    """Relative to the run directory."""
+    """Relative to the run directory, unless it lies on fast storage."""
     num_bytes: int
     seconds: float
+    """From the copy of the state to the commit; training goes on meanwhile."""
     attempt: int
+    stall_seconds: float = 0.0
+    """How long training stood still for it on rank 0."""
+    bytes_per_second: float = 0.0
+    """num_bytes / seconds, all ranks together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +101,7 @@ class IncidentRecord:
     step: int
     stage: str
     what: str
-    """Short name: non_finite, corrupt_checkpoint, restart, failure."""
+    """Short name: non_finite, corrupt_checkpoint, save_failed, restart, config_changed, failure."""
     message: str
     attempt: int
 

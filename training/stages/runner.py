@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Protocol
 
 from training.checkpoint.manifest import Progress, read_manifest
-from training.checkpoint.store import newest_whole, prune
 from training.config.load import config_hash
+from training.config.resume_policy import ChangeKind, compare
 from training.config.schema import GateConfig, Resume, RunConfig
 from training.data.loader import StageLoader
 from training.engine.base import Engine, StepResult
 from training.engine.process_group import ProcessGroup
-from training.errors import ConfigError, CorruptCheckpoint, DataError, GateBlocked, NonFiniteGradients
+from training.errors import AutarkyError, ConfigError, CorruptCheckpoint, DataError, GateBlocked, NonFiniteGradients
 from training.models.sizes import training_flops_per_token
 from training.reporting.records import (
-    CheckpointRecord,
     EvalRecord,
     GateRecord,
     IncidentRecord,
@@ -29,6 +28,7 @@ from training.reporting.records import (
 )
 from training.reporting.reporter import Reporter
 from training.stages import transitions
+from training.stages.checkpointing import Checkpointing
 from training.stages.curriculum import learning_rate
 from training.stages.ledger import Ledger, StageStatus, commit
 
@@ -75,8 +75,11 @@ class Parts:
 
     processes: ProcessGroup
     reporter: Reporter
-    build_engine: Callable[[str], Engine]
-    """Training stage -> engine with initial weights; collective."""
+    build_engine: Callable[[str, bool], Engine]
+    """(training stage, whether to draw initial weights: nothing else will fill them) -> engine; collective."""
+    load_initial_weights: Callable[[Engine], None] | None
+    """Fills a new engine with the weights of `init_from`; None if they are drawn."""
+    checkpoints: Checkpointing
     open_loader: Callable[[str], StageLoader]
     data_fingerprint: str
     evaluate: Callable[[Engine, str, Path], Evaluation]
@@ -102,14 +105,12 @@ class Runner:
     def __init__(self, config: RunConfig, run_directory: Path, parts: Parts, ledger: Ledger) -> None:
         self._config = config
         self._directory = run_directory
-        self._checkpoints = run_directory / "checkpoints"
+        self._checkpoints = parts.checkpoints
         self._parts = parts
         self._is_first = parts.processes.rank == 0
         self._ledger = ledger
         self._progress: Progress | None = None
-        """Progress of the newest whole checkpoint; None before the first."""
-        self._checkpoint: Path | None = None
-        self._skips_in_a_row = 0
+        """Of this start; None before the first step of the run."""
 
     @property
     def ledger(self) -> Ledger:
@@ -125,29 +126,29 @@ class Runner:
             CorruptCheckpoint: checkpoints exist, but none is whole or they belong to another run.
         """
         self._find_checkpoint()
-        while (entry := transitions.current_stage(self._ledger)) is not None:
-            self._run_training_stage(entry.name)
+        try:
+            while (entry := transitions.current_stage(self._ledger)) is not None:
+                self._run_training_stage(entry.name)
+        except AutarkyError as error:
+            if error.on_every_rank:
+                self._checkpoints.settle()  # what was saved last is worth the wait
+            raise
         self._advance(transitions.done(self._ledger))
         self._record_stage("run", "done")
 
     # -- start ------------------------------------------------------------------------------------------------------
 
     def _find_checkpoint(self) -> None:
-        processes = self._parts.processes
-        found, rejected = newest_whole(
-            self._checkpoints, rank=processes.rank, world_size=processes.world_size, agree=processes.agree
-        )
-        for message in rejected:
+        for message in self._checkpoints.find():
             self._record_incident("corrupt_checkpoint", f"{message}; an older checkpoint is used")
-        if found is None:
-            if self._config.resume is Resume.must:
-                raise ConfigError(
-                    "resume", "must", f"{self._checkpoints} holds no checkpoint", "resume=auto starts fresh"
-                )
-        else:
+        if (found := self._checkpoints.newest) is not None:
             self._use(found)
             self._record_incident("restart", f"continues from {found.name}")
-        step = self._progress.step if self._progress else 0
+        elif self._config.resume.mode is Resume.must:
+            raise ConfigError(
+                "resume", "must", f"{self._directory} holds no checkpoint", "resume=auto starts fresh"
+            )
+        step = self._steps_done
         for name in self._config.stages:
             if self._last_step(name) > step:
                 # A training stage whose last checkpoint is gone is trained again, whatever the ledger says.
@@ -155,26 +156,45 @@ class Runner:
                 break
 
     def _use(self, checkpoint: Path) -> None:
-        progress = read_manifest(checkpoint).progress
-        if progress.config_hash != config_hash(self._config):
-            raise CorruptCheckpoint(
-                f"{checkpoint}: written by config {progress.config_hash}, this run is {config_hash(self._config)}\n"
-                "  -> continue with the config of that run, or start a new one with resume=never"
-            )
+        """Go on from a checkpoint, if this config may go on from what it was written with."""
+        manifest = read_manifest(checkpoint)
+        progress = manifest.progress
+        names = list(self._config.stages)
+        reached = names.index(progress.training_stage) if progress.training_stage in names else 0
+        at_its_end = progress.step == self._last_step(names[reached])
+        changes = compare(manifest.config, self._config, complete=names[: reached + at_its_end])
+        for change in changes:
+            self._record_incident("config_changed", f"{change.key}: {change.old!r} became {change.new!r}")
+        numbers_changed = [change.key for change in changes if change.kind is not ChangeKind.free]
+        if not any(key.startswith("data") for key in numbers_changed):
+            self._check_data(progress, checkpoint)
+        if not numbers_changed:
+            planned = learning_rate(self._config, progress.training_stage, progress.stage_step - 1)
+            if progress.lr != planned:
+                raise CorruptCheckpoint(
+                    f"{checkpoint}: its last step used learning rate {progress.lr}, the schedule gives {planned}\n"
+                    "  -> another version of Autarky wrote it: go on with that version, or start a new run with "
+                    f"init_from=checkpoint:{checkpoint}"
+                )
+        self._progress = progress
+
+    def _check_data(self, progress: Progress, checkpoint: Path) -> None:
         if progress.data_fingerprint != self._parts.data_fingerprint:
             raise DataError(
                 f"{checkpoint}: trained on data {progress.data_fingerprint}, prepared now is "
                 f"{self._parts.data_fingerprint}\n  -> restore that data, or start a new run with resume=never"
             )
-        self._checkpoint, self._progress = checkpoint, progress
 
     # -- one training stage -----------------------------------------------------------------------------------------
 
     def _run_training_stage(self, name: str) -> None:
         if self._ledger.entry(name).status not in (StageStatus.evaluated, StageStatus.blocked):
-            engine = self._parts.build_engine(name)
-            if self._checkpoint is not None:
-                engine.load(self._checkpoint)
+            checkpoint, initial = self._checkpoints.newest, self._parts.load_initial_weights
+            engine = self._parts.build_engine(name, checkpoint is None and initial is None)
+            if checkpoint is not None:
+                engine.load(checkpoint)
+            elif initial is not None:
+                initial(engine)
             self._evaluate_start(engine, name)
             if self._ledger.entry(name).status is not StageStatus.trained:
                 self._train(engine, name)
@@ -198,57 +218,43 @@ class Runner:
                 num_replicas=engine.layout.num_replicas,
             )
             result = engine.train_batch(batches, lr=lr)
-            self._progress = self._after(result, name, stage_step + 1)
+            self._progress = self._after(result, name, stage_step + 1, lr)
             self._record_step(result, lr, loader.batch_id(stage_step), time.perf_counter() - started)
             self._check_finite(result)
-            if self._steps_done % self._config.checkpoint.every_steps == 0 or self._at_end_of(name):
-                self._save(engine)
-        assert self._checkpoint is not None
-        self._advance(transitions.trained(self._ledger, name, self._relative(self._checkpoint)))
+            if self._steps_done < self._last_step(name):
+                self._checkpoints.after_step(engine, self._progress)
+        assert self._progress is not None
+        checkpoint = self._checkpoints.at_end_of_stage(engine, self._progress)
+        self._advance(transitions.trained(self._ledger, name, self._checkpoints.relative(checkpoint)))
         self._record_stage(name, "end", engine.layout.describe())
 
-    def _after(self, result: StepResult, name: str, stage_step: int) -> Progress:
+    def _after(self, result: StepResult, name: str, stage_step: int, lr: float) -> Progress:
         before = self._progress
+        skips_before = before.skips_in_a_row if before else 0
         return Progress(
             step=self._steps_done + 1,
             training_stage=name,
             stage_step=stage_step,
+            samples=stage_step * self._config.stages[name].global_batch_sequences,
             tokens=(before.tokens if before else 0) + result.num_tokens,
             optimizer_updates=(before.optimizer_updates if before else 0) + (not result.skipped),
+            skips_in_a_row=skips_before + 1 if result.skipped else 0,
+            lr=lr,
             config_hash=config_hash(self._config),
             data_fingerprint=self._parts.data_fingerprint,
         )
 
     def _check_finite(self, result: StepResult) -> None:
         if not result.skipped:
-            self._skips_in_a_row = 0
             return
-        self._skips_in_a_row += 1
+        assert self._progress is not None
         origin = f" (from {result.culprit})" if result.culprit else ""
         self._record_incident("non_finite", f"gradient norm {result.grad_norm}{origin}: the step changed nothing")
         limit = self._config.fault_tolerance.max_consecutive_skips
-        if self._skips_in_a_row >= limit:
+        if self._progress.skips_in_a_row >= limit:
             raise NonFiniteGradients(
                 f"{limit} steps in a row had NaN or Inf gradients, the last one step {self._steps_done}\n"
                 "  -> no weight was changed by them; lower the learning rate or look at the data of these steps"
-            )
-
-    def _save(self, engine: Engine) -> None:
-        assert self._progress is not None
-        started = time.perf_counter()
-        self._checkpoint = engine.save(self._checkpoints, self._progress)
-        if self._is_first:
-            kept = frozenset(self._last_step(name) for name in self._config.stages)
-            prune(self._checkpoints, keep_last=self._config.checkpoint.keep_last, keep_steps=kept)
-            self._parts.reporter.record(
-                CheckpointRecord(
-                    step=self._steps_done,
-                    stage=self._progress.training_stage,
-                    directory=self._relative(self._checkpoint),
-                    num_bytes=sum(path.stat().st_size for path in self._checkpoint.iterdir()),
-                    seconds=time.perf_counter() - started,
-                    attempt=self._ledger.attempt,
-                )
             )
 
     # -- between training stages ------------------------------------------------------------------------------------
@@ -305,7 +311,7 @@ class Runner:
             self._record_stage("run", "blocked")
             raise GateBlocked(
                 f"the gate after training stage {name} blocks: {'; '.join(decision.reasons)}\n"
-                f"  -> the weights are in {self._relative(self._checkpoint) if self._checkpoint else 'no checkpoint'}; "
+                f"  -> the weights are in {self._ledger.entry(name).checkpoint}; "
                 "train longer in a new run, or change the gate and continue with resume=auto"
             )
 
@@ -317,9 +323,6 @@ class Runner:
 
     def _last_step(self, name: str) -> int:
         return self._config.first_step(name) + self._config.num_steps(name)
-
-    def _at_end_of(self, name: str) -> bool:
-        return self._steps_done == self._last_step(name)
 
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self._directory))

@@ -1,4 +1,4 @@
-import json
+import hashlib
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,13 +11,21 @@ from training.checkpoint.manifest import File, Manifest, Slice, read_manifest
 from training.errors import CorruptCheckpoint
 
 
+FILE = "rank-00000.safetensors"
+
+
 def piece(start: int, numel: int, *, tensor: str = "weight/w", shape: tuple[int, ...] = (4, 5)) -> Slice:
-    return Slice(tensor=tensor, shape=shape, start=start, numel=numel, file="f", key=f"{tensor}@{start}")
+    return Slice(tensor=tensor, shape=shape, start=start, numel=numel, file=FILE, digest=start)
 
 
 def manifest(*slices: Slice) -> Manifest:
     return Manifest(
-        progress=progress_at(3), layout="any", slices=slices, files=(File(name="f", num_bytes=1, sha256="0"),)
+        progress=progress_at(3),
+        layout="any",
+        config={"model": {"rope_theta": 1e4}},
+        attempt=2,
+        slices=slices,
+        files=(File(name=FILE, num_bytes=1, sha256="0"),),
     )
 
 
@@ -56,18 +64,34 @@ def test_a_manifest_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) == written
 
 
+def sealed(text: str) -> str:
+    """The text with the hash that fits it: an attacker can compute one too."""
+    body = text.partition(',\n "sha256": "')[0]
+    return f'{body},\n "sha256": "{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
         lambda text: "",
         lambda text: text[: len(text) // 2],
-        lambda text: text.replace('"format_version": 1', '"format_version": 2'),
-        lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "progress"}),
-        lambda text: text.replace('"numel": 20', '"numel": 19'),
+        lambda text: text.replace('"step": 3', '"step": 4'),
+        lambda text: text + " ",
+        lambda text: sealed(text.replace('"format_version": 2', '"format_version": 3')),
+        lambda text: sealed(text.replace('"progress"', '"regress"')),
+        lambda text: sealed(text.replace("[0, 0, 0, 20,", "[0, 0, 0, 19,")),
+        lambda text: sealed(text.replace("[0, 0, 0, 20,", "[0, 7, 0, 20,")),
+        lambda text: sealed(text.replace("[0, 0, 0, 20,", "[0, 0, -1, 20,")),
+        lambda text: sealed(text.replace(FILE, "../rank-00000.safetensors")),
+        lambda text: sealed(text.replace(FILE, "/etc/passwd")),
         lambda text: "[]",
         lambda text: "null",
+        lambda text: sealed("[" * 200_000),
     ],
-    ids=["empty", "torn", "newer", "incomplete", "hole", "a list", "null"],
+    ids=[
+        *("empty", "torn", "changed", "longer", "newer", "incomplete", "hole", "no such file", "negative"),
+        *("path", "absolute path", "a list", "null", "deeply nested"),
+    ],
 )
 def test_a_damaged_manifest_is_called_so(spoil, tmp_path: Path) -> None:
     text = manifest(piece(0, 20)).to_json()

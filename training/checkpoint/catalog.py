@@ -1,0 +1,192 @@
+"""Which checkpoints there are, which are whole, and which may go.
+
+A run has one or two folders of checkpoints: `permanent` in the run directory and, if configured, one on `fast` storage
+for the frequent ones. What is newest is decided by the steps in the names, over both; never by a clock or a pointer.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.checkpoint.manifest import Manifest, read_manifest
+from training.checkpoint.ranks import Ranks
+from training.errors import CorruptCheckpoint, StorageError
+
+_COMMITTED = re.compile(r"step-(\d{8})")
+_FAST_NAME = "fast_storage"
+"""File in the permanent folder that says where the fast one is, so that its loss is noticed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Folders:
+    """Where a run's checkpoints lie."""
+
+    permanent: Path
+    """In the run directory: what is kept for good, and everything where there is no other folder."""
+    fast: Path | None = None
+    """On fast storage that every node sees: frequent checkpoints, soon removed."""
+
+    def all(self) -> list[Path]:
+        """Return the folders, the permanent one first."""
+        return [self.permanent, *([self.fast] if self.fast else [])]
+
+    def of(self, step: int, keep_steps: Iterable[int]) -> Path:
+        """Return the folder that a step is saved to."""
+        return self.permanent if self.fast is None or step in keep_steps else self.fast
+
+    def open(self) -> None:
+        """Make the fast folder and note in the run directory where it is; one rank calls it, before the first save.
+
+        Raises:
+            StorageError: it cannot be made.
+        """
+        if self.fast is None:
+            return
+        try:
+            self.fast.mkdir(parents=True, exist_ok=True)
+            self.permanent.mkdir(parents=True, exist_ok=True)
+            (self.permanent / _FAST_NAME).write_text(f"{self.fast}\n")
+        except OSError as error:
+            raise StorageError(
+                f"checkpoint.fast_root: {self.fast} cannot be made: {error}\n"
+                "  -> mend that storage, or checkpoint.fast_root=null saves to the run directory"
+            ) from error
+
+    def check_fast_storage(self) -> None:
+        """Check that the folder to which an earlier start saved is there still.
+
+        Raises:
+            CorruptCheckpoint: it is gone or another one is configured: newer checkpoints may lie there.
+        """
+        note = self.permanent / _FAST_NAME
+        if not note.is_file():
+            return
+        noted = Path(note.read_text().strip())
+        if not noted.is_dir() or (noted != self.fast and committed(noted)):
+            raise CorruptCheckpoint(
+                f"this run saved to {noted}, which {'is not there' if not noted.is_dir() else 'is not searched now'}: "
+                f"its newest checkpoints may lie there\n  -> bring it back (checkpoint.fast_root={noted.parent}); "
+                f"or remove {note} to go on from what {self.permanent} holds"
+            )
+
+
+def committed(*folders: Path) -> list[Path]:
+    """Return the committed checkpoints of some folders, newest step first."""
+    found = [
+        path
+        for folder in folders
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if _COMMITTED.fullmatch(path.name) and path.is_dir()
+    ]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step in a committed checkpoint's name."""
+    match = _COMMITTED.fullmatch(checkpoint.name)
+    assert match, checkpoint
+    return int(match[1])
+
+
+def remove_torsos(folders: Folders) -> None:
+    """Remove what unfinished saves and removals left behind; only for the holder of a new lease, before it looks.
+
+    That also fences: a process of an earlier start that wakes up and wants to commit finds its work directory gone.
+    """
+    for folder in folders.all():
+        if folder.is_dir():
+            for path in [*folder.glob("step-*.tmp"), *folder.glob("step-*.old")]:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def verify(checkpoint: Path, *, part: int = 0, num_parts: int = 1) -> Manifest:
+    """Return the manifest after checking size and hash of every file (or of every num_parts-th, from `part`).
+
+    Raises:
+        CorruptCheckpoint: naming the first file that is missing or not as written.
+    """
+    manifest = read_manifest(checkpoint)
+    if checkpoint.name != f"step-{manifest.progress.step:08d}" and _COMMITTED.fullmatch(checkpoint.name):
+        raise CorruptCheckpoint(f"{checkpoint}: its manifest is that of step {manifest.progress.step}")
+    for file in manifest.files[part::num_parts]:
+        path = checkpoint / file.name
+        try:
+            if path.is_symlink() or not path.is_file():
+                raise CorruptCheckpoint(f"{path}: is missing, or no plain file")
+            if path.stat().st_size != file.num_bytes:
+                raise CorruptCheckpoint(f"{path}: {path.stat().st_size} bytes, {file.num_bytes} were written")
+            if _sha256(path) != file.sha256:
+                raise CorruptCheckpoint(f"{path}: contents changed since they were written (sha256 differs)")
+        except OSError as error:
+            raise CorruptCheckpoint(f"{path}: {error}") from error
+    return manifest
+
+
+def newest_whole(folders: Sequence[Path], ranks: Ranks) -> tuple[Path | None, list[str]]:
+    """Return the newest checkpoint that is whole and a message per newer one that is not; collective.
+
+    Rank 0 says what there is. Each rank hashes its share of the files, so the cost per rank does not grow with the
+    number of ranks. A damaged checkpoint is renamed to `step-N.damaged`, so that the step can be committed again and
+    nothing is lost for study.
+
+    Raises:
+        CorruptCheckpoint: on every rank: checkpoints exist, but none is whole.
+    """
+    rejected: list[str] = []
+    names = ranks.gather_text("\n".join(map(str, committed(*folders))) if ranks.rank == 0 else "")[0]
+    candidates = [Path(name) for name in names.splitlines()]
+    for candidate in candidates:
+        problem = ""
+        try:
+            verify(candidate, part=ranks.rank, num_parts=ranks.world_size)
+        except CorruptCheckpoint as error:
+            problem = str(error)
+        if ranks.agree(not problem):
+            return candidate, rejected
+        # Its first word on every rank, so that rank 0 can record it.
+        rejected.append(next(filter(None, ranks.gather_text(problem))))
+        if ranks.rank == 0:
+            damaged = candidate.with_suffix(".damaged")
+            shutil.rmtree(damaged, ignore_errors=True)
+            os.rename(candidate, damaged)
+        ranks.agree(True)
+    if candidates:
+        raise CorruptCheckpoint(
+            f"none of the {len(candidates)} checkpoints under {folders[0]} is whole: {'; '.join(rejected)}\n"
+            "  -> restore one from a copy, or start a new run with resume=never (it will begin at step 0)"
+        )
+    return None, rejected
+
+
+def prune(folder: Path, *, keep_last: int, keep_steps: frozenset[int]) -> list[Path]:
+    """Remove checkpoints but the newest `keep_last` and those of `keep_steps`; one rank calls it. Returns the removed.
+
+    A checkpoint is first renamed out of the way, so that a kill leaves no half-deleted one that looks committed.
+
+    Raises:
+        StorageError: one cannot be removed; it is whole, or out of the way.
+    """
+    assert keep_last >= 1, "the newest one is never removed"
+    removed = []
+    for checkpoint in committed(folder)[keep_last:]:
+        if step_of(checkpoint) not in keep_steps:
+            doomed = checkpoint.with_suffix(".old")
+            try:
+                if doomed.exists():
+                    shutil.rmtree(doomed)
+                os.rename(checkpoint, doomed)
+                shutil.rmtree(doomed)
+            except OSError as error:
+                raise StorageError(f"{checkpoint} cannot be removed: {error}\n  -> remove it by hand") from error
+            removed.append(checkpoint)
+    return removed
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,192 @@
+"""Any layout's checkpoint into any other layout's ranks: each reads the ranges it holds, and all check the whole.
+
+Everything is read into the snapshot's buffer and checked over all ranks before the first live value changes.
+"""
+
+from collections.abc import Callable, Mapping
+from math import prod
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from training.checkpoint.digest import MODULUS, digest
+from training.checkpoint.manifest import MOMENTS, WEIGHT, Progress, Slice, read_manifest
+from training.checkpoint.ranks import Ranks, try_together
+from training.checkpoint.snapshot import Piece, Snapshot, parameter_shapes
+from training.checkpoint.tensor_file import TensorFileReader
+from training.errors import AutarkyError, CorruptCheckpoint
+
+
+class WeightSource(Protocol):
+    """Weights by canonical name: a checkpoint's or a Hugging Face directory's."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Canonical parameter name -> shape."""
+        ...
+
+    def read_into(self, tensor: str, start: int, destination: memoryview) -> None:
+        """Fill a float32 destination with the flattened tensor's elements from `start` on."""
+        ...
+
+    def digests(self) -> Mapping[str, int]:
+        """Return the digests of the tensors whose digest is known, by "<kind>/<canonical name>"."""
+        ...
+
+
+class CheckpointReader:
+    """Reads any range of any tensor of a committed checkpoint, touching only the files that hold it.
+
+    Raises:
+        CorruptCheckpoint: the manifest cannot be read.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.manifest = read_manifest(checkpoint)
+        self.bytes_read = 0
+        """Bytes of tensors read so far."""
+        self._slices = self.manifest.tensors()
+        self._files: dict[str, TensorFileReader] = {}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical parameter name -> shape."""
+        prefix = f"{WEIGHT}/"
+        return {
+            name.removeprefix(prefix): pieces[0].shape
+            for name, pieces in self._slices.items()
+            if name.startswith(prefix)
+        }
+
+    def digests(self) -> dict[str, int]:
+        """Return the digest of every tensor: that of its slices together."""
+        return {name: sum(piece.digest for piece in pieces) % MODULUS for name, pieces in self._slices.items()}
+
+    def read(self, tensor: str, start: int, numel: int) -> np.ndarray:
+        """Return elements start..start+numel of a flattened tensor, 1-D float32."""
+        values = np.empty(numel, dtype=np.float32)
+        self.read_into(tensor, start, memoryview(values))
+        return values
+
+    def read_into(self, tensor: str, start: int, destination: memoryview) -> None:
+        """Fill a float32 destination with the flattened tensor's elements from `start` on."""
+        destination = destination.cast("B")
+        stop = start + len(destination) // 4
+        for piece in self._slices[tensor]:
+            low, high = max(start, piece.start), min(stop, piece.start + piece.numel)
+            if low < high:
+                part = destination[4 * (low - start) : 4 * (high - start)]
+                self._file_of(piece).read_into(piece.key, low - piece.start, part)
+                self.bytes_read += len(part)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def _file_of(self, piece: Slice) -> TensorFileReader:
+        """Return the open file of a slice; only the last few stay open, a large checkpoint has thousands."""
+        if piece.file not in self._files:
+            if len(self._files) >= 16:
+                self._files.pop(next(iter(self._files))).close()
+            self._files[piece.file] = TensorFileReader(self.checkpoint / piece.file)
+        file = self._files[piece.file]
+        header = file.tensors.get(piece.key)
+        if header is None or header.dtype != "F32" or header.shape != (piece.numel,):
+            raise CorruptCheckpoint(f"{self.checkpoint / piece.file}: holds no {piece.key} of {piece.numel} elements")
+        return file
+
+
+def load_checkpoint(checkpoint: Path, snapshot: Snapshot, ranks: Ranks) -> Progress:
+    """Replace the live state of all ranks by a checkpoint's, whatever layout wrote it; collective. Returns its progress.
+
+    Raises:
+        CorruptCheckpoint: on every rank: it is damaged, holds no optimizer state, or does not fit the model; no live
+            value was changed.
+    """
+    opened: list[CheckpointReader] = []
+
+    def fill() -> None:
+        reader = CheckpointReader(checkpoint)
+        opened.append(reader)
+        if not reader.manifest.has_moments:
+            raise CorruptCheckpoint(
+                f"{checkpoint}: holds weights only, no optimizer state\n  -> init_from=checkpoint:{checkpoint} starts "
+                "a new run from them"
+            )
+        _fill(reader, snapshot, snapshot.pieces, str(checkpoint))
+
+    _together(ranks, fill)
+    (reader,) = opened
+    shapes = {f"{kind}/{name}": shape for name, shape in reader.shapes.items() for kind in (WEIGHT, *MOMENTS)}
+    _check_whole(shapes, reader.digests(), snapshot, ranks, str(checkpoint))
+    snapshot.restore()
+    reader.close()
+    return reader.manifest.progress
+
+
+def load_weights(open_source: Callable[[], WeightSource], snapshot: Snapshot, ranks: Ranks) -> None:
+    """Replace the live weights of all ranks by a source's and set both moments to zero; collective.
+
+    Raises:
+        AutarkyError: on every rank: the source does not fit the model, or is damaged; no live value was changed.
+    """
+    opened: list[WeightSource] = []
+
+    def fill() -> None:
+        opened.append(open_source())
+        weights = [piece for piece in snapshot.pieces if piece.kind == WEIGHT]
+        _fill(opened[0], snapshot, weights, "init_from")
+
+    _together(ranks, fill)
+    shapes = {f"{WEIGHT}/{name}": shape for name, shape in opened[0].shapes.items()}
+    _check_whole(shapes, opened[0].digests(), snapshot, ranks, "init_from")
+    for piece in snapshot.pieces:
+        if piece.kind in MOMENTS:
+            snapshot.values(piece).fill(0)
+    snapshot.restore()
+
+
+def _fill(source: WeightSource, snapshot: Snapshot, pieces: list[Piece], name: str) -> None:
+    for parameter, shape in parameter_shapes(snapshot).items():
+        if parameter not in source.shapes:
+            raise CorruptCheckpoint(f"{name}: holds no {parameter}; is it another model's?")
+        if source.shapes[parameter] != shape:
+            raise CorruptCheckpoint(
+                f"{name}: {parameter} has shape {source.shapes[parameter]}, the model's is {shape}"
+            )
+    for piece in pieces:
+        source.read_into(piece.tensor, piece.start, memoryview(snapshot.values(piece)))
+
+
+def _check_whole(
+    shapes: Mapping[str, tuple[int, ...]], digests: Mapping[str, int], snapshot: Snapshot, ranks: Ranks, name: str
+) -> None:
+    """Raise unless the ranks' pieces together are exactly these tensors, with these digests where they are known."""
+    sums: dict[str, list[int]] = {tensor: [0, 0] for tensor in shapes}
+    for piece in snapshot.owned:
+        if piece.tensor in sums:
+            sums[piece.tensor][0] += digest(snapshot.values(piece).view(np.uint32), piece.start)
+            sums[piece.tensor][1] += piece.numel
+    totals = ranks.sum_integers([number for pair in sums.values() for number in pair])
+    for tensor, total, numel in zip(sums, totals[::2], totals[1::2], strict=True):
+        if numel == 0:
+            raise CorruptCheckpoint(f"{name}: holds {tensor}, which the model does not have")
+        if numel != prod(shapes[tensor]):
+            raise CorruptCheckpoint(f"{name}: {numel:,} of {prod(shapes[tensor]):,} elements of {tensor} have a place")
+        if tensor in digests and total != digests[tensor]:
+            raise CorruptCheckpoint(
+                f"{name}: {tensor} is not what was saved once its {numel:,} elements are put together (digest differs)"
+            )
+
+
+def _together(ranks: Ranks, act: Callable[[], None]) -> None:
+    """Do something on every rank; if it fails on any, raise on all, in the words of the first."""
+    failure, told = try_together(ranks, act)
+    if isinstance(failure, AutarkyError):
+        raise failure
+    if told:
+        raise CorruptCheckpoint("; ".join(told[:4])) from failure

@@ -1,0 +1,140 @@
+"""A rank's state copied to host memory: taken in one go, written or read at leisure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.checkpoint.manifest import WEIGHT
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fragment:
+    """A flat range of one parameter with its optimizer state, as one rank holds it.
+
+    The tensors are 1-D float32 views of live state: saving reads them, loading writes into them.
+    """
+
+    parameter: str
+    """Canonical name."""
+    shape: tuple[int, ...]
+    """Global shape of the parameter."""
+    start: int
+    """First element of the range in the flattened parameter."""
+    tensors: dict[str, Tensor]
+    """kind (weight, exp_avg, exp_avg_sq) -> values of the range."""
+    is_owner: bool
+    """Whether this rank writes the range (False for a replica that another rank writes)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """A range of one tensor and its place in the snapshot's buffer."""
+
+    kind: str
+    parameter: str
+    shape: tuple[int, ...]
+    start: int
+    """First element of the range in the flattened tensor."""
+    live: Tensor
+    """1-D view of the state that trains."""
+    offset: int
+    """First element in the buffer."""
+    is_owner: bool
+
+    @property
+    def tensor(self) -> str:
+        """ "<kind>/<canonical parameter name>", as the manifest has it."""
+        return f"{self.kind}/{self.parameter}"
+
+    @property
+    def numel(self) -> int:
+        """Elements of the range."""
+        return self.live.numel()
+
+
+class Snapshot:
+    """One flat float32 buffer with a place for every value that a rank holds; what it owns comes first.
+
+    So the data of the rank's file is one piece of memory, and the same buffer serves saving and loading. It is made at
+    the first use and kept (page-locked where the state is on a device): 12 bytes per parameter held.
+    """
+
+    def __init__(self, fragments: Sequence[Fragment]) -> None:
+        self._buffer: Tensor | None = None
+        self.pieces: list[Piece] = []
+        """In the buffer's order."""
+        offset = 0
+        for fragment in sorted(fragments, key=lambda fragment: not fragment.is_owner):
+            for kind, live in fragment.tensors.items():
+                self.pieces.append(
+                    Piece(
+                        kind=kind,
+                        parameter=fragment.parameter,
+                        shape=fragment.shape,
+                        start=fragment.start,
+                        live=live,
+                        offset=offset,
+                        is_owner=fragment.is_owner,
+                    )
+                )
+                offset += live.numel()
+        self._numel = offset
+
+    @property
+    def owned(self) -> list[Piece]:
+        """What this rank writes, in the order of its file."""
+        return [piece for piece in self.pieces if piece.is_owner]
+
+    @property
+    def owned_bytes(self) -> int:
+        """Bytes of what this rank writes."""
+        return 4 * sum(piece.numel for piece in self.owned)
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Copy the live state into the buffer; complete on return."""
+        for piece, place in self._places():
+            place.copy_(piece.live, non_blocking=True)
+        self._wait_for_device()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Copy the buffer into the live state; complete on return."""
+        for piece, place in self._places():
+            piece.live.copy_(place, non_blocking=True)
+        self._wait_for_device()
+
+    def values(self, piece: Piece) -> NDArray[np.float32]:
+        """Return a piece's values, a view of the buffer."""
+        return self._host()[piece.offset : piece.offset + piece.numel].numpy()
+
+    def owned_data(self) -> memoryview:
+        """Return the values of all owned pieces, one after the other: the data part of this rank's file."""
+        return memoryview(self._host()[: self.owned_bytes // 4].numpy()).cast("B")
+
+    def _places(self) -> Iterator[tuple[Piece, Tensor]]:
+        buffer = self._host()
+        for piece in self.pieces:
+            yield piece, buffer[piece.offset : piece.offset + piece.numel]
+
+    def _host(self) -> Tensor:
+        if self._buffer is None:
+            # Zeros, so that the pages are there before the first snapshot has to be quick.
+            self._buffer = torch.zeros(self._numel, dtype=torch.float32, pin_memory=self._on_device())
+        return self._buffer
+
+    def _on_device(self) -> bool:
+        return any(piece.live.device.type != "cpu" for piece in self.pieces)
+
+    def _wait_for_device(self) -> None:
+        if self._on_device():
+            torch.accelerator.synchronize()
+
+
+def parameter_shapes(snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
+    """Return the global shapes of the parameters that a rank holds a part of."""
+    return {piece.parameter: piece.shape for piece in snapshot.pieces if piece.kind == WEIGHT}

@@ -1,0 +1,194 @@
+"""A run's checkpoints: when to save, what to do when a save fails, what to keep, and what to go on from."""
+
+import time
+from pathlib import Path
+
+from training.checkpoint.catalog import Folders, newest_whole, prune, remove_torsos
+from training.checkpoint.manifest import Progress
+from training.checkpoint.saver import SaveOutcome, Saver
+from training.config.schema import RunConfig
+from training.engine.base import Engine
+from training.engine.process_group import ProcessGroup
+from training.errors import AutarkyError, CorruptCheckpoint, SaveFailed, StorageError
+from training.reporting.records import CheckpointRecord, IncidentRecord
+from training.reporting.reporter import Reporter
+
+_LONGEST_PAUSE_SECONDS = 60.0
+
+
+class Checkpointing:
+    """What the runner asks to save and to find; every rank has one and calls it alike.
+
+    A failed save costs nothing but the checkpoint: it becomes an incident, training goes on, and the next try comes
+    after 1, 2, 4 … steps, at the end of a training stage after 1, 2, 4 … seconds. After
+    `checkpoint.max_failed_saves` in a row the run stops.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run_directory: Path,
+        *,
+        saver: Saver,
+        processes: ProcessGroup,
+        reporter: Reporter,
+        attempt: int,
+    ) -> None:
+        self.newest: Path | None = None
+        """The newest committed checkpoint that this start knows of."""
+        self._config = config.checkpoint
+        self._directory = run_directory
+        fast_root = config.checkpoint.fast_root
+        self._folders = Folders(
+            permanent=run_directory / "checkpoints",
+            fast=Path(fast_root) / run_directory.name if fast_root else None,
+        )
+        self._last_steps = frozenset(config.first_step(name) + config.num_steps(name) for name in config.stages)
+        self._every_permanent = config.checkpoint.permanent_every_steps
+        self._saver = saver
+        self._processes = processes
+        self._reporter = reporter
+        self._attempt = attempt
+        self._failed_saves = 0
+        self._next_try = 0
+        """After a failed save: the step of the next try."""
+        self._saving: Progress | None = None
+
+    def find(self) -> list[str]:
+        """Find the newest whole checkpoint, now `newest`; return a message for each newer one that is damaged.
+
+        Raises:
+            CorruptCheckpoint: checkpoints exist, but none is whole, or the storage they lie on is gone.
+            StorageError: fast storage is not there for all ranks.
+        """
+        self._on_rank_0(self._open_folders)
+        fast = self._folders.fast
+        if not self._processes.agree(fast is None or fast.is_dir()):
+            raise StorageError(
+                f"checkpoint.fast_root: not every node sees {fast}\n"
+                "  -> give a folder that all nodes share, or checkpoint.fast_root=null"
+            )
+        self.newest, rejected = newest_whole(self._folders.all(), self._processes)
+        return rejected
+
+    def after_step(self, engine: Engine, progress: Progress) -> None:
+        """Take note of a save that has ended, and begin one if it is time.
+
+        Raises:
+            StorageError: too many saves in a row have failed.
+        """
+        if self._saver.in_flight and self._all_have_written():
+            self._note(self._saver.finish())
+        if progress.step % self._config.every_steps == 0 or 0 < self._next_try <= progress.step:
+            if self._saver.in_flight:
+                self._note(self._saver.finish())
+            self._begin(engine, progress)
+            if not self._config.asynchronous:
+                self._note(self._saver.finish())
+
+    def at_end_of_stage(self, engine: Engine, progress: Progress) -> Path:
+        """Return the committed checkpoint of a training stage's last step; waits for it, and tries again if it fails.
+
+        Raises:
+            StorageError: too many saves in a row have failed.
+        """
+        self.settle()
+        while self.newest is None or not self.newest.name.endswith(f"{progress.step:08d}"):
+            if self._failed_saves:
+                time.sleep(min(2.0 ** (self._failed_saves - 1), _LONGEST_PAUSE_SECONDS))
+            self._begin(engine, progress)
+            self.settle()
+        return self.newest
+
+    def settle(self) -> None:
+        """Wait for the save in flight, if there is one.
+
+        Raises:
+            StorageError: too many saves in a row have failed.
+        """
+        if self._saver.in_flight:
+            self._note(self._saver.finish())
+
+    def relative(self, checkpoint: Path) -> str:
+        """Return a checkpoint's path for people and for the ledger: relative to the run directory if it is in there."""
+        inside = checkpoint.is_relative_to(self._directory)
+        return str(checkpoint.relative_to(self._directory)) if inside else str(checkpoint)
+
+    def _open_folders(self) -> None:
+        remove_torsos(self._folders)
+        self._folders.check_fast_storage()
+        self._folders.open()
+
+    def _begin(self, engine: Engine, progress: Progress) -> None:
+        directory = self._folders.of(progress.step, self._kept_for_good(progress.step))
+        self._saving = progress
+        self._saver.begin(engine.snapshot, directory=directory, progress=progress, layout=engine.layout.describe())
+
+    def _kept_for_good(self, step: int) -> frozenset[int]:
+        """Return the steps up to this one whose checkpoints are never removed."""
+        every = self._every_permanent
+        return self._last_steps | (frozenset(range(0, step + 1, every)) if every else frozenset())
+
+    def _all_have_written(self) -> bool:
+        return self._processes.sum([float(self._saver.is_written)])[0] == self._processes.world_size
+
+    def _note(self, outcome: SaveOutcome) -> None:
+        assert self._saving is not None
+        if outcome.failure is not None:
+            self._failed(outcome.failure, self._saving)
+            return
+        self._failed_saves = self._next_try = 0
+        self.newest = outcome.checkpoint
+        if self._processes.rank == 0:
+            self._record(outcome, self._saving)
+            self._prune(self._saving)
+
+    def _failed(self, failure: SaveFailed, progress: Progress) -> None:
+        self._failed_saves += 1
+        self._incident(progress, "save_failed", f"{failure} (failure {self._failed_saves} in a row)")
+        if self._failed_saves >= self._config.max_failed_saves:
+            raise failure
+        self._next_try = progress.step + 2 ** (self._failed_saves - 1)
+
+    def _prune(self, progress: Progress) -> None:
+        self._saver.reach("before_prune", progress.step)
+        for folder in self._folders.all():
+            try:
+                prune(folder, keep_last=self._config.keep_last, keep_steps=self._kept_for_good(progress.step))
+            except StorageError as error:  # costs space, not the run
+                self._incident(progress, "prune_failed", str(error))
+        self._saver.reach("after_prune", progress.step)
+
+    def _record(self, outcome: SaveOutcome, progress: Progress) -> None:
+        assert outcome.checkpoint is not None
+        num_bytes = sum(path.stat().st_size for path in outcome.checkpoint.iterdir())
+        self._reporter.record(
+            CheckpointRecord(
+                step=progress.step,
+                stage=progress.training_stage,
+                directory=self.relative(outcome.checkpoint),
+                num_bytes=num_bytes,
+                seconds=outcome.write_seconds,
+                stall_seconds=outcome.stall_seconds,
+                bytes_per_second=num_bytes / outcome.write_seconds,
+                attempt=self._attempt,
+            )
+        )
+
+    def _incident(self, progress: Progress, what: str, message: str) -> None:
+        self._reporter.record(
+            IncidentRecord(
+                step=progress.step, stage=progress.training_stage, what=what, message=message, attempt=self._attempt
+            )
+        )
+
+    def _on_rank_0(self, act) -> None:
+        """Do something on rank 0; its failure is everyone's."""
+        failure: AutarkyError | None = None
+        if self._processes.rank == 0:
+            try:
+                act()
+            except AutarkyError as error:
+                failure = error
+        if not self._processes.agree(failure is None):
+            raise failure or CorruptCheckpoint("rank 0 could not open the run's checkpoints; its message says why")
