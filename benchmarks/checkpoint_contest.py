@@ -33,12 +33,12 @@ _LARGE = (
     "model.vocab_size=16384",
     "model.hidden_size=1024",
     "model.ffn_size=4096",
-    "model.num_layers=18",
+    "model.num_layers=17",
     "model.num_heads=16",
     "model.num_kv_heads=8",
     "model.tied_embeddings=false",
 )
-"""317M parameters, in the proportions of Llama 3.2 1B."""
+"""301M parameters, in the proportions of Llama 3.2 1B."""
 _SMALL = ("model.tied_embeddings=false",)
 
 
@@ -51,20 +51,18 @@ class Entrant:
     variant: str
     resumes: bool = True
     """False for another way to write what an entrant before it reads."""
-    resharding_variant: str
-    """Variant that loads under another layout; "universal" after conversion."""
+    converts: bool = False
+    """Whether another layout needs DeepSpeed's converter and the variant "universal"."""
 
 
 OURS = "Autarky"
 DEEPSPEED = "DeepSpeed save_checkpoint"
 ENTRANTS = {
-    OURS: Entrant(module="autarky", variant="only", resharding_variant="only"),
-    DEEPSPEED: Entrant(module="deepspeed", variant="native", resharding_variant="universal"),
-    "torch dcp.save": Entrant(module="dcp", variant="sync", resharding_variant="sync"),
-    "torch dcp.async_save, thread": Entrant(module="dcp", variant="thread", resumes=False, resharding_variant="thread"),
-    "torch dcp.async_save, process": Entrant(
-        module="dcp", variant="process", resumes=False, resharding_variant="process"
-    ),
+    OURS: Entrant(module="autarky", variant="only"),
+    DEEPSPEED: Entrant(module="deepspeed", variant="native", converts=True),
+    "torch dcp.save": Entrant(module="dcp", variant="sync"),
+    "torch dcp.async_save, thread": Entrant(module="dcp", variant="thread", resumes=False),
+    "torch dcp.async_save, process": Entrant(module="dcp", variant="process", resumes=False),
 }
 
 
@@ -177,13 +175,12 @@ def _one_round(title: str, entrant: Entrant, directory: Path, shared: list[str],
         _resume(entrant.module, entrant.variant, directory, overrides, save, num_ranks=NUM_RANKS)
     )
     _forget_pages(directory)
-    converts = entrant.resharding_variant == "universal"
-    convert_seconds = convert_to_universal(directory / SAVED, num_workers=NUM_RANKS) if converts else 0.0
+    convert_seconds = convert_to_universal(directory / SAVED, num_workers=NUM_RANKS) if entrant.converts else 0.0
     overrides = [*shared, f"cluster.processes_per_node={NUM_RANKS_AFTER}"]
     contest.reshardings[title].append(
         _resume(
             entrant.module,
-            entrant.resharding_variant,
+            "universal" if entrant.converts else entrant.variant,
             directory,
             overrides,
             save,
