@@ -46,7 +46,7 @@ drill: $(STAMP) ## the slow tests: the whole equivalence matrix, 200 kills and a
 	$(PY) -m tests.drills.kill --points --kills 200
 	AUTARKY_KILLS=40 $(PY) -m pytest tests/integration/test_kill_and_resume.py $(ARGS)
 
-bench: $(STAMP) ## speed beside Hugging Face Trainer + DeepSpeed, torch DDP and FSDP2 pipelines, measured in one run
+bench: $(STAMP) ## speed beside Hugging Face Trainer + DeepSpeed, torch DDP and FSDP2 pipelines; checkpoints beside DeepSpeed and DCP
 	$(PY) -m benchmarks $(ARGS)
 
 golden: $(STAMP) ## rewrite golden files and conf/README.md; review the difference

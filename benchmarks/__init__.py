@@ -6,6 +6,7 @@ throughput      tokens/s, CPU time and MFU of all contestants, in turns
 start_up        seconds to the first optimizer step, by phase
 check_seconds   seconds of `launch.check`
 report          the page
+tables          how it writes numbers
 machine         what it ran on
 crew            starts a contestant's ranks and gives them turns
 rank            one rank of a contestant: the entry point of its processes
@@ -16,6 +17,16 @@ fsdp2_pipeline  contestant: our layers in torch.distributed.pipelining over FSDP
 hf_trainer      contestant: the same model shape in the Hugging Face Trainer over DeepSpeed ZeRO-3
 first_step      one rank of the Trainer, up to its first step
 timed_train     one rank of training.train, with the times of its phases
+
+checkpoint_contest     saving, resuming and changing the layout: the entrants, in rounds
+checkpoint_report      the page's section about it
+checkpoint_crew        starts an entrant's processes for one task, and DeepSpeed's converter
+checkpoint_disk        the disk's own rate
+checkpoint_rank        one rank of an entrant: trains, saves, measures; or loads and goes on
+checkpoint_contestant  what an entrant does, and the training they share
+checkpoint_autarky     entrant: our engine and saver
+checkpoint_deepspeed   entrant: DeepSpeed's save_checkpoint, its universal format for another layout
+checkpoint_dcp         entrant: torch.distributed.checkpoint over FSDP2, three ways of writing
 
 profile_pipeline  a command of its own: where the processor time of our pipeline's step goes
 """

@@ -1,6 +1,7 @@
 """Measure, and print one page of results.
 
-    python -m benchmarks [--quick] [--only engines|pipelines] [--write] [--rounds N] [--steps N]
+    python -m benchmarks [--quick] [--only engines|pipelines|checkpoints] [--write] [--rounds N] [--steps N]
+                         [--storage DIRECTORY]
 
 --quick shows that everything runs, its numbers mean little; --only measures one contest and nothing else; --write
 also replaces docs/benchmarks.md.
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.check_seconds import check_seconds
+from benchmarks.checkpoint_contest import CheckpointContest, compete_in_checkpoints
 from benchmarks.contests import ENGINES, PIPELINES
 from benchmarks.machine import describe_machine, num_cores
 from benchmarks.report import Results, Starts, page
@@ -29,15 +31,26 @@ def main() -> None:
     """Run all measurements, one after the other."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, and print one page of results.")
     parser.add_argument("--quick", action="store_true", help="a few steps, one round")
-    parser.add_argument("--only", choices=("engines", "pipelines"), help="measure one contest and nothing else")
+    parser.add_argument(
+        "--only", choices=("engines", "pipelines", "checkpoints"), help="measure one contest and nothing else"
+    )
     parser.add_argument("--write", action="store_true", help="also replace docs/benchmarks.md")
-    parser.add_argument("--rounds", type=int, help="turns of every contestant, and starts (default 5)")
+    parser.add_argument("--rounds", type=int, help="turns of every contestant, and starts (default 5; checkpoints 3)")
     parser.add_argument("--steps", type=int, help="optimizer steps per turn (default 10)")
+    parser.add_argument(
+        "--storage",
+        type=Path,
+        default=Path("runs"),
+        help="folder on the disk that checkpoints are written to (default runs)",
+    )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is ended
     results = _measure(
         only=arguments.only,
         num_rounds=arguments.rounds or (1 if arguments.quick else 5),
+        num_checkpoint_rounds=arguments.rounds or (1 if arguments.quick else 3),
+        is_quick=arguments.quick,
+        storage=arguments.storage,
         steps_per_turn=arguments.steps or (2 if arguments.quick else 10),
         warm_up_steps=2 if arguments.quick else 5,
     )
@@ -47,14 +60,24 @@ def main() -> None:
         _PAGE.write_text(text)
 
 
-def _measure(*, only: str | None, num_rounds: int, steps_per_turn: int, warm_up_steps: int) -> Results:
+def _measure(
+    *,
+    only: str | None,
+    num_rounds: int,
+    num_checkpoint_rounds: int,
+    is_quick: bool,
+    storage: Path,
+    steps_per_turn: int,
+    warm_up_steps: int,
+) -> Results:
     machine = describe_machine()
     with tempfile.TemporaryDirectory(prefix="autarky-benchmarks-") as directory:
         root = Path(directory)
         prepared = f"data.prepared_root={root / 'prepared'}"
         demo, smoke = ["experiment=demo", prepared], ["experiment=smoke", prepared]
-        _say("preparing data")
-        ensure(compose(demo).data)
+        if only != "checkpoints":
+            _say("preparing data")
+            ensure(compose(demo).data)
         contests: dict[str, Contest] = {}
         for name, lineup in (("engines", ENGINES), ("pipelines", PIPELINES)):
             if only in (None, name):
@@ -62,6 +85,11 @@ def _measure(*, only: str | None, num_rounds: int, steps_per_turn: int, warm_up_
                 contests[name] = compete(
                     lineup, demo, num_rounds=num_rounds, steps_per_turn=steps_per_turn, warm_up_steps=warm_up_steps
                 )
+        checkpoints = (
+            _checkpoints(storage, num_rounds=num_checkpoint_rounds, is_small=is_quick)
+            if only in (None, "checkpoints")
+            else None
+        )
         starts = _starts(smoke, root, repeats=num_rounds) if only is None else None
     return Results(
         machine=machine,
@@ -70,8 +98,15 @@ def _measure(*, only: str | None, num_rounds: int, steps_per_turn: int, warm_up_
         date=datetime.now(UTC).date().isoformat(),
         engines=contests.get("engines"),
         pipelines=contests.get("pipelines"),
+        checkpoints=checkpoints,
         starts=starts,
     )
+
+
+def _checkpoints(storage: Path, *, num_rounds: int, is_small: bool) -> CheckpointContest:
+    storage.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="autarky-benchmarks-", dir=storage) as directory:
+        return compete_in_checkpoints(Path(directory).resolve(), num_rounds=num_rounds, is_small=is_small, say=_say)
 
 
 def _starts(smoke: list[str], root: Path, *, repeats: int) -> Starts:

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from benchmarks.contests import PIPELINES
 from benchmarks.crew import free_port, kill, rank_environment, rendezvous
 from benchmarks.rank import TRAIN
-from benchmarks.report import table
+from benchmarks.tables import table
 from training.config.load import compose
 from training.data.prepare import ensure
 

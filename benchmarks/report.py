@@ -4,6 +4,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.checkpoint_contest import CheckpointContest
+from benchmarks.checkpoint_report import checkpoints
+from benchmarks.tables import spread, table
 from benchmarks.throughput import SAME_LOSS, Contest
 from training.parallel.schedule import make_schedule
 from training.parallel.simulate import unit_time
@@ -29,6 +32,7 @@ class Results:
     date: str
     engines: Contest | None
     pipelines: Contest | None
+    checkpoints: CheckpointContest | None
     starts: Starts | None
 
 
@@ -36,6 +40,7 @@ def page(results: Results) -> str:
     """Return the whole page."""
     sections = [_throughput(results.engines)] if results.engines else []
     sections += [_pipelines(results.pipelines, results.num_cores)] if results.pipelines else []
+    sections += [checkpoints(results.checkpoints)] if results.checkpoints else []
     sections += [_start_up(results.starts), _check(results.starts.check_seconds)] if results.starts else []
     return "\n".join(
         [
@@ -56,10 +61,10 @@ def _throughput(contest: Contest) -> list[str]:
     rows = [
         [
             title,
-            _spread(contest.tokens_per_second(title), ",.0f"),
-            _spread(contest.ratios(title), ".2f"),
-            _spread(contest.cpu_seconds_per_step(title), ".2f"),
-            _spread([100 * share for share in contest.mfu(title)], ".1f"),
+            spread(contest.tokens_per_second(title), ",.0f"),
+            spread(contest.ratios(title), ".2f"),
+            spread(contest.cpu_seconds_per_step(title), ".2f"),
+            spread([100 * share for share in contest.mfu(title)], ".1f"),
             f"{contest.largest_loss_difference(title):.1e}",
         ]
         for title in contest.rounds
@@ -79,7 +84,7 @@ def _throughput(contest: Contest) -> list[str]:
         "- CPU s per step: processor time of both ranks. Other work on the machine hardly moves it.",
         f"- MFU = {contest.flops_per_token:,.0f} FLOPs per token × tokens/s ÷ the rate of 1024 × 1024 fp32 matrix "
         "products that both ranks measure together just before and after the same turn "
-        f"(here {_spread(matmul, ',.0f')} GFLOP/s). A multiply-add is 2 FLOPs, backward costs twice the forward, "
+        f"(here {spread(matmul, ',.0f')} GFLOP/s). A multiply-add is 2 FLOPs, backward costs twice the forward, "
         "attention is causal, the embedding look-up is free (training/models/sizes.py).",
         _same_losses(contest),
     ]
@@ -89,11 +94,11 @@ def _pipelines(contest: Contest, num_cores: int) -> list[str]:
     rows = [
         [
             title,
-            _spread([1000 * seconds for seconds in contest.step_seconds(title)], ",.0f"),
-            _spread(contest.ratios(title), ".2f"),
-            _spread(contest.cpu_seconds_per_step(title), ".2f"),
-            _spread(contest.cpu_ratios(title), ".2f"),
-            _spread([100 * bubble for bubble in contest.bubbles(title)], ".0f") if contest.bubbles(title) else "-",
+            spread([1000 * seconds for seconds in contest.step_seconds(title)], ",.0f"),
+            spread(contest.ratios(title), ".2f"),
+            spread(contest.cpu_seconds_per_step(title), ".2f"),
+            spread(contest.cpu_ratios(title), ".2f"),
+            spread([100 * bubble for bubble in contest.bubbles(title)], ".0f") if contest.bubbles(title) else "-",
             f"{contest.largest_loss_difference(title):.1e}",
         ]
         for title in contest.rounds
@@ -152,10 +157,10 @@ def _same_losses(contest: Contest) -> str:
 def _start_up(starts: Starts) -> list[str]:
     ratio = statistics.median(starts.submit_seconds) / statistics.median(starts.trainer_seconds)
     totals = [
-        ["python -m launch.submit experiment=smoke", _spread(starts.submit_seconds, ".1f")],
-        ["HF Trainer, DeepSpeed ZeRO-3, same model and data", _spread(starts.trainer_seconds, ".1f")],
+        ["python -m launch.submit experiment=smoke", spread(starts.submit_seconds, ".1f")],
+        ["HF Trainer, DeepSpeed ZeRO-3, same model and data", spread(starts.trainer_seconds, ".1f")],
     ]
-    phases = [[name, _spread(seconds, ".2f")] for name, seconds in _by_phase(starts.submit_phases).items()]
+    phases = [[name, spread(seconds, ".2f")] for name, seconds in _by_phase(starts.submit_phases).items()]
     whole = [sum(start.values()) for start in starts.submit_phases]
     return [
         "## Start-up",
@@ -167,7 +172,7 @@ def _start_up(starts: Starts) -> list[str]:
         f"Ratio {ratio:.2f}. `launch.submit` also checks the config, freezes it and evaluates the untrained model; the "
         "Trainer does none of that. Where its time goes, on rank 0, from starts of their own:",
         "",
-        *table(["phase", "seconds"], [*phases, ["all", _spread(whole, ".2f")]]),
+        *table(["phase", "seconds"], [*phases, ["all", spread(whole, ".2f")]]),
     ]
 
 
@@ -175,23 +180,10 @@ def _check(seconds: Sequence[float]) -> list[str]:
     return [
         "## Checking a config",
         "",
-        f"`python -m launch.check experiment=demo`: {_spread(seconds, '.2f')} seconds, {len(seconds)} repeats "
+        f"`python -m launch.check experiment=demo`: {spread(seconds, '.2f')} seconds, {len(seconds)} repeats "
         "(goal: less than 2).",
     ]
 
 
 def _by_phase(starts: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     return {name: [start[name] for start in starts] for name in starts[0]}
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    return f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a Markdown table whose columns line up as plain text too."""
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    lines = [heads, ["-" * width for width in widths], *rows]
-    return [
-        "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
