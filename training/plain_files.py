@@ -53,14 +53,19 @@ def read_json(path: Path) -> Any:
     return parse_json(read_text(path))
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, strict: bool = False) -> Any:
     """Return the values in a JSON text, at most 64 deep.
+
+    Args:
+        text: the text.
+        strict: names must be unique in their object, and NaN and Infinity, which are not JSON, are refused.
 
     Raises:
         ValueError: it is no such text.
     """
+    hooks: dict[str, Any] = {"object_pairs_hook": _unique, "parse_constant": _refuse_constant} if strict else {}
     try:
-        values = json.loads(text)
+        values = json.loads(text, **hooks)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     level = [values]
@@ -75,6 +80,18 @@ def parse_json(text: str | bytes) -> Any:
         if not level:
             return values
     raise ValueError("it is nested too deeply")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return values
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def read_yaml(path: Path) -> Any:

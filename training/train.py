@@ -23,6 +23,7 @@ from eval.gates import decide
 from eval.harness import EvalReport, evaluate
 from eval.harness import write_report as write_evaluation
 from training.checkpoint.commit import POINTS
+from training.checkpoint.hugging_face import HuggingFaceSource
 from training.checkpoint.load import CheckpointReader, WeightSource
 from training.checkpoint.saver import Saver
 from training.config.arguments import Arguments, parse_arguments
@@ -254,7 +255,7 @@ def _initial_weights(config: RunConfig) -> Callable[[Engine], None] | None:
     def open_source() -> WeightSource:
         if source is WeightsFormat.checkpoint:
             return CheckpointReader(directory)
-        raise NotImplementedError  # MERGE-HF
+        return HuggingFaceSource(directory, config.model)
 
     return lambda engine: engine.load_weights(open_source)
 
@@ -264,7 +265,7 @@ def _build_engine(
 ) -> Engine:
     """Return the training stage's engine; its DeepSpeed dictionary is saved, DeepSpeed's chatter goes to the log."""
     with _log_path(run_directory, processes.rank).open("a") as log, contextlib.redirect_stdout(log):
-        engine = build_engine(config, training_stage, processes)
+        engine = build_engine(config, training_stage, processes, initial_weights=draw)
     if processes.rank == 0:
         path = run_directory / "deepspeed" / f"{training_stage}.json"
         write_durably(path, json.dumps(engine.deepspeed_config, indent=2) + "\n")

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         if outcome.failure is not None:
             raise outcome.failure
         if rank == 0:
-            prune(folder, keep_last=KEEP_LAST, keep_steps=frozenset())
+            prune([folder], keep_last=KEEP_LAST, keep_steps=frozenset())
     if lease is not None:
         lease.release()
     process_group.stop()
