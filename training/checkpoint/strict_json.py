@@ -1,4 +1,4 @@
-"""JSON objects from a Hugging Face directory: bounded in size and depth, one value per name, numbers that are numbers."""
+"""JSON objects from a Hugging Face directory: bounded in size and depth, one value per name, no NaN."""
 
 from pathlib import Path
 from typing import Any
