@@ -44,7 +44,6 @@ check: $(STAMP) ## format, lint, types, import contracts
 drill: $(STAMP) ## the slow tests: the whole equivalence matrix, 200 kills and a kill at every point of a save
 	$(PY) -m tests.distributed.matrix --all
 	$(PY) -m tests.drills.kill --points --kills 200
-	AUTARKY_KILLS=40 $(PY) -m pytest tests/integration/test_kill_and_resume.py $(ARGS)
 
 bench: $(STAMP) ## speed beside Hugging Face Trainer + DeepSpeed, torch DDP and FSDP2 pipelines; checkpoints beside DeepSpeed and DCP
 	$(PY) -m benchmarks $(ARGS)

@@ -1,7 +1,7 @@
 """Look at checkpoints by hand; take weights in, give weights out.
 
-python -m training.checkpoint inspect CHECKPOINT              what is in it
-python -m training.checkpoint verify  CHECKPOINT              is it whole (every byte is hashed)
+python -m training.checkpoint inspect CHECKPOINT|RUN_DIR      what is in it
+python -m training.checkpoint verify  CHECKPOINT|RUN_DIR      is it whole (every byte is hashed)
 python -m training.checkpoint import  hf:DIR OUT_DIR          Hugging Face weights -> OUT_DIR/step-00000000
 python -m training.checkpoint export  CHECKPOINT OUT_DIR      its weights -> a Hugging Face directory
     [--dtype fp32|bf16] [--tokenizer DIR] [--no-check-logits]
@@ -9,10 +9,11 @@ python -m training.checkpoint export  CHECKPOINT OUT_DIR      its weights -> a H
 
 import argparse
 import sys
+import time
 from math import prod
 from pathlib import Path
 
-from training.checkpoint.catalog import verify
+from training.checkpoint.catalog import committed, verify
 from training.checkpoint.export_weights import export_weights
 from training.checkpoint.import_weights import import_weights
 from training.checkpoint.logits_check import has_transformers
@@ -63,13 +64,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(options: argparse.Namespace) -> list[str]:
-    return describe(read_manifest(options.checkpoint))
+    return [line for path in _checkpoints(options.checkpoint) for line in [f"{path}:", *describe(read_manifest(path))]]
 
 
 def _verify(options: argparse.Namespace) -> list[str]:
-    manifest = verify(options.checkpoint)
-    whole = f"whole: {len(manifest.files)} files, {manifest.num_bytes:,} bytes, every hash as written"
-    return [*describe(manifest), whole]
+    lines = []
+    for path in _checkpoints(options.checkpoint):
+        begun = time.perf_counter()
+        manifest = verify(path)
+        seconds = time.perf_counter() - begun
+        size = f"{len(manifest.files)} files, {manifest.num_bytes:,} bytes"
+        lines.append(f"{path} is whole: {size}, every hash as written, in {seconds:.1f} s")
+    return lines
+
+
+def _checkpoints(path: Path) -> list[Path]:
+    """Return the checkpoint at a path, or those of the folder or run directory that it is, the newest first."""
+    return committed(path, path / "checkpoints") or [path]
 
 
 def _import(options: argparse.Namespace) -> list[str]:
@@ -95,11 +106,15 @@ def describe(manifest: Manifest) -> list[str]:
     progress = manifest.progress
     weights = {name: pieces for name, pieces in manifest.tensors().items() if name.startswith("weight/")}
     state = "each with two AdamW moments" if manifest.has_moments else "no optimizer state"
-    lines = [
+    trained = [
         f"step {progress.step:,} (step {progress.stage_step:,} of training stage {progress.training_stage})",
-        f"{progress.tokens:,} tokens, {progress.optimizer_updates:,} optimizer updates",
+        f"{progress.tokens:,} tokens, {progress.optimizer_updates:,} optimizer updates, learning rate {progress.lr:g}",
         f"config {progress.config_hash}, data {progress.data_fingerprint[:16]}",
-        f"written by: {manifest.layout}",
+        f"written by: {manifest.layout}, start {manifest.attempt} of the run",
+    ]
+    lines = [
+        *(trained if progress.training_stage else ["weights that were never trained here"]),
+        *(f"{name}: {text}" for name, text in manifest.notes.items()),
         f"{sum(prod(pieces[0].shape) for pieces in weights.values()):,} parameters, {state}:",
     ]
     for name, pieces in weights.items():

@@ -123,7 +123,8 @@ def _event_line(record: EvalRecord | GateRecord | CheckpointRecord | IncidentRec
             return f"[{record.stage}] gate: {verdict}{reasons}"
         case CheckpointRecord():
             size = num_bytes(record.num_bytes)
-            return f"[{record.stage}] checkpoint {record.directory}: {size} in {duration(record.seconds)}"
+            times = f"{duration(record.seconds)}, training stood still for {1000 * record.stall_seconds:.0f} ms"
+            return f"[{record.stage}] checkpoint {record.directory}: {size} in {times}"
         case IncidentRecord():
             return f"[{record.stage}] INCIDENT {record.what} at step {record.step}: {record.message}"
         case StageRecord(stage="run"):

@@ -65,7 +65,14 @@ def records(*, blocked: bool) -> list[Record]:
         eval_record(0, "start", 3.02),
         *(step_record(step) for step in range(1, 48)),
         CheckpointRecord(
-            step=40, stage="pretrain", directory="checkpoints/step-00000040", num_bytes=47_400_000, seconds=0.3, **first
+            step=40,
+            stage="pretrain",
+            directory="checkpoints/step-00000040",
+            num_bytes=47_400_000,
+            seconds=0.3,
+            stall_seconds=0.012,
+            bytes_per_second=158e6,
+            **first,
         ),
     ]
     after_crash: list[Record] = [

@@ -43,7 +43,7 @@ def test_events_are_always_shown_with_their_reasons():
         "run demo-1, attempt 2",
         "[start] eval quick: 3.0200 bits per byte  choice_accuracy 0.25  (4.2s)",
         "[anneal] gate: BLOCKED\n    bits per byte rose by 0.20 over pretrain's 2.11, allowed is 0.00",
-        "[pretrain] checkpoint checkpoints/step-00000040: 47.4 MB in 0.3s",
+        "[pretrain] checkpoint checkpoints/step-00000040: 47.4 MB in 0.3s, training stood still for 12 ms",
         "[pretrain] INCIDENT restart at step 40: continued from step 40",
         "[pretrain] begin: pipeline 2",
         "run blocked at step 90",
