@@ -105,7 +105,7 @@ def _writing(contest: CheckpointContest) -> list[str]:
         *table(heads, rows),
         "",
         "- The second save of each process, nothing else running, from the call to its end; copying, hashing "
-        "and committing included. Until on disk: the same, then fsync of every file. The disk's rate is that just before.",
+        "and committing included. Until on disk: the same, then fsync of every file. The disk's rate: just before.",
         "- DeepSpeed 0.19.8 never calls fsync (runtime/checkpoint_engine/torch_checkpoint_engine.py): what it calls "
         "saved may be in memory only. DCP does, file by file (torch 2.13, FileSystemWriter, sync_files=True). Ours "
         "does, and hashes every file and tensor besides; before it loads, it checks them, which is in its times below.",
