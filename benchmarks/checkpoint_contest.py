@@ -70,6 +70,8 @@ ENTRANTS = {
 class Save:
     """What the saves of one run cost; seconds are those of the slowest rank."""
 
+    disk_rate: float
+    """The disk's own, in bytes per second, measured just before."""
     first_stall: float
     """Of the first save of a process, which also makes what later ones use again: memory, a writing process."""
     quiet_write_seconds: float
@@ -116,8 +118,6 @@ class CheckpointContest:
 
     model: ModelConfig
     tokens_per_step: int
-    disk_rates: list[float]
-    """Bytes per second, round by round."""
     saves: dict[str, list[Save]]
     resumptions: dict[str, list[Resumption]]
     """Under the layout that saved."""
@@ -142,30 +142,30 @@ def compete_in_checkpoints(
     contest = CheckpointContest(
         model=config.model,
         tokens_per_step=config.stages["pretrain"].global_batch_sequences * config.stages["pretrain"].sequence_length,
-        disk_rates=[],
         saves={title: [] for title in ENTRANTS},
         resumptions={title: [] for title, entrant in ENTRANTS.items() if entrant.resumes},
         reshardings={title: [] for title, entrant in ENTRANTS.items() if entrant.resumes},
     )
     for turn in range(num_rounds):
-        say(f"checkpoints, round {turn + 1} of {num_rounds}: the disk alone")
-        contest.disk_rates.append(disk_rate(root / f"disk-{turn}", num_processes=NUM_RANKS, num_bytes=num_bytes))
         for number, (title, entrant) in enumerate(ENTRANTS.items()):
             say(f"checkpoints, round {turn + 1} of {num_rounds}: {title}")
             directory = root / f"round-{turn}-{number}"
             directory.mkdir()
             try:
-                _one_round(title, entrant, directory, shared, contest)
+                rate = disk_rate(directory / "disk", num_processes=NUM_RANKS, num_bytes=num_bytes)
+                _one_round(title, entrant, directory, shared, contest, rate)
             finally:
                 shutil.rmtree(directory)
     return contest
 
 
-def _one_round(title: str, entrant: Entrant, directory: Path, shared: list[str], contest: CheckpointContest) -> None:
+def _one_round(
+    title: str, entrant: Entrant, directory: Path, shared: list[str], contest: CheckpointContest, rate: float
+) -> None:
     overrides = [*shared, f"cluster.processes_per_node={NUM_RANKS}"]
     _, answers = run_task(entrant.module, entrant.variant, "save", directory, overrides, num_ranks=NUM_RANKS)
     shutil.rmtree(directory / SPARE)
-    save = _save_of(answers, directory / SAVED)
+    save = _save_of(answers, directory / SAVED, disk_rate=rate)
     contest.saves[title].append(save)
     if not entrant.resumes:
         return
@@ -190,10 +190,11 @@ def _one_round(title: str, entrant: Entrant, directory: Path, shared: list[str],
     )
 
 
-def _save_of(answers: list[dict[str, Any]], saved: Path) -> Save:
+def _save_of(answers: list[dict[str, Any]], saved: Path, *, disk_rate: float) -> Save:
     slowest = ("first_stall", "quiet_write_seconds", "quiet_durable_seconds", "stall", "seconds_until_written")
     return Save(
         **{name: max(answer[name] for answer in answers) for name in (*slowest, "extra_seconds")},
+        disk_rate=disk_rate,
         num_bytes=sum(path.stat().st_size for path in saved.rglob("*") if path.is_file()),
         num_steps_after=answers[0]["num_steps_after"],
         step_seconds=answers[0]["step_seconds"],

@@ -27,8 +27,8 @@ _SMALLEST_RESHARD_RATIO = 5.0
 def checkpoints(contest: CheckpointContest) -> list[str]:
     """Return the section."""
     parameters = num_parameters(contest.model)
-    num_rounds = len(contest.disk_rates)
-    rate = spread([rate / 1e9 for rate in contest.disk_rates], ".2f")
+    num_rounds = len(contest.saves[OURS])
+    rate = spread([save.disk_rate / 1e9 for saves in contest.saves.values() for save in saves], ".2f")
     return [
         "## Checkpoints",
         "",
@@ -95,17 +95,17 @@ def _writing(contest: CheckpointContest) -> list[str]:
                 title,
                 f"{statistics.median(save.num_bytes for save in saves) / 1e9:.2f}",
                 spread([rate / 1e9 for rate in itself], ".2f"),
-                _shares(itself, contest.disk_rates),
+                _shares(itself, saves),
                 spread([rate / 1e9 for rate in durable], ".2f"),
-                _shares(durable, contest.disk_rates),
+                _shares(durable, saves),
             ]
         )
     heads = ["", "GB", "as it saves, GB/s", "% of the disk", "until on disk, GB/s", "% of the disk"]
     return [
         *table(heads, rows),
         "",
-        "- The second save of each process, nothing else running, from the call to its end; copying, hashing and "
-        "committing included. Until on disk: the same, then fsync of every file. The disk's rate is that of the round.",
+        "- The second save of each process, nothing else running, from the call to its end; copying, hashing "
+        "and committing included. Until on disk: the same, then fsync of every file. The disk's rate: just before.",
         "- DeepSpeed 0.19.8 never calls fsync (runtime/checkpoint_engine/torch_checkpoint_engine.py): what it calls "
         "saved may be in memory only. DCP does, file by file (torch 2.13, FileSystemWriter, sync_files=True). Ours "
         "does, and hashes every file and tensor besides; before it loads, it checks them, which is in its times below.",
@@ -192,5 +192,5 @@ def _seconds(saves: Sequence[Save], seconds: Callable[[Save], float]) -> str:
     return spread([seconds(save) for save in saves], ".2f")
 
 
-def _shares(rates: Sequence[float], disk_rates: Sequence[float]) -> str:
-    return spread([100 * rate / disk for rate, disk in zip(rates, disk_rates, strict=True)], ".0f")
+def _shares(rates: Sequence[float], saves: Sequence[Save]) -> str:
+    return spread([100 * rate / save.disk_rate for rate, save in zip(rates, saves, strict=True)], ".0f")
