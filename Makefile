@@ -38,8 +38,11 @@ check: $(STAMP) ## format, lint, types, import contracts
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports --no-logo
 
-drill: $(STAMP) ## the slow tests: the whole equivalence matrix, many more kills
+drill: $(STAMP) ## the slow tests: the whole equivalence matrix, many more kills, damage, frozen ranks and malicious files
 	$(PY) -m tests.distributed.matrix --all
+	$(PY) -m tests.drills.corruption --count 500 --loads 1000
+	$(PY) -m tests.drills.freeze --count 1000
+	$(PY) -m tests.drills.payloads
 	AUTARKY_KILLS=40 $(PY) -m pytest tests/integration/test_kill_and_resume.py $(ARGS)
 
 bench: $(STAMP) ## speed beside Hugging Face Trainer + DeepSpeed, torch DDP and FSDP2 pipelines, measured in one run

@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,17 @@ def numpy_objects(marker: Path) -> bytes:
 
 
 def zip_bomb(_marker: Path) -> bytes:
+    return _zipped_zeros()
+
+
+@cache
+def _zipped_zeros() -> bytes:
     """A numpy archive of one array of 3 GB of zeros."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("weight.npy", "w") as member:
+    with (
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("weight.npy", "w", force_zip64=True) as member,
+    ):
         np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (3 * 2**28,)})
         for _ in range(48):
             member.write(bytes(2**26))
