@@ -140,6 +140,9 @@ JSON_FILES: dict[str, Plant] = {
     "nesting within Python's limit": written(b'{"a":' * 900 + b"1" + b"}" * 900),
     "not UTF-8": written(b'{"a": "\xff\xfe\x00"}'),
     "a number of a million digits": written(b'{"version": ' + b"9" * 1_000_000 + b"}"),
+    "a million names, the last one twice": written(
+        b"{" + b"".join(b'"k%d":0,' % n for n in range(1_000_000)) + b'"k999999":1}'
+    ),
     "a list": written(b"[[], {}]"),
     "a text": written(b'"text"'),
     "nothing": written(b""),

@@ -88,14 +88,17 @@ def unpickling(source: str) -> list[str]:
         if isinstance(node, ast.Call):
             name = full_name(node.func, known)
             told = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            only_tensors = told.get("use_safetensors") == "True" and told.get("trust_remote_code") == "False"
             if name == "numpy.load" and told.get("allow_pickle") == "False":
+                safe_loads.add(node.func)
+            if name.endswith(".from_pretrained") and only_tensors:
                 safe_loads.add(node.func)
             if told.get("trust_remote_code", "False") != "False" or told.get("allow_pickle", "False") != "False":
                 found.append(ast.unparse(node))
         if isinstance(node, ast.Attribute):
             name = full_name(node, known)
-            unsafe = name in UNPICKLING_NAMES or name.endswith(UNPICKLING_ENDINGS)
-            if unsafe or (name in {"numpy.load", "numpy.fromregex"} and node not in safe_loads):
+            unsafe = name in UNPICKLING_NAMES or name == "numpy.load" or name.endswith(UNPICKLING_ENDINGS)
+            if unsafe and node not in safe_loads:
                 found.append(name)
         elif isinstance(node, ast.Constant) and node.value in {"pickle", "torch.load", "trust_remote_code"}:
             found.append(f"the text {node.value!r}")  # importlib.import_module, getattr
@@ -141,7 +144,9 @@ def test_nothing_is_ever_unpickled(path: Path) -> None:
         "import torch.distributed as dist\ndist.broadcast_object_list(things)",
         "from torch.distributed import all_gather_object",
         "import x\nx.read_pickle(path)",
-        "AutoModel.from_pretrained(path, trust_remote_code=True)",
+        "AutoModel.from_pretrained(path)",
+        "AutoModel.from_pretrained(path, use_safetensors=True, trust_remote_code=True)",
+        "AutoModel.from_pretrained(path, trust_remote_code=False)",
         "import importlib\nimportlib.import_module('pickle')",
     ],
 )
