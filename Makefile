@@ -41,9 +41,12 @@ check: $(STAMP) ## format, lint, types, import contracts
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports --no-logo
 
-drill: $(STAMP) ## the slow tests: the whole equivalence matrix, 200 kills and a kill at every point of a save
+drill: $(STAMP) ## the slow tests: all layouts' equivalence, 200 kills, 500 damaged checkpoints, 1,000 saves with frozen ranks
 	$(PY) -m tests.distributed.matrix --all
 	$(PY) -m tests.drills.kill --points --kills 200
+	$(PY) -m tests.drills.corruption --count 500 --loads 1000
+	$(PY) -m tests.drills.freeze --count 1000
+	$(PY) -m tests.drills.payloads
 
 bench: $(STAMP) ## speed beside Hugging Face Trainer + DeepSpeed, torch DDP and FSDP2 pipelines; checkpoints beside DeepSpeed and DCP
 	$(PY) -m benchmarks $(ARGS)

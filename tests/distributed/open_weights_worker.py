@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tests.distributed.configs import STAGE, small_config
 from training.checkpoint.hugging_face import HuggingFaceSource, read_model_config
 from training.data.batch import IGNORED_LABEL, MicroBatch
+from training.engine.base import Engine
 from training.engine.build import build_engine
 from training.engine.process_group import start
 from training.engine.stateful import StatefulEngine
@@ -38,7 +39,6 @@ def main(weights: Path, prompt: list[int], output: Path) -> None:
         config = small_config(world_size=processes.world_size, micro_batch=4, **options)
         config = replace(config, model=model)
         engine = build_engine(config, STAGE, processes, initial_weights=False)
-        assert isinstance(engine, StatefulEngine)
         engine.load_weights(lambda: HuggingFaceSource(weights, model))
         ids = list(prompt)
         with logits_of_last_layer(engine) as seen:
@@ -56,7 +56,7 @@ def main(weights: Path, prompt: list[int], output: Path) -> None:
         save_file(found, output)
 
 
-def next_token(engine: StatefulEngine, ids: list[int]) -> int:
+def next_token(engine: Engine, ids: list[int]) -> int:
     """The most likely token after some, as the product's evaluation asks for it."""
     labels_BT = torch.full((1, len(ids)), IGNORED_LABEL)
     labels_BT[0, -1] = 0
@@ -65,9 +65,10 @@ def next_token(engine: StatefulEngine, ids: list[int]) -> int:
 
 
 @contextmanager
-def logits_of_last_layer(engine: StatefulEngine) -> Iterator[list[Tensor]]:
+def logits_of_last_layer(engine: Engine) -> Iterator[list[Tensor]]:
     """Inside, what this rank's output projection returns is kept; nothing on ranks that have none."""
     seen: list[Tensor] = []
+    assert isinstance(engine, StatefulEngine)
     modules = [part.module for part in engine._engines if "lm_head" in part.module.names or _is_tied_end(part.module)]
     if not modules:
         yield seen

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def found(smollm2: Path, prompt: list[int], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def expected(smollm2: Path, prompt: list[int]) -> dict[str, Tensor]:
-    model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     ids = torch.tensor([prompt])
     with torch.no_grad():
         logits = model(ids).logits[0]

@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,17 @@ def numpy_objects(marker: Path) -> bytes:
 
 
 def zip_bomb(_marker: Path) -> bytes:
+    return _zipped_zeros()
+
+
+@cache
+def _zipped_zeros() -> bytes:
     """A numpy archive of one array of 3 GB of zeros."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("weight.npy", "w") as member:
+    with (
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("weight.npy", "w", force_zip64=True) as member,
+    ):
         np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (3 * 2**28,)})
         for _ in range(48):
             member.write(bytes(2**26))
@@ -131,6 +140,9 @@ JSON_FILES: dict[str, Plant] = {
     "nesting within Python's limit": written(b'{"a":' * 900 + b"1" + b"}" * 900),
     "not UTF-8": written(b'{"a": "\xff\xfe\x00"}'),
     "a number of a million digits": written(b'{"version": ' + b"9" * 1_000_000 + b"}"),
+    "a million names, the last one twice": written(
+        b"{" + b"".join(b'"k%d":0,' % n for n in range(1_000_000)) + b'"k999999":1}'
+    ),
     "a list": written(b"[[], {}]"),
     "a text": written(b'"text"'),
     "nothing": written(b""),

@@ -90,6 +90,7 @@ def make_places(root: Path) -> Places:
     write_example_run(places.run)
     freeze(config, places.run)
     commit(Ledger.open(places.run.parent, list(config.stages)), places.run)
+    saved(places.run / "checkpoints", step=2)
     (places.run / "overrides.yaml").write_text(json.dumps(places.overrides))
     Lease.take(places.run).release()
     _write_hugging_face(places.hugging_face)

@@ -64,8 +64,9 @@ class CheckpointReader:
 
     @property
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor, by "<kind>/<canonical name>"; a moment's need not be its weight's in a bad file."""
-        return {name: pieces[0].shape for name, pieces in self._slices.items()}
+        """Shape of every tensor by "<kind>/<canonical name>", weights first; in a bad file a moment's may differ."""
+        names = sorted(self._slices, key=lambda name: not name.startswith(f"{WEIGHT}/"))
+        return {name: self._slices[name][0].shape for name in names}
 
     def digests(self) -> dict[str, int]:
         """Return the digest of every tensor: that of its slices together."""

@@ -9,6 +9,7 @@
 """
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from training.data.tokenizer import Tokenizer
 from training.errors import DataError
 from training.plain_files import read_json, read_text
 
+_INDEX_HEADER = re.compile(rb"\{'descr': '<i8', 'fortran_order': False, 'shape': \((\d{1,18}),\), \} *\n")
+"""What np.save writes before such an array; numpy's own reader parses it as Python."""
 PREPARE_COMMAND = "python -m training.data prepare experiment=NAME"
 
 
@@ -179,12 +182,13 @@ def _read_index(path: Path, num_entries: int) -> np.ndarray:
         ValueError: it is another file: of objects, of another shape, a zip.
     """
     with path.open("rb") as file:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("it is of a version of the .npy format that is never written here")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        magic, length = file.read(8), file.read(2)
+        header = _INDEX_HEADER.fullmatch(file.read(int.from_bytes(length, "little")))
+        if magic != b"\x93NUMPY\x01\x00" or header is None:
+            raise ValueError("it is no .npy file of one row of int64")
         num_bytes = os.fstat(file.fileno()).st_size - file.tell()
-        if (shape, dtype, num_bytes) != ((num_entries,), np.dtype("<i8"), 8 * num_entries):
-            raise ValueError(f"it holds {shape} of {dtype} in {num_bytes} bytes, {num_entries} starts belong there")
+        if int(header[1]) != num_entries or num_bytes != 8 * num_entries:
+            raise ValueError(f"it holds {num_bytes} bytes of {int(header[1])} starts, {num_entries} belong there")
         return np.fromfile(file, dtype="<i8", count=num_entries)
 
 

@@ -32,6 +32,8 @@ class Tokenizer:
         eos_id = self._tokenizer.token_to_id(EOS_TOKEN)
         if eos_id is None:
             raise DataError(f"tokenizer.json has no token {EOS_TOKEN}\n  -> prepare the data again")
+        if eos_id >= self.vocab_size:
+            raise DataError(f"tokenizer.json gives {EOS_TOKEN} id {eos_id} of {self.vocab_size}\n  -> prepare again")
         self.eos_id: int = eos_id
         # The byte-level alphabet writes each byte as one character, so a token's characters count its bytes.
         self._token_bytes = [len(self._tokenizer.id_to_token(i) or "") for i in range(self.vocab_size)]
@@ -77,7 +79,10 @@ class Tokenizer:
         """
         try:
             return cls(read_text(path))
-        except Exception as error:  # tokenizers raises nothing narrower for a file it cannot parse
+        except BaseException as error:  # tokenizers raises nothing narrower for a file it cannot parse
+            # A panic of its Rust code is no Exception, and its class cannot be imported.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise DataError(f"{path} cannot be read: {error}\n  -> prepare the data again") from error
 
     def save(self, path: Path) -> None:
