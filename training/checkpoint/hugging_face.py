@@ -41,8 +41,6 @@ class HuggingFaceSource:
     """
 
     def __init__(self, directory: Path, model: ModelConfig) -> None:
-        self.shapes = parameter_shapes(model)
-        """Canonical name -> shape of every parameter, in running order."""
         self.bytes_read = 0
         """Bytes of weights that `read_into` took from files so far."""
         self.notes: list[str] = []
@@ -55,6 +53,14 @@ class HuggingFaceSource:
             )
         self._directory = directory
         self._files = _files_by_key(directory)
+        if model.num_layers > len(self._files):  # before anything is made for each of them
+            self.close()
+            raise CorruptCheckpoint(
+                f"{directory}: {CONFIG_NAME} speaks of {model.num_layers:,} layers, the files hold "
+                f"{len(self._files):,} tensors"
+            )
+        self.shapes = parameter_shapes(model)
+        """Canonical name -> shape of every parameter, in running order."""
         self._headers = {key: file.tensors[key] for key, file in self._files.items()}
         self._keys = {name: self._family.key_of(name) for name in self.shapes}
         try:
