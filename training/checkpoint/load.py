@@ -19,6 +19,8 @@ from training.checkpoint.snapshot import Piece, Snapshot, parameter_shapes
 from training.checkpoint.tensor_file import TensorFileReader
 from training.errors import CorruptCheckpoint
 
+_MOST_OPEN = 64
+
 
 class WeightSource(Protocol):
     """Weights by canonical name: a checkpoint's or a Hugging Face directory's."""
@@ -51,6 +53,8 @@ class CheckpointReader:
         """Bytes of tensors read so far."""
         self._slices = self.manifest.tensors()
         self._files: dict[str, TensorFileReader] = {}
+        self._open: list[str] = []
+        """Those that are open now, the one opened first at the front."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -87,7 +91,7 @@ class CheckpointReader:
         """Fill many destinations, each as `read_into` does, file by file, so that each file is opened once.
 
         A rank that holds whole tensors needs a part of every file for each of them: tensor by tensor it would open
-        the files of 1,000 ranks anew for every one of 1,000 tensors, and parse a million headers.
+        the files of 1,000 ranks anew for every one of 1,000 tensors.
         """
         parts = [part for request in wanted for part in self._parts(*request)]
         for part in sorted(parts, key=lambda part: part.piece.file):
@@ -98,6 +102,7 @@ class CheckpointReader:
         for file in self._files.values():
             file.close()
         self._files.clear()
+        self._open.clear()
 
     def _parts(self, tensor: str, start: int, destination: memoryview) -> "Iterator[_Part]":
         """Yield where the elements from `start` on lie."""
@@ -116,10 +121,12 @@ class CheckpointReader:
         self.bytes_read += len(part.destination)
 
     def _file_of(self, piece: Slice) -> TensorFileReader:
-        """Return the open file of a slice; only the last few stay open, a large checkpoint has thousands."""
+        """Return the file of a slice. Few stay open, a large checkpoint has thousands; a header is parsed once."""
+        if piece.file not in self._open:
+            if len(self._open) >= _MOST_OPEN:
+                self._files[self._open.pop(0)].close()
+            self._open.append(piece.file)
         if piece.file not in self._files:
-            if len(self._files) >= 16:
-                self._files.pop(next(iter(self._files))).close()
             path = self.checkpoint / piece.file
             if path.is_symlink():
                 raise CorruptCheckpoint(f"{path}: is a link, no plain file")

@@ -127,15 +127,13 @@ class TensorFileReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for ever
-        except OSError as error:
-            raise CorruptCheckpoint(f"{path}: {error}") from error
+        self._is_open = False
+        self._open()
         try:
             self.tensors, self.metadata, self._begin = self._read_header()
             self._offsets = dict(zip(self.tensors, self._ranges(), strict=True))
         except BaseException as error:
-            os.close(self._descriptor)
+            self.close()
             if isinstance(error, OSError | ValueError | KeyError | TypeError | AttributeError | RecursionError):
                 raise CorruptCheckpoint(f"{path}: not a safetensors file ({type(error).__name__}: {error})") from error
             raise
@@ -147,6 +145,7 @@ class TensorFileReader:
         place = start * ELEMENT_BYTES[header.dtype]
         assert place + len(destination) <= header.num_bytes, f"{key}: {start} + {len(destination)} bytes"
         place += self._begin + self._offsets[key]
+        self._open()
         try:
             while len(destination):
                 count = os.preadv(self._descriptor, [destination], place)
@@ -157,8 +156,18 @@ class TensorFileReader:
             raise CorruptCheckpoint(f"{self._path}: {error}") from error
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
+        """Close the file; its header is kept, and the next read opens it again."""
+        if self._is_open:
+            os.close(self._descriptor)
+            self._is_open = False
+
+    def _open(self) -> None:
+        if not self._is_open:
+            try:
+                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # no pipe is awaited
+            except OSError as error:
+                raise CorruptCheckpoint(f"{self._path}: {error}") from error
+            self._is_open = True
 
     def _read_header(self) -> tuple[dict[str, TensorHeader], dict[str, str], int]:
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
