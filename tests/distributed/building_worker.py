@@ -20,6 +20,7 @@ import deepspeed
 import torch
 
 from tests.distributed.configs import STAGE, small_config
+from tests.distributed.ending import leave
 from training.config.schema import PipelineSchedule, Precision, RunConfig
 from training.engine.build import build_engine
 from training.engine.deepspeed_private import whole_numel
@@ -154,3 +155,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave()

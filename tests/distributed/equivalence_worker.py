@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.distributed.configs import STAGE, micro_batches, small_config
+from tests.distributed.ending import leave
 from tests.distributed.engine_checks import crossings, poisonings, progress_at, save, scoring
 from training.config.schema import PipelineEngineKind, PipelineSchedule, Precision, Recompute, Regather, RunConfig
 from training.engine.base import Engine
@@ -163,3 +164,4 @@ def say(processes: ProcessGroup, began: float, what: str) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]))
+    leave()

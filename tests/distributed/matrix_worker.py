@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.distributed.configs import STAGE, micro_batches, small_config
+from tests.distributed.ending import leave
 from tests.distributed.engine_checks import progress_at, save
 from tests.distributed.matrix_cells import NUM_BLOCKS, Cell, all_cells, covering_cells
 from tests.distributed.reference import first_gradients, train_plain
@@ -149,3 +150,4 @@ def main(output: Path, folder: Path, which: str) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    leave()

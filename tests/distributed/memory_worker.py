@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from tests.distributed.configs import STAGE, small_config
+from tests.distributed.ending import leave
 from tests.unit.models.live_bytes import LiveBytes
 from training.config.schema import PipelineSchedule, Precision, Recompute, Regather, RunConfig
 from training.data.batch import MicroBatch
@@ -108,3 +109,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave()

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests.distributed.configs import STAGE, small_config
+from tests.distributed.ending import leave
 from training.checkpoint.hugging_face import HuggingFaceSource, read_model_config
 from training.data.batch import IGNORED_LABEL, MicroBatch
 from training.engine.base import Engine
@@ -90,3 +91,4 @@ def _is_tied_end(module: Any) -> bool:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3]))
+    leave()

@@ -14,6 +14,7 @@ import torch
 
 from tests.distributed.collectives import CollectiveCounter
 from tests.distributed.configs import LENGTH, STAGE, micro_batches, small_config
+from tests.distributed.ending import leave
 from tests.distributed.engine_checks import one_step
 from training.config.schema import PipelineSchedule, Precision, Recompute, Regather, RunConfig
 from training.data.batch import IGNORED_LABEL, MicroBatch
@@ -146,3 +147,4 @@ def main(output: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.distributed.configs import STAGE, small_config
+from tests.distributed.ending import leave
 from tests.distributed.engine_checks import differing_tensors, one_step, progress_at, save
 from training.config.schema import PipelineSchedule, RunConfig
 from training.engine.base import Engine
@@ -174,3 +175,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave()

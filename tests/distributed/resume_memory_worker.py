@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from tests.distributed.configs import STAGE, small_config
+from tests.distributed.ending import leave
 from tests.distributed.engine_checks import progress_at
 from training.checkpoint.saver import Saver
 from training.config.schema import RunConfig
@@ -84,3 +85,4 @@ def main(what: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))
+    leave()

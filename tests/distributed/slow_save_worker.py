@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from tests.distributed.ending import leave
 from tests.distributed.engine_checks import progress_at
 from training.checkpoint.saver import Saver
 from training.checkpoint.snapshot import Fragment, Snapshot
@@ -42,3 +43,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave()

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from eval.harness import evaluate
+from tests.distributed.ending import leave
 from tests.integration.reading import last_checkpoint
 from training.config.load import load_frozen
 from training.config.schema import ParallelConfig, PipelineEngineKind
@@ -43,3 +44,4 @@ def main(run_directory: Path, output: Path, layouts: list[str]) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    leave()

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from training.checkpoint.catalog import Folders, newest_whole, prune, remove_torsos
+from training.checkpoint.catalog import Folders, newest_whole, prune, remove_torsos, step_of
 from training.checkpoint.manifest import Progress
 from training.checkpoint.ranks import do_together
 from training.checkpoint.saver import SaveOutcome, Saver
@@ -94,7 +94,7 @@ class Checkpointing:
             StorageError: too many saves in a row have failed.
         """
         self.settle()
-        while self.newest is None or not self.newest.name.endswith(f"{progress.step:08d}"):
+        while self.newest is None or step_of(self.newest) != progress.step:
             if self._failed_saves:
                 time.sleep(min(2.0 ** (self._failed_saves - 1), _LONGEST_PAUSE_SECONDS))
             self._begin(engine, progress)
