@@ -54,5 +54,11 @@ def schedule_factor(schedule: ScheduleConfig, *, stage_step: int, num_steps: int
 
 
 def _between(start: float, end: float, share: float) -> float:
-    """Return the point between two values, exactly `start` at share 0 and `end` at share 1."""
-    return start * (1.0 - share) + end * share
+    """Return the point between two values: exactly `start` at share 0 and `end` at 1, and never turning back between.
+
+    The weighted sum start·(1 - share) + end·share would turn back by a rounding where the two are nearly equal.
+    """
+    if share == 1.0:
+        return end
+    low, high = min(start, end), max(start, end)
+    return min(max(start + (end - start) * share, low), high)

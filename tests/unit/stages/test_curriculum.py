@@ -3,7 +3,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from training.config.schema import (
@@ -119,6 +119,7 @@ def schedules(draw: st.DrawFn) -> ScheduleConfig:
     )
 
 
+@example(ScheduleConfig(kind=ScheduleKind.cosine, final_ratio=0.9999999999999999), 300)
 @given(schedules(), st.integers(1, 300))
 def test_every_schedule_rises_to_the_peak_falls_to_the_end_and_never_jumps(
     schedule: ScheduleConfig, num_steps: int
