@@ -7,6 +7,7 @@ from training.checkpoint.catalog import Folders, newest_whole, prune, remove_tor
 from training.checkpoint.manifest import Progress
 from training.checkpoint.ranks import do_together
 from training.checkpoint.saver import SaveOutcome, Saver
+from training.config.run_directory import checkpoint_folders
 from training.config.schema import RunConfig
 from training.engine.base import Engine
 from training.engine.process_group import ProcessGroup
@@ -39,11 +40,8 @@ class Checkpointing:
         """The newest committed checkpoint that this start knows of."""
         self._config = config.checkpoint
         self._directory = run_directory
-        fast_root = config.checkpoint.fast_root
-        self._folders = Folders(
-            permanent=run_directory / "checkpoints",
-            fast=Path(fast_root) / run_directory.name if fast_root else None,
-        )
+        permanent, *fast = checkpoint_folders(config, run_directory)
+        self._folders = Folders(permanent=permanent, fast=fast[0] if fast else None)
         self._last_steps = frozenset(config.first_step(name) + config.num_steps(name) for name in config.stages)
         self._every_permanent = config.checkpoint.permanent_every_steps
         self._saver = saver
