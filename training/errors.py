@@ -30,6 +30,16 @@ class ExitCode(IntEnum):
     """The run directory cannot be written (disk full, read-only, vanished)."""
     RUN_IN_USE = 9
     """Another job holds this run directory, or took it over; nothing was changed."""
+    STOPPED = 10
+    """SIGTERM or SIGUSR1 asked the run to stop; all ranks saved at the same step. Requeue: resume=auto goes on."""
+    HANG = 11
+    """A rank made no progress within its section's limit; it is named, all stacks are in logs/. Requeue."""
+    NO_PROGRESS = 12
+    """Several starts in a row failed at the same step; starting again would fail again. A person has to look."""
+    PREFLIGHT = 13
+    """A node failed its checks before the start; no training was started."""
+    SILENT_CORRUPTION = 14
+    """A rank computed or kept something else than its peers. Requeue without the named node."""
 
 
 class AutarkyError(Exception):
@@ -75,6 +85,38 @@ class NonFiniteGradients(AutarkyError):
     """More consecutive non-finite steps than `fault_tolerance.max_consecutive_skips`."""
 
     exit_code = ExitCode.NON_FINITE
+    on_every_rank = True
+
+
+class Stopped(AutarkyError):
+    """A signal asked the run to stop; it is saved and may be started again."""
+
+    exit_code = ExitCode.STOPPED
+    on_every_rank = True
+
+
+class Hang(AutarkyError):
+    """A rank made no progress within the limit of what it was doing."""
+
+    exit_code = ExitCode.HANG
+
+
+class NoProgress(AutarkyError):
+    """Several starts in a row failed at the same step."""
+
+    exit_code = ExitCode.NO_PROGRESS
+
+
+class PreflightFailed(AutarkyError):
+    """A node failed its checks before the start."""
+
+    exit_code = ExitCode.PREFLIGHT
+
+
+class SilentCorruption(AutarkyError):
+    """A rank computed or kept something else than its peers; it is named."""
+
+    exit_code = ExitCode.SILENT_CORRUPTION
     on_every_rank = True
 
 

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from training.composition import _find_run  # pyright: ignore[reportPrivateUsage]
 from training.config.arguments import parse_arguments
 from training.engine import process_group
 from training.errors import ConfigError
-from training.train import _find_run  # pyright: ignore[reportPrivateUsage]
 
 
 def main() -> None:

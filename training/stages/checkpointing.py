@@ -85,8 +85,8 @@ class Checkpointing:
             if not self._config.asynchronous:
                 self._note(self._saver.finish())
 
-    def at_end_of_stage(self, engine: Engine, progress: Progress) -> Path:
-        """Return the committed checkpoint of a training stage's last step; waits for it, and tries again if it fails.
+    def save_now(self, engine: Engine, progress: Progress) -> Path:
+        """Return the committed checkpoint of this step, made if it is not there; tries again if it fails.
 
         Raises:
             StorageError: too many saves in a row have failed.

@@ -4,34 +4,26 @@ Every rank runs it and holds the same ledger; rank 0 alone commits it. A trainin
 checkpoint, whatever layout wrote it, so a run that is continued and one that was never interrupted take the same path.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from training.checkpoint.manifest import Progress, read_manifest
-from training.config.load import config_hash
+from training.checkpoint.manifest import read_manifest
 from training.config.schema import GateConfig, Resume, RunConfig
 from training.data.loader import StageLoader
-from training.engine.base import Engine, StepResult
+from training.engine.base import Engine
 from training.engine.process_group import ProcessGroup
-from training.errors import AutarkyError, ConfigError, GateBlocked, NonFiniteGradients
-from training.models.sizes import training_flops_per_token
+from training.errors import AutarkyError, ConfigError, GateBlocked
+from training.fault_tolerance.signals import StopRequest
 from training.reporting.formatting import duration, num_bytes
-from training.reporting.records import (
-    EvalRecord,
-    GateRecord,
-    IncidentRecord,
-    StageRecord,
-    StepRecord,
-)
 from training.reporting.reporter import Reporter
 from training.stages import transitions
 from training.stages.checkpointing import Checkpointing
-from training.stages.curriculum import learning_rate
+from training.stages.journal import Journal
 from training.stages.ledger import Ledger, StageStatus, commit
 from training.stages.resumption import changes_since
+from training.stages.training_loop import TrainingLoop
 
 START = "start"
 """Name of the evaluation of the untrained model."""
@@ -88,6 +80,8 @@ class Parts:
     decide: Callable[[GateConfig, Mapping[str, float], Mapping[str, float] | None], Decision]
     peak_flops_per_second: float
     """Of one device, for MFU."""
+    stop_request: StopRequest
+    """Whether this process was told to stop."""
 
 
 def open_ledger(config: RunConfig, run_directory: Path, processes: ProcessGroup) -> Ledger:
@@ -110,8 +104,20 @@ class Runner:
         self._parts = parts
         self._is_first = parts.processes.rank == 0
         self._ledger = ledger
-        self._progress: Progress | None = None
-        """Of this start; None before the first step of the run."""
+        self._journal = Journal(
+            config,
+            parts.reporter,
+            attempt=ledger.attempt,
+            peak_flops_per_second=parts.processes.world_size * parts.peak_flops_per_second,
+        )
+        self._loop = TrainingLoop(
+            config,
+            processes=parts.processes,
+            checkpoints=parts.checkpoints,
+            journal=self._journal,
+            data_fingerprint=parts.data_fingerprint,
+            stop_request=parts.stop_request,
+        )
 
     @property
     def ledger(self) -> Ledger:
@@ -135,21 +141,21 @@ class Runner:
                 self._checkpoints.settle()  # what was saved last is worth the wait
             raise
         self._advance(transitions.done(self._ledger))
-        self._record_stage("run", "done")
+        self._journal.stage("run", "done")
 
     # -- start ------------------------------------------------------------------------------------------------------
 
     def _find_checkpoint(self) -> None:
         for message in self._checkpoints.find():
-            self._record_incident("corrupt_checkpoint", f"{message}; an older checkpoint is used")
+            self._journal.incident("corrupt_checkpoint", f"{message}; an older checkpoint is used")
         if (found := self._checkpoints.newest) is not None:
             self._use(found)
-            self._record_incident("restart", f"continues from {found.name}")
+            self._journal.incident("restart", f"continues from {found.name}")
         elif self._config.resume.mode is Resume.must:
             raise ConfigError("resume", "must", f"{self._directory} holds no checkpoint", "resume=auto starts fresh")
-        step = self._steps_done
+        step = self._journal.steps_done
         for name in self._config.stages:
-            if self._last_step(name) > step:
+            if self._loop.last_step(name) > step:
                 # A training stage whose last checkpoint is gone is trained again, whatever the ledger says.
                 self._advance(transitions.rewound(self._ledger, name))
                 break
@@ -157,10 +163,10 @@ class Runner:
     def _use(self, checkpoint: Path) -> None:
         """Go on from a checkpoint, if this config may go on from what it was written with."""
         manifest = read_manifest(checkpoint)
-        self._progress = manifest.progress
+        self._journal.progress = manifest.progress
         fingerprint = self._parts.data_fingerprint
         for change in changes_since(checkpoint, manifest, self._config, data_fingerprint=fingerprint):
-            self._record_incident("config_changed", f"{change.key}: {change.old!r} became {change.new!r}")
+            self._journal.incident("config_changed", f"{change.key}: {change.old!r} became {change.new!r}")
 
     # -- one training stage -----------------------------------------------------------------------------------------
 
@@ -185,63 +191,18 @@ class Runner:
     def _train(self, engine: Engine, name: str, notes: Sequence[str]) -> None:
         if self._ledger.entry(name).status is StageStatus.pending:
             self._advance(transitions.begun(self._ledger, name))
-        self._record_stage(name, "begin", engine.layout.describe(), notes)
-        loader = self._parts.open_loader(name)
-        first_step = self._config.first_step(name)
-        while self._steps_done < self._last_step(name):
-            stage_step = self._steps_done - first_step
-            started = time.perf_counter()
-            lr = learning_rate(self._config, name, stage_step)
-            batches = loader.micro_batches(
-                stage_step,
-                replica=engine.layout.replica_of(self._parts.processes.rank),
-                num_replicas=engine.layout.num_replicas,
-            )
-            result = engine.train_batch(batches, lr=lr)
-            self._progress = self._after(result, name, stage_step + 1, lr)
-            self._record_step(result, lr, loader.batch_id(stage_step), time.perf_counter() - started)
-            self._check_finite(result)
-            if self._steps_done < self._last_step(name):
-                self._checkpoints.after_step(engine, self._progress)
-        assert self._progress is not None
-        checkpoint = self._checkpoints.at_end_of_stage(engine, self._progress)
+        self._journal.stage(name, "begin", engine.layout.describe(), notes)
+        self._loop.run(engine, self._parts.open_loader(name), name)
+        assert self._journal.progress is not None
+        checkpoint = self._checkpoints.save_now(engine, self._journal.progress)
         self._advance(transitions.trained(self._ledger, name, self._checkpoints.relative(checkpoint)))
-        self._record_stage(name, "end", engine.layout.describe())
-
-    def _after(self, result: StepResult, name: str, stage_step: int, lr: float) -> Progress:
-        before = self._progress
-        skips_before = before.skips_in_a_row if before else 0
-        return Progress(
-            step=self._steps_done + 1,
-            training_stage=name,
-            stage_step=stage_step,
-            samples=stage_step * self._config.stages[name].global_batch_sequences,
-            tokens=(before.tokens if before else 0) + result.num_tokens,
-            optimizer_updates=(before.optimizer_updates if before else 0) + (not result.skipped),
-            skips_in_a_row=skips_before + 1 if result.skipped else 0,
-            lr=lr,
-            config_hash=config_hash(self._config),
-            data_fingerprint=self._parts.data_fingerprint,
-        )
-
-    def _check_finite(self, result: StepResult) -> None:
-        if not result.skipped:
-            return
-        assert self._progress is not None
-        origin = f" (from {result.culprit})" if result.culprit else ""
-        self._record_incident("non_finite", f"gradient norm {result.grad_norm}{origin}: the step changed nothing")
-        limit = self._config.fault_tolerance.max_consecutive_skips
-        if self._progress.skips_in_a_row >= limit:
-            raise NonFiniteGradients(
-                f"{limit} steps in a row had NaN or Inf gradients, the last one step {self._steps_done}\n"
-                "  -> no weight was changed by them; lower the learning rate or look at the data of these steps"
-            )
+        self._journal.stage(name, "end", engine.layout.describe())
 
     # -- between training stages ------------------------------------------------------------------------------------
 
     def _evaluate_start(self, engine: Engine, name: str) -> None:
         suite = self._config.stages[name].eval_suite
-        untrained = self._steps_done == 0 and self._ledger.start_evaluation is None
+        untrained = self._journal.steps_done == 0 and self._ledger.start_evaluation is None
         if suite and self._config.eval.at_start and untrained:
             path, metrics = self._measure(engine, suite, START)
             self._advance(transitions.with_start_evaluation(self._ledger, path, metrics))
@@ -255,18 +216,7 @@ class Runner:
     def _measure(self, engine: Engine, suite: str, name: str) -> tuple[str, dict[str, float]]:
         path = self._directory / "eval" / name / f"{suite}.json"
         report = self._parts.evaluate(engine, suite, path)
-        self._parts.reporter.record(
-            EvalRecord(
-                step=self._steps_done,
-                stage=name,
-                suite=suite,
-                bits_per_byte=report.metrics["bits_per_byte"],
-                metrics=report.metrics,
-                samples=report.samples,
-                seconds=report.seconds,
-                attempt=self._ledger.attempt,
-            )
-        )
+        self._journal.evaluation(name, suite, metrics=report.metrics, samples=report.samples, seconds=report.seconds)
         return self._relative(path), report.metrics
 
     def _ask_gate(self, name: str) -> None:
@@ -278,17 +228,9 @@ class Runner:
         previous = transitions.previous_metrics(self._ledger, name)
         decision = self._parts.decide(gate, evaluation.metrics, previous)
         self._advance(transitions.gated(self._ledger, name, promoted=decision.promoted, reasons=decision.reasons))
-        self._parts.reporter.record(
-            GateRecord(
-                step=self._steps_done,
-                stage=name,
-                decision="promote" if decision.promoted else "block",
-                reasons=list(decision.reasons),
-                attempt=self._ledger.attempt,
-            )
-        )
+        self._journal.gate(name, promoted=decision.promoted, reasons=decision.reasons)
         if not decision.promoted:
-            self._record_stage("run", "blocked")
+            self._journal.stage("run", "blocked")
             raise GateBlocked(
                 f"the gate after training stage {name} blocks: {'; '.join(decision.reasons)}\n"
                 f"  -> the weights are in {self._ledger.entry(name).checkpoint}; "
@@ -297,13 +239,6 @@ class Runner:
 
     # -- bookkeeping ------------------------------------------------------------------------------------------------
 
-    @property
-    def _steps_done(self) -> int:
-        return self._progress.step if self._progress else 0
-
-    def _last_step(self, name: str) -> int:
-        return self._config.first_step(name) + self._config.num_steps(name)
-
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self._directory))
 
@@ -311,44 +246,3 @@ class Runner:
         if self._is_first and ledger != self._ledger:
             commit(ledger, self._directory)
         self._ledger = ledger
-
-    def _record_step(self, result: StepResult, lr: float, batch_id: str, seconds: float) -> None:
-        assert self._progress is not None
-        stage = self._config.stages[self._progress.training_stage]
-        flops = result.num_tokens * training_flops_per_token(self._config.model, stage.sequence_length)
-        peak = self._parts.processes.world_size * self._parts.peak_flops_per_second
-        self._parts.reporter.record(
-            StepRecord(
-                step=self._steps_done,
-                stage=self._progress.training_stage,
-                loss=result.loss,
-                grad_norm=result.grad_norm,
-                lr=lr,
-                tokens=self._progress.tokens,
-                tokens_per_second=result.num_tokens / seconds,
-                mfu=flops / seconds / peak,
-                batch_id=batch_id,
-                attempt=self._ledger.attempt,
-                seconds=seconds,
-                skipped=result.skipped,
-                bubble=result.bubble,
-            )
-        )
-
-    def _record_incident(self, what: str, message: str) -> None:
-        stage = self._progress.training_stage if self._progress else next(iter(self._config.stages))
-        self._parts.reporter.record(
-            IncidentRecord(step=self._steps_done, stage=stage, what=what, message=message, attempt=self._ledger.attempt)
-        )
-
-    def _record_stage(self, stage: str, event: str, layout: str = "", notes: Sequence[str] = ()) -> None:
-        self._parts.reporter.record(
-            StageRecord(
-                step=self._steps_done,
-                stage=stage,
-                event=event,
-                layout=layout,
-                attempt=self._ledger.attempt,
-                notes=list(notes),
-            )
-        )

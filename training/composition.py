@@ -1,0 +1,298 @@
+"""Composition root: the one file that wires a run together, on every rank. Started by `training/train.py`."""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eval.gates import decide
+from eval.harness import EvalReport, evaluate
+from eval.harness import write_report as write_evaluation
+from training.checkpoint.commit import POINTS
+from training.checkpoint.hugging_face import HuggingFaceSource
+from training.checkpoint.load import CheckpointReader, WeightSource
+from training.checkpoint.saver import Saver
+from training.config.arguments import Arguments, parse_arguments
+from training.config.initial_weights import WeightsFormat, split_initial_weights
+from training.config.load import compose, load_frozen, with_resume
+from training.config.run_directory import check_not_done, has_checkpoints, resolve
+from training.config.schema import FaultToleranceConfig, Precision, Resume, ResumeConfig, RunConfig
+from training.config.typed import to_plain
+from training.data.loader import StageLoader
+from training.data.prepare import ensure
+from training.data.shards import PreparedData
+from training.durable_files import write_durably
+from training.engine import process_group
+from training.engine.base import Engine
+from training.engine.build import build_engine
+from training.engine.matmul_rate import measured_matmul_rate
+from training.engine.process_group import ProcessGroup
+from training.errors import AutarkyError, ConfigError, ExitCode, PeerLost, RunInUse
+from training.fault_tolerance.injected import fault_at_point
+from training.fault_tolerance.last_words import as_autarky_error, forget, leave
+from training.fault_tolerance.signals import StopRequest
+from training.lease import Lease
+from training.reporting.report import write_report as write_html
+from training.reporting.reporter import Reporter
+from training.stages import transitions
+from training.stages.checkpointing import Checkpointing
+from training.stages.ledger import RunState, commit
+from training.stages.runner import Parts, Runner, open_ledger
+
+
+def run_rank(argv: Sequence[str], stop_request: StopRequest) -> ExitCode:
+    """Run one rank to its end; returns the exit code of the process."""
+    rank = int(os.environ.get("RANK", "0"))
+    run_directory: Path | None = None
+    lease: Lease | None = None
+    try:
+        arguments = parse_arguments(argv)
+        frozen = Path(arguments.positional[0])
+        limits = load_frozen(frozen).fault_tolerance if _is_run_directory(frozen) else FaultToleranceConfig()
+        processes = process_group.start(limits.collective_timeout_seconds)
+        run_directory, config, lease = _find_run(arguments, processes)
+        _log_to(_log_path(run_directory, rank))
+        _train(config, run_directory, processes, lease, stop_request)
+        process_group.stop()
+    except Exception as caught:  # the outermost frame: every error becomes an exit code and a file
+        code, text = leave(as_autarky_error(caught), run_directory=run_directory, rank=rank)
+        print(f"[rank {rank}] {text}", file=sys.stderr, flush=True)  # noqa: T201
+        return code
+    finally:
+        if lease is not None:
+            lease.release()
+    return ExitCode.DONE
+
+
+def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunConfig, Lease | None]:
+    """Return the run directory and its config on every rank, and on rank 0 its lease; rank 0 decides, once for all.
+
+    Raises:
+        ConfigError: on every rank, with rank 0's words.
+        RunInUse: likewise.
+    """
+    lease: Lease | None = None
+    answer: dict[str, Any] = {}
+    if processes.rank == 0:
+        try:
+            directory, resume = _choose_run(arguments.positional, processes.world_size)
+            lease = Lease.take(directory)
+            forget(directory)  # before the others know it, so that no rank's new last words are taken for old
+            answer = {"directory": str(directory), "mode": resume.mode, "allow": resume.allow}
+        except ConfigError as error:
+            answer = {"key": error.key, "given": str(error.given), "reason": error.reason, "remedy": error.remedy}
+        except RunInUse as error:
+            answer = {"in_use": str(error)}
+    told = json.loads(processes.broadcast_text(json.dumps(answer)))
+    if "remedy" in told:
+        raise ConfigError(**told)
+    if "in_use" in told:
+        raise RunInUse(told["in_use"])
+    directory = Path(told["directory"])
+    resume = ResumeConfig(mode=Resume(told["mode"]), allow=told["allow"])
+    return directory, replace(load_frozen(directory), resume=resume), lease
+
+
+def _is_run_directory(path: Path) -> bool:
+    return (path / "config.yaml").is_file()
+
+
+def _choose_run(words: list[str], world_size: int) -> tuple[Path, ResumeConfig]:
+    """Return the run directory that the arguments name or ask for, with its config frozen inside, and how to resume."""
+    if _is_run_directory(Path(words[0])):
+        directory = Path(words[0]).resolve()
+        config = _continued(directory, words[1:])
+        check_world_size(config, world_size)
+    else:
+        config = compose(words, world=process_group.launched_world())
+        check_world_size(config, world_size)
+        directory = resolve(config, words)
+    return directory, config.resume
+
+
+def check_world_size(config: RunConfig, world_size: int) -> None:
+    """Raise ConfigError unless the launcher started as many processes as the config wants."""
+    if config.world_size != world_size:
+        raise ConfigError(
+            "cluster",
+            f"{config.cluster.num_nodes} nodes × {config.cluster.processes_per_node} processes",
+            f"the launcher started {world_size} process{'es' if world_size > 1 else ''}, not {config.world_size}",
+            f"start {config.world_size} (deepspeed --num_accelerators, torchrun --nproc_per_node), or give overrides, "
+            "no run directory, and leave cluster.num_nodes and cluster.processes_per_node out: then the launcher's "
+            f"numbers are taken; with run.id={config.run.id or 'NAME'} resume=auto an earlier run goes on with them",
+        )
+
+
+def _continued(directory: Path, words: list[str]) -> RunConfig:
+    """Return a run directory's config; the only overrides it takes are resume's, since all else is frozen."""
+    config = with_resume(load_frozen(directory), words)
+    if config.resume.mode is Resume.never and has_checkpoints(config, directory):
+        raise ConfigError(
+            "resume",
+            "never",
+            f"{directory} holds checkpoints and would start over at step 0",
+            "add resume=auto to continue it",
+        )
+    check_not_done(config, directory)
+    return config
+
+
+def _train(
+    config: RunConfig, run_directory: Path, processes: ProcessGroup, lease: Lease | None, stop_request: StopRequest
+) -> None:
+    """Do the run: data, ledger, reporter, runner; the report is written however it ends."""
+    is_first = processes.rank == 0
+    torch.set_num_threads(config.cluster.threads_per_process)
+    data = _rank_0_first(processes, lambda: ensure(config.data))
+    ledger = open_ledger(config, run_directory, processes)
+    reporter = _open_reporter(config, run_directory, ledger.attempt) if is_first else Reporter.silent()
+    checkpoints = Checkpointing(
+        config,
+        run_directory,
+        saver=_saver(config, processes, lease),
+        processes=processes,
+        reporter=reporter,
+        attempt=ledger.attempt,
+    )
+    parts = Parts(
+        processes=processes,
+        reporter=reporter,
+        build_engine=lambda name, draw: _build_engine(config, name, processes, run_directory, draw=draw),
+        load_initial_weights=_initial_weights(config),
+        checkpoints=checkpoints,
+        open_loader=lambda name: StageLoader(data, config, name),
+        data_fingerprint=data.fingerprint,
+        evaluate=lambda engine, suite, path: _evaluate(config, engine, data, suite, path if is_first else None),
+        decide=decide,
+        peak_flops_per_second=_peak_flops_per_second(config, processes),
+        stop_request=stop_request,
+    )
+    runner = Runner(config, run_directory, parts, ledger)
+    try:
+        _run_and_report(runner, reporter, run_directory, is_first=is_first)
+    except AutarkyError as error:
+        if error.on_every_rank:
+            # The first rank to end with an error takes the others down: none may end before the report is written.
+            processes.agree(True)
+        raise
+
+
+def _run_and_report(runner: Runner, reporter: Reporter, run_directory: Path, *, is_first: bool) -> None:
+    try:
+        runner.run()
+    except Exception:
+        if is_first and runner.ledger.state is RunState.running:
+            commit(transitions.failed(runner.ledger), run_directory)
+        raise
+    finally:
+        reporter.close()
+        if is_first:
+            write_html(run_directory)
+
+
+def _rank_0_first(processes: ProcessGroup, make: Callable[[], PreparedData]) -> PreparedData:
+    """Return make() of every rank, the others' after rank 0's has prepared what was missing."""
+    made: PreparedData | None = None
+    failure: AutarkyError | None = None
+    if processes.rank == 0:
+        try:
+            made = make()
+        except AutarkyError as error:
+            failure = error
+    if not processes.agree(failure is None):
+        raise failure or PeerLost("rank 0 could not open the prepared data; its message says why")
+    return made or make()
+
+
+def _open_reporter(config: RunConfig, run_directory: Path, attempt: int) -> Reporter:
+    wandb = config.reporting.wandb
+    return Reporter.open(
+        run_directory,
+        run_id=run_directory.name,
+        config=asdict(config),
+        stages=[(name, config.num_steps(name)) for name in config.stages],
+        wandb_mode=wandb.mode,
+        wandb_project=wandb.project,
+        wandb_entity=wandb.entity,
+        console_every_steps=config.reporting.console_every_steps,
+        attempt=attempt,
+    )
+
+
+def _saver(config: RunConfig, processes: ProcessGroup, lease: Lease | None) -> Saver:
+    number = processes.broadcast_text(str(lease.number) if lease else None)
+    return Saver(
+        processes.with_own_group(config.checkpoint.commit_timeout_seconds),
+        config=to_plain(config),
+        attempt=int(number),
+        check_lease=lease.check if lease else lambda: None,
+        at_point=fault_at_point(os.environ, rank=processes.rank, points=POINTS),
+        asynchronous=config.checkpoint.asynchronous,
+    )
+
+
+def _initial_weights(config: RunConfig) -> Callable[[Engine], None] | None:
+    """Return what fills a new engine with the weights of `init_from`, None if they are drawn."""
+    if config.init_from is None:
+        return None
+    source, directory = split_initial_weights(config.init_from)
+
+    def open_source() -> WeightSource:
+        if source is WeightsFormat.checkpoint:
+            return CheckpointReader(directory)
+        return HuggingFaceSource(directory, config.model)
+
+    return lambda engine: engine.load_weights(open_source)
+
+
+def _build_engine(
+    config: RunConfig, training_stage: str, processes: ProcessGroup, run_directory: Path, *, draw: bool
+) -> Engine:
+    """Return the training stage's engine; its DeepSpeed dictionary is saved, DeepSpeed's chatter goes to the log."""
+    with _log_path(run_directory, processes.rank).open("a") as log, contextlib.redirect_stdout(log):
+        engine = build_engine(config, training_stage, processes, initial_weights=draw)
+    if processes.rank == 0:
+        path = run_directory / "deepspeed" / f"{training_stage}.json"
+        write_durably(path, json.dumps(engine.deepspeed_config, indent=2) + "\n")
+    return engine
+
+
+def _evaluate(config: RunConfig, engine: Engine, data: PreparedData, suite: str, path: Path | None) -> EvalReport:
+    """Return the report of a suite; written to `path` unless that is None."""
+    report = evaluate(engine, data, config.eval.suites[suite], suite_name=suite)
+    if path is not None:
+        write_evaluation(report, path)
+    return report
+
+
+def _peak_flops_per_second(config: RunConfig, processes: ProcessGroup) -> float:
+    """Return the peak that MFU refers to: the cluster's stated one, else the slowest rank's measured one."""
+    if config.cluster.accelerator.peak_flops_per_second:
+        return config.cluster.accelerator.peak_flops_per_second
+    dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
+    processes.agree(True)  # all ranks measure at the same time: they share cores
+    rate = measured_matmul_rate(processes.device, dtype)
+    return processes.sum([rate])[0] / processes.world_size
+
+
+def _log_path(run_directory: Path, rank: int) -> Path:
+    return run_directory / "logs" / f"rank-{rank:05d}.log"
+
+
+def _log_to(path: Path) -> None:
+    """Send all logging and warnings of this rank, DeepSpeed's too, to its log file."""
+    path.parent.mkdir(exist_ok=True)
+    logging.basicConfig(
+        filename=path, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    logging.captureWarnings(True)
+    deepspeed_logger = logging.getLogger("DeepSpeed")
+    deepspeed_logger.handlers.clear()
+    deepspeed_logger.propagate = True

@@ -1,0 +1,106 @@
+"""What the runner and its training loop write down: each event as a typed record of this start of the run."""
+
+from collections.abc import Sequence
+
+from training.checkpoint.manifest import Progress
+from training.config.schema import RunConfig
+from training.engine.base import StepResult
+from training.models.sizes import training_flops_per_token
+from training.reporting.records import EvalRecord, GateRecord, IncidentRecord, Record, StageRecord, StepRecord
+from training.reporting.reporter import Reporter
+
+
+class Journal:
+    """Hands records to a reporter, with the step, the training stage and the attempt they belong to.
+
+    Args:
+        peak_flops_per_second: of all ranks together, for MFU.
+    """
+
+    def __init__(self, config: RunConfig, reporter: Reporter, *, attempt: int, peak_flops_per_second: float) -> None:
+        self._config = config
+        self._reporter = reporter
+        self._attempt = attempt
+        self._peak = peak_flops_per_second
+        self.progress: Progress | None = None
+        """Of this start; None before the first step of the run. The training loop moves it on."""
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of the run so far."""
+        return self.progress.step if self.progress else 0
+
+    def step(self, result: StepResult, *, lr: float, batch_id: str, seconds: float) -> None:
+        """Write down the step that `progress` has just counted."""
+        assert self.progress is not None
+        stage = self._config.stages[self.progress.training_stage]
+        flops = result.num_tokens * training_flops_per_token(self._config.model, stage.sequence_length)
+        self._reporter.record(
+            StepRecord(
+                step=self.steps_done,
+                stage=self.progress.training_stage,
+                loss=result.loss,
+                grad_norm=result.grad_norm,
+                lr=lr,
+                tokens=self.progress.tokens,
+                tokens_per_second=result.num_tokens / seconds,
+                mfu=flops / seconds / self._peak,
+                batch_id=batch_id,
+                attempt=self._attempt,
+                seconds=seconds,
+                skipped=result.skipped,
+                bubble=result.bubble,
+            )
+        )
+
+    def incident(self, what: str, message: str) -> None:
+        """Write down something that was not meant to happen, and what is done about it."""
+        stage = self.progress.training_stage if self.progress else next(iter(self._config.stages))
+        self._record(
+            IncidentRecord(step=self.steps_done, stage=stage, what=what, message=message, attempt=self._attempt)
+        )
+
+    def stage(self, stage: str, event: str, layout: str = "", notes: Sequence[str] = ()) -> None:
+        """Write down that a training stage, or the run, begins or ends."""
+        self._record(
+            StageRecord(
+                step=self.steps_done,
+                stage=stage,
+                event=event,
+                layout=layout,
+                attempt=self._attempt,
+                notes=list(notes),
+            )
+        )
+
+    def evaluation(
+        self, stage: str, suite: str, *, metrics: dict[str, float], samples: list[dict[str, str]], seconds: float
+    ) -> None:
+        """Write down what an evaluation found."""
+        self._record(
+            EvalRecord(
+                step=self.steps_done,
+                stage=stage,
+                suite=suite,
+                bits_per_byte=metrics["bits_per_byte"],
+                metrics=metrics,
+                samples=samples,
+                seconds=seconds,
+                attempt=self._attempt,
+            )
+        )
+
+    def gate(self, stage: str, *, promoted: bool, reasons: Sequence[str]) -> None:
+        """Write down what a gate decided."""
+        self._record(
+            GateRecord(
+                step=self.steps_done,
+                stage=stage,
+                decision="promote" if promoted else "block",
+                reasons=list(reasons),
+                attempt=self._attempt,
+            )
+        )
+
+    def _record(self, record: Record) -> None:
+        self._reporter.record(record)
