@@ -41,7 +41,7 @@ class AutarkyCheckpoint:
         return self._engine.train_batch(batches, lr=self._config.optimizer.lr).loss
 
     def save(self, directory: Path, step: int) -> None:
-        """See `Contestant.save`; it returns when the state is copied to host memory."""
+        """See `Contestant.save`; the next update waits until the state is copied to host memory."""
         stage = self._config.stages[self._training_stage]
         samples = step * stage.global_batch_sequences
         self._saver.begin(
@@ -61,6 +61,10 @@ class AutarkyCheckpoint:
             ),
             layout=self._engine.layout.describe(),
         )
+
+    def held_seconds(self) -> float:
+        """See `Contestant.held_seconds`."""
+        return self._engine.snapshot.waited_seconds
 
     def is_written(self) -> bool:
         """See `Contestant.is_written`."""

@@ -80,7 +80,7 @@ class Save:
     """The same, until every file is on disk."""
     num_bytes: int
     stall: float
-    """Of the third save: until training may go on."""
+    """Of the third save: until training may go on, and what later steps stood still for it."""
     seconds_until_written: float
     """From its start to its end, while training goes on; steps are seconds long, and it ends with one."""
     extra_seconds: float

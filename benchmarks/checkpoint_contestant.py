@@ -24,6 +24,10 @@ class Contestant(Protocol):
         """Start to save the state after that many steps under a directory; return once training may go on."""
         ...
 
+    def held_seconds(self) -> float:
+        """Return how long steps since the last `save` have stood still for it on this rank."""
+        ...
+
     def is_written(self) -> bool:
         """Return whether `finish` would return at once, on this rank."""
         ...

@@ -89,6 +89,10 @@ class DcpCheckpoint:
         assert isinstance(written, Future)  # the other kind of answer belongs to asynchronous staging
         self._written = written
 
+    def held_seconds(self) -> float:
+        """Return 0: the state is copied before `save` returns."""
+        return 0.0
+
     def is_written(self) -> bool:
         """See `Contestant.is_written`."""
         return self._written is None or self._written.done()

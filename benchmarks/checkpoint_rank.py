@@ -52,12 +52,13 @@ def main() -> None:
 
 
 def _save(contestant: Contestant, directory: Path) -> Mapping[str, Any]:
-    """Save three times: twice while nothing else happens, then while training goes on."""
+    """Save three times: once before a step, once while nothing else happens, once while training goes on."""
     step = 0
     for _ in range(WARM_UP_STEPS):
         contestant.step(step)
         step += 1
-    first = _quiet_save(contestant, directory / SPARE / "first", step)
+    first_stall = _first_save(contestant, directory / SPARE / "first", step)
+    step += 1
     quiet = _quiet_save(contestant, directory / SPARE / "second", step)
     undisturbed = []
     for _ in range(UNDISTURBED_STEPS):
@@ -75,14 +76,15 @@ def _save(contestant: Contestant, directory: Path) -> Mapping[str, Any]:
         losses.append(contestant.step(step + len(losses)))
         if not is_written:
             is_written, write_seconds = _all(contestant.is_written()), time.perf_counter() - started
+    held_seconds = contestant.held_seconds()
     contestant.finish()
     dist.barrier()
     elapsed = time.perf_counter() - started
     return {
-        "first_stall": first.stall,
+        "first_stall": first_stall,
         "quiet_write_seconds": quiet.written,
         "quiet_durable_seconds": quiet.durable,
-        "stall": stall,
+        "stall": stall + held_seconds,
         "seconds_until_written": write_seconds,
         "extra_seconds": elapsed - len(losses) * statistics.median(undisturbed),
         "num_steps_after": len(losses),
@@ -96,9 +98,21 @@ def _save(contestant: Contestant, directory: Path) -> Mapping[str, Any]:
 class _QuietSave:
     """Seconds from its start."""
 
-    stall: float
     written: float
     durable: float
+
+
+def _first_save(contestant: Contestant, directory: Path, step: int) -> float:
+    """Return how long a save and the step after it stood still for the save."""
+    _calm()
+    started = time.perf_counter()
+    contestant.save(directory, step)
+    stall = time.perf_counter() - started
+    contestant.step(step)
+    stall += contestant.held_seconds()
+    contestant.finish()
+    dist.barrier()
+    return stall
 
 
 def _quiet_save(contestant: Contestant, directory: Path, step: int) -> _QuietSave:
@@ -106,7 +120,6 @@ def _quiet_save(contestant: Contestant, directory: Path, step: int) -> _QuietSav
     _calm()
     started = time.perf_counter()
     contestant.save(directory, step)
-    stall = time.perf_counter() - started
     contestant.finish()
     dist.barrier()
     written = time.perf_counter() - started
@@ -114,7 +127,7 @@ def _quiet_save(contestant: Contestant, directory: Path, step: int) -> _QuietSav
         for path in sorted(directory.rglob("*")):
             fsync(path)
     dist.barrier()
-    return _QuietSave(stall=stall, written=written, durable=time.perf_counter() - started)
+    return _QuietSave(written=written, durable=time.perf_counter() - started)
 
 
 def _resume(contestant: Contestant, directory: Path) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 from tests.distributed.configs import STAGE, small_config
 from tests.distributed.ending import leave
 from tests.distributed.engine_checks import differing_tensors, one_step, progress_at, save
+from training.checkpoint.saver import Saver
 from training.config.schema import PipelineSchedule, RunConfig
 from training.engine.base import Engine
 from training.engine.build import build_engine
@@ -49,6 +50,8 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
 }
 """Number of processes -> pipeline × data, ZeRO: what loads what was saved."""
 LONGEST_WAIT_SECONDS = 600
+SLOW_COPY_SECONDS = 0.3
+"""Longer than a step: its update has to wait for the copy."""
 
 
 def config_of(model: str, layout: dict[str, Any], world_size: int) -> RunConfig:
@@ -89,16 +92,24 @@ def make_sources(processes: ProcessGroup, folder: Path) -> dict[str, list[float]
 
 
 def move(engine: Any, config: RunConfig, processes: ProcessGroup, source: Path, again: Path) -> dict[str, Any]:
-    """Load a checkpoint, save it again at once, train on."""
+    """Load a checkpoint, save it again with a copy that is slower than a step, train on meanwhile."""
     counts_before = update_counts(engine)
     loaded = engine.load(source)
     counts_loaded = update_counts(engine)
-    save(engine, processes, again.parent, loaded.progress)
+    copy = engine.snapshot._copy
+    engine.snapshot._copy = lambda: (time.sleep(SLOW_COPY_SECONDS), copy())
+    saver = Saver(processes.with_own_group(120), config={})
+    saver.begin(engine.snapshot, directory=again.parent, progress=loaded.progress, layout=engine.layout.describe())
+    losses = train_on(engine, config, processes)
+    waited_seconds = engine.snapshot.waited_seconds
+    outcome = saver.finish()
+    assert outcome.checkpoint == again, outcome.failure
     return {
         "differing": differing_tensors(source, again) if processes.rank == 0 else [],
         "update_counts": processes.gather_text(f"{counts_before} {counts_loaded}"),
         "bytes_read": [int(text) for text in processes.gather_text(str(loaded.bytes_read))],
-        "losses": train_on(engine, config, processes),
+        "waited_seconds": [float(text) for text in processes.gather_text(str(waited_seconds))],
+        "losses": losses,
     }
 
 

@@ -87,6 +87,11 @@ def test_another_layout_goes_on_where_the_run_was(
     assert moved["losses"] == pytest.approx(seen["unbroken"][model], rel=1e-6)
 
 
+def test_updates_had_to_wait_for_copies_so_the_comparisons_above_mean_something(seen: dict[str, Any]) -> None:
+    waited = [seconds for moved in seen["moved"].values() for seconds in moved["waited_seconds"]]
+    assert sum(seconds > 0 for seconds in waited) > len(waited) / 2
+
+
 @pytest.mark.parametrize(("model", "world_size", "layout"), MOVES)
 def test_back_at_the_first_layout_the_run_goes_on_bit_by_bit(
     seen: dict[str, Any], model: str, world_size: int, layout: str

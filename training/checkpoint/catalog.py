@@ -9,20 +9,20 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from training.checkpoint.digest import MODULUS, digest
-from training.checkpoint.manifest import MANIFEST_NAME, Manifest, Slice, read_manifest
+from training.checkpoint.manifest import MANIFEST_NAME, File, Manifest, Slice, read_manifest
 from training.checkpoint.ranks import Ranks
-from training.checkpoint.tensor_file import CHUNK_BYTES, TensorFileReader, TensorHeader
+from training.checkpoint.tensor_file import NUM_THREADS, TensorFileReader, TensorHeader
 from training.errors import CorruptCheckpoint, StorageError
 
 _COMMITTED = re.compile(r"step-(\d{8})")
 _DAMAGED = ".damaged"
-_CHUNK_ELEMENTS = CHUNK_BYTES // 4
 _FAST_NAME = "fast_storage"
 """File in the permanent folder that says where the fast one is, so that its loss is noticed."""
 
@@ -120,18 +120,14 @@ def verify(checkpoint: Path, *, part: int = 0, num_parts: int = 1) -> Manifest:
     if checkpoint.name != f"step-{manifest.progress.step:08d}" and _COMMITTED.fullmatch(checkpoint.name):
         raise CorruptCheckpoint(f"{checkpoint / MANIFEST_NAME}: it is that of step {manifest.progress.step}")
     slices = _slices_by_file(manifest)
-    for file in manifest.files[part::num_parts]:
-        path = checkpoint / file.name
-        try:
-            if path.is_symlink() or not path.is_file():
-                raise CorruptCheckpoint(f"{path}: is missing, or no plain file")
-            if path.stat().st_size != file.num_bytes:
-                raise CorruptCheckpoint(f"{path}: {path.stat().st_size} bytes, {file.num_bytes} were written")
-            if _sha256(path) != file.sha256:
-                raise CorruptCheckpoint(f"{path}: contents changed since they were written (sha256 differs)")
-            _check_slices(path, slices[file.name])
-        except OSError as error:
-            raise CorruptCheckpoint(f"{path}: {error}") from error
+    # Hashing is what takes the time, and it lets other threads run.
+    with ThreadPoolExecutor(max_workers=NUM_THREADS) as threads:
+        problems = threads.map(
+            lambda file: _problem(checkpoint, file, slices[file.name]), manifest.files[part::num_parts]
+        )
+        for problem in problems:
+            if problem is not None:
+                raise problem
     return manifest
 
 
@@ -215,33 +211,46 @@ def _slices_by_file(manifest: Manifest) -> dict[str, list[Slice]]:
     return slices
 
 
-def _check_slices(path: Path, slices: list[Slice]) -> None:
-    """Raise CorruptCheckpoint unless a file holds exactly the slices that the manifest places in it.
+def _problem(checkpoint: Path, file: File, slices: list[Slice]) -> CorruptCheckpoint | None:
+    """Return what is wrong with a file, None if nothing is."""
+    path = checkpoint / file.name
+    try:
+        if path.is_symlink() or not path.is_file():
+            raise CorruptCheckpoint(f"{path}: is missing, or no plain file")
+        if path.stat().st_size != file.num_bytes:
+            raise CorruptCheckpoint(f"{path}: {path.stat().st_size} bytes, {file.num_bytes} were written")
+        _check_contents(path, file, slices)
+    except CorruptCheckpoint as error:
+        return error
+    except OSError as error:
+        return CorruptCheckpoint(f"{path}: {error}")
+    return None
 
-    A load would find that too, but only after it was decided which checkpoint is the newest whole one.
+
+def _check_contents(path: Path, file: File, slices: list[Slice]) -> None:
+    """Raise CorruptCheckpoint unless a file has its hash and holds exactly the slices that the manifest places in it.
+
+    A load would find out about slices too, but only after it was decided which checkpoint is the newest whole one.
     """
     reader = TensorFileReader(path)
     try:
         held = {header.key: header for header in reader.tensors.values()}
         told = {s.key: TensorHeader(key=s.key, dtype="F32", shape=(s.numel,)) for s in slices}
-        if held != told or len(told) != len(slices):
+        fits = held == told and len(told) == len(slices)
+        starts = {piece.key: piece.start for piece in slices} if fits else {}
+        digests = dict.fromkeys(starts, 0)
+        sha256 = hashlib.sha256()
+        for chunk in reader.chunks():
+            sha256.update(chunk.data)
+            if chunk.key in starts:
+                bits = np.frombuffer(chunk.data, dtype=np.uint32)
+                digests[chunk.key] += digest(bits, starts[chunk.key] + chunk.start)
+        if sha256.hexdigest() != file.sha256:
+            raise CorruptCheckpoint(f"{path}: contents changed since they were written (sha256 differs)")
+        if not fits:
             raise CorruptCheckpoint(f"{path}: the manifest places other slices in it than it holds")
         for piece in slices:
-            if _digest(reader, piece) != piece.digest:
+            if digests[piece.key] % MODULUS != piece.digest:
                 raise CorruptCheckpoint(f"{path}: {piece.key} is not what the manifest says (digest differs)")
     finally:
         reader.close()
-
-
-def _digest(reader: TensorFileReader, piece: Slice) -> int:
-    total = 0
-    for start in range(0, piece.numel, _CHUNK_ELEMENTS):
-        values = np.empty(min(_CHUNK_ELEMENTS, piece.numel - start), dtype=np.uint32)
-        reader.read_into(piece.key, start, values.data)
-        total += digest(values, piece.start + start)
-    return total % MODULUS
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

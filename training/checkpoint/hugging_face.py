@@ -5,11 +5,12 @@ was asked for, whole and nothing else. No code of the directory runs and nothing
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from training.checkpoint.load import Wanted
 from training.checkpoint.manifest import WEIGHT
 from training.checkpoint.strict_json import read_json
 from training.checkpoint.tensor_file import ELEMENT_BYTES, TensorFileReader
@@ -85,6 +86,11 @@ class HuggingFaceSource:
         key = self._keys[tensor.removeprefix(f"{WEIGHT}/")]
         self._read_key(key, start, destination)
         self.bytes_read += len(destination.cast("B")) // 4 * ELEMENT_BYTES[self._headers[key].dtype]
+
+    def read_all(self, wanted: Iterable[Wanted]) -> None:
+        """Fill many destinations, each as `read_into` does."""
+        for tensor, start, destination in wanted:
+            self.read_into(tensor, start, destination)
 
     def digests(self) -> Mapping[str, int]:
         """Return no digest: such directories carry none."""

@@ -3,8 +3,10 @@
 Everything is read into the snapshot's buffer and checked over all ranks before the first live value changes.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -16,10 +18,13 @@ from training.checkpoint.digest import MODULUS, digest
 from training.checkpoint.manifest import MOMENTS, WEIGHT, Progress, Slice, read_manifest
 from training.checkpoint.ranks import Ranks, do_together
 from training.checkpoint.snapshot import Piece, Snapshot, parameter_shapes
-from training.checkpoint.tensor_file import TensorFileReader
+from training.checkpoint.tensor_file import NUM_THREADS, TensorFileReader
 from training.errors import CorruptCheckpoint
 
 _MOST_OPEN = 64
+
+Wanted = tuple[str, int, memoryview]
+"""(tensor, first element, float32 destination)."""
 
 
 class WeightSource(Protocol):
@@ -30,8 +35,8 @@ class WeightSource(Protocol):
         """Canonical parameter name -> shape."""
         ...
 
-    def read_into(self, tensor: str, start: int, destination: memoryview) -> None:
-        """Fill a float32 destination with the flattened tensor's elements from `start` on."""
+    def read_all(self, wanted: "Iterable[Wanted]") -> None:
+        """Fill many float32 destinations, each with a flattened tensor's elements from a given one on."""
         ...
 
     def digests(self) -> Mapping[str, int]:
@@ -51,6 +56,7 @@ class CheckpointReader:
         self.manifest = read_manifest(checkpoint)
         self.bytes_read = 0
         """Bytes of tensors read so far."""
+        self._counting = threading.Lock()
         self._slices = self.manifest.tensors()
         self._files: dict[str, TensorFileReader] = {}
         self._open: list[str] = []
@@ -85,17 +91,23 @@ class CheckpointReader:
     def read_into(self, tensor: str, start: int, destination: memoryview) -> None:
         """Fill a float32 destination with the flattened tensor's elements from `start` on."""
         for part in self._parts(tensor, start, destination):
-            self._read(part)
+            self._read(self._file_of(part.piece), part)
 
-    def read_all(self, wanted: Iterable[tuple[str, int, memoryview]]) -> None:
+    def read_all(self, wanted: Iterable[Wanted]) -> None:
         """Fill many destinations, each as `read_into` does, file by file, so that each file is opened once.
 
         A rank that holds whole tensors needs a part of every file for each of them: tensor by tensor it would open
         the files of 1,000 ranks anew for every one of 1,000 tensors.
         """
-        parts = [part for request in wanted for part in self._parts(*request)]
-        for part in sorted(parts, key=lambda part: part.piece.file):
-            self._read(part)
+        parts: dict[str, list[_Part]] = {}
+        for request in wanted:
+            for part in self._parts(*request):
+                parts.setdefault(part.piece.file, []).append(part)
+        with ThreadPoolExecutor(max_workers=NUM_THREADS) as threads:
+            for _, of_one_file in sorted(parts.items()):
+                files = [self._file_of(part.piece) for part in of_one_file]
+                for _ in threads.map(self._read, files, of_one_file):
+                    pass
 
     def close(self) -> None:
         """Close the files."""
@@ -116,9 +128,10 @@ class CheckpointReader:
                 place = destination[4 * (low - start) : 4 * (high - start)]
                 yield _Part(piece=piece, start=low - piece.start, destination=place)
 
-    def _read(self, part: "_Part") -> None:
-        self._file_of(part.piece).read_into(part.piece.key, part.start, part.destination)
-        self.bytes_read += len(part.destination)
+    def _read(self, file: TensorFileReader, part: "_Part") -> None:
+        file.read_into(part.piece.key, part.start, part.destination)
+        with self._counting:
+            self.bytes_read += len(part.destination)
 
     def _file_of(self, piece: Slice) -> TensorFileReader:
         """Return the file of a slice. Few stay open, a large checkpoint has thousands; a header is parsed once."""
@@ -132,6 +145,7 @@ class CheckpointReader:
                 raise CorruptCheckpoint(f"{path}: is a link, no plain file")
             self._files[piece.file] = TensorFileReader(path)
         file = self._files[piece.file]
+        file.open()  # here, not by one of the threads that read
         header = file.tensors.get(piece.key)
         if header is None or header.dtype != "F32" or header.shape != (piece.numel,):
             raise CorruptCheckpoint(f"{self.checkpoint / piece.file}: holds no {piece.key} of {piece.numel} elements")
@@ -214,17 +228,13 @@ def load_weights(open_source: Callable[[], WeightSource], snapshot: Snapshot, ra
 
 
 def _fill(source: WeightSource, snapshot: Snapshot, pieces: list[Piece], name: str) -> None:
+    shapes = source.shapes
     for parameter, shape in parameter_shapes(snapshot).items():
-        if parameter not in source.shapes:
+        if parameter not in shapes:
             raise CorruptCheckpoint(f"{name}: holds no {parameter}; is it another model's?")
-        if source.shapes[parameter] != shape:
-            raise CorruptCheckpoint(f"{name}: {parameter} has shape {source.shapes[parameter]}, the model's is {shape}")
-    wanted = [(piece.tensor, piece.start, snapshot.values(piece).data) for piece in pieces]
-    if isinstance(source, CheckpointReader):  # it has as many files as there were ranks
-        source.read_all(wanted)
-        return
-    for tensor, start, destination in wanted:
-        source.read_into(tensor, start, destination)
+        if shapes[parameter] != shape:
+            raise CorruptCheckpoint(f"{name}: {parameter} has shape {shapes[parameter]}, the model's is {shape}")
+    source.read_all((piece.tensor, piece.start, snapshot.values(piece).data) for piece in pieces)
 
 
 def _check_whole(
@@ -232,9 +242,13 @@ def _check_whole(
 ) -> None:
     """Raise unless the ranks' pieces together are exactly these tensors, with these digests where they are known."""
     sums: dict[str, list[int]] = {tensor: [0, 0] for tensor in shapes}
-    for piece in snapshot.owned:
-        if piece.tensor in sums:
-            sums[piece.tensor][0] += digest(snapshot.values(piece).view(np.uint32), piece.start)
+    pieces = [piece for piece in snapshot.owned if piece.tensor in sums]
+    with ThreadPoolExecutor(max_workers=NUM_THREADS) as threads:
+        digests_of_pieces = threads.map(
+            lambda piece: digest(snapshot.values(piece).view(np.uint32), piece.start), pieces
+        )
+        for piece, number in zip(pieces, digests_of_pieces, strict=True):
+            sums[piece.tensor][0] += number
             sums[piece.tensor][1] += piece.numel
     totals = ranks.sum_integers([number for pair in sums.values() for number in pair])
     for tensor, total, numel in zip(sums, totals[::2], totals[1::2], strict=True):

@@ -1,4 +1,4 @@
-"""Saves while training goes on: the state is copied at the step, a thread writes and commits the copy."""
+"""Saves while training goes on: a thread copies the state, writes and commits it; no update overtakes the copy."""
 
 import threading
 import time
@@ -23,9 +23,9 @@ class SaveOutcome:
     """The committed directory; None if the save failed."""
     failure: SaveFailed | None
     stall_seconds: float
-    """How long training stood still for it on this rank: copying, and waiting where it had to."""
+    """How long training stood still for it on this rank: before an update, until the copy was complete, and here."""
     write_seconds: float
-    """From the copy to the commit."""
+    """From the start of the copy to the commit."""
 
 
 class Saver:
@@ -74,7 +74,10 @@ class Saver:
         self._at_point(point, step)
 
     def begin(self, snapshot: Snapshot, *, directory: Path, progress: Progress, layout: str) -> None:
-        """Copy the live state, and start to write it to `directory/step-N`."""
+        """Begin to copy the live state and to write it to `directory/step-N`.
+
+        Until the snapshot is settled the live state must not change; engines see to that before each update.
+        """
         assert self._writing is None, "finish the save before first"
         order = SaveOrder(
             directory=directory,
@@ -87,7 +90,7 @@ class Saver:
         )
         begun = time.perf_counter()
         self.reach("save_begun", progress.step)
-        snapshot.take()
+        snapshot.expect_take()
         self._writing = _Writing(order, snapshot, self._ranks)
         self._writing.start()
         if not self._asynchronous:
@@ -112,7 +115,7 @@ class Saver:
             step=writing.order.progress.step,
             checkpoint=writing.checkpoint,
             failure=writing.error,
-            stall_seconds=self._stall_seconds + time.perf_counter() - begun,
+            stall_seconds=self._stall_seconds + writing.snapshot.waited_seconds + time.perf_counter() - begun,
             write_seconds=writing.seconds,
         )
 
@@ -126,14 +129,15 @@ class _Writing(threading.Thread):
         self.checkpoint: Path | None = None
         self.error: Exception | None = None
         self.seconds = 0.0
-        self._snapshot = snapshot
+        self.snapshot = snapshot
         self._ranks = ranks
 
     def run(self) -> None:
         """Write; the outcome is read after `join`."""
         begun = time.perf_counter()
         try:
-            self.checkpoint = write_checkpoint(self.order, self._snapshot, self._ranks)
+            self.snapshot.take()
+            self.checkpoint = write_checkpoint(self.order, self.snapshot, self._ranks)
         except Exception as error:  # handed to the training thread, which raises it
             self.error = error
         self.seconds = time.perf_counter() - begun

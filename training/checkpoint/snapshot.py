@@ -1,5 +1,7 @@
-"""A rank's state copied to host memory: taken in one go, written or read at leisure."""
+"""A rank's state copied to host memory: copied while training computes, written or read at leisure."""
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -61,6 +63,10 @@ class Snapshot:
 
     So the data of the rank's file is one piece of memory, and the same buffer serves saving and loading. It is made at
     the first use and kept (page-locked where the state is on a device): 12 bytes per parameter held.
+
+    Weights and moments change in the optimizer's update alone, so they need not be copied in one go: `expect_take` says
+    that a copy begins, another thread does it (`take`) beside the next step's forwards and backwards, and `settle`,
+    called before each update, waits for what is left of it. (Mohan et al., "CheckFreq", FAST 2021, section 4.1.)
     """
 
     def __init__(self, fragments: Sequence[Fragment]) -> None:
@@ -83,6 +89,12 @@ class Snapshot:
                 )
                 offset += live.numel()
         self._numel = offset
+        self._copied = threading.Event()
+        self._copied.set()
+        self._ready: torch.Event | None = None
+        """On a device: when the state to be copied is complete."""
+        self.waited_seconds = 0.0
+        """How long `settle` has held training since the last `expect_take`."""
 
     @property
     def owned(self) -> list[Piece]:
@@ -94,16 +106,39 @@ class Snapshot:
         """Bytes of what this rank writes."""
         return 4 * sum(piece.numel for piece in self.owned)
 
+    def expect_take(self) -> None:
+        """Let `settle` wait from now on until `take` has returned; the thread that trains calls it."""
+        self._copied.clear()
+        self.waited_seconds = 0.0
+        if self._on_device():
+            self._ready = torch.accelerator.current_stream().record_event()
+
     @torch.no_grad()
     def take(self) -> None:
-        """Copy the live state into the buffer; complete on return."""
-        for piece, place in self._places():
-            place.copy_(piece.live, non_blocking=True)
-        self._wait_for_device()
+        """Copy the live state into the buffer; complete on return. Any thread may call it."""
+        try:
+            if self._ready is None:
+                self._copy()
+            else:  # beside the stream that trains, not in it
+                with torch.Stream(self._device()) as stream:
+                    stream.wait_event(self._ready)
+                    self._copy()
+                    stream.synchronize()
+        finally:
+            self._ready = None
+            self._copied.set()
+
+    def settle(self) -> None:
+        """Return once no copy is under way: from then on the live state may change."""
+        if not self._copied.is_set():
+            begun = time.perf_counter()
+            self._copied.wait()
+            self.waited_seconds += time.perf_counter() - begun
 
     @torch.no_grad()
     def restore(self) -> None:
         """Copy the buffer into the live state; complete on return."""
+        self.settle()
         for piece, place in self._places():
             piece.live.copy_(place, non_blocking=True)
         self._wait_for_device()
@@ -116,6 +151,11 @@ class Snapshot:
         """Return the values of all owned pieces, one after the other: the data part of this rank's file."""
         return self._host()[: self.owned_bytes // 4].numpy().data.cast("B")
 
+    def _copy(self) -> None:
+        for piece, place in self._places():
+            place.copy_(piece.live, non_blocking=True)
+        self._wait_for_device()
+
     def _places(self) -> Iterator[tuple[Piece, Tensor]]:
         buffer = self._host()
         for piece in self.pieces:
@@ -123,16 +163,18 @@ class Snapshot:
 
     def _host(self) -> Tensor:
         if self._buffer is None:
-            # Zeros, so that the pages are there before the first snapshot has to be quick.
-            self._buffer = torch.zeros(self._numel, dtype=torch.float32, pin_memory=self._on_device())
+            self._buffer = torch.empty(self._numel, dtype=torch.float32, pin_memory=self._on_device())
         return self._buffer
 
     def _on_device(self) -> bool:
-        return any(piece.live.device.type != "cpu" for piece in self.pieces)
+        return self._device().type != "cpu"
+
+    def _device(self) -> torch.device:
+        return next((piece.live.device for piece in self.pieces), torch.device("cpu"))
 
     def _wait_for_device(self) -> None:
         if self._on_device():
-            torch.accelerator.synchronize()
+            torch.accelerator.current_stream().synchronize()
 
 
 def parameter_shapes(snapshot: Snapshot) -> dict[str, tuple[int, ...]]:

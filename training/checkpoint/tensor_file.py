@@ -21,8 +21,10 @@ from training.errors import CorruptCheckpoint, StorageError
 
 ELEMENT_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
 """Bytes of an element by safetensors' name of its dtype."""
-CHUNK_BYTES = 8 * 2**20
-"""Bytes that are hashed and written at a time."""
+CHUNK_BYTES = 2**20
+"""Bytes that are hashed and written or read at a time: they stay in a core's cache between the two."""
+NUM_THREADS = min(4, os.cpu_count() or 1)
+"""Threads of a rank that read and hash at a time. Ranks of a node share its cores, so it is few."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,17 @@ class TensorHeader:
     def num_bytes(self) -> int:
         """Bytes of its data."""
         return ELEMENT_BYTES[self.dtype] * prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileChunk:
+    """Some bytes of a file, as they lie in it."""
+
+    key: str
+    """Of the tensor that they belong to; empty for the header."""
+    start: int
+    """First element, counted in that tensor."""
+    data: memoryview
 
 
 class TensorFileWriter:
@@ -128,7 +141,7 @@ class TensorFileReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._is_open = False
-        self._open()
+        self.open()
         try:
             self.tensors, self.metadata, self._begin = self._read_header()
             self._offsets = dict(zip(self.tensors, self._ranges(), strict=True))
@@ -144,13 +157,30 @@ class TensorFileReader:
         destination = destination.cast("B")
         place = start * ELEMENT_BYTES[header.dtype]
         assert place + len(destination) <= header.num_bytes, f"{key}: {start} + {len(destination)} bytes"
-        place += self._begin + self._offsets[key]
-        self._open()
+        self._fill(key, destination, self._begin + self._offsets[key] + place)
+
+    def chunks(self) -> Iterator[FileChunk]:
+        """Yield every byte of the file once, in order; a chunk's memory is used again for the next one."""
+        self.open()
+        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)  # doubles what the kernel reads ahead
+        header_bytes = memoryview(bytearray(self._begin))
+        self._fill("its header", header_bytes, 0)
+        yield FileChunk(key="", start=0, data=header_bytes)
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        for header in self.tensors.values():
+            for begin in range(0, header.num_bytes, CHUNK_BYTES):
+                data = buffer[: min(CHUNK_BYTES, header.num_bytes - begin)]
+                self._fill(header.key, data, self._begin + self._offsets[header.key] + begin)
+                yield FileChunk(key=header.key, start=begin // ELEMENT_BYTES[header.dtype], data=data)
+
+    def _fill(self, what: str, destination: memoryview, place: int) -> None:
+        """Fill the destination with the file's bytes from `place` on."""
+        self.open()
         try:
             while len(destination):
                 count = os.preadv(self._descriptor, [destination], place)
                 if count == 0:
-                    raise CorruptCheckpoint(f"{self._path}: ends in the middle of {key}")
+                    raise CorruptCheckpoint(f"{self._path}: ends in the middle of {what}")
                 place, destination = place + count, destination[count:]
         except OSError as error:
             raise CorruptCheckpoint(f"{self._path}: {error}") from error
@@ -161,7 +191,8 @@ class TensorFileReader:
             os.close(self._descriptor)
             self._is_open = False
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Open the file unless it is open; a read does that too, but only one thread may."""
         if not self._is_open:
             try:
                 self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # no pipe is awaited

@@ -231,6 +231,10 @@ class TrainingState:
         else:
             self.fragments = list(self._replicated_fragments(named, replica))
 
+    def before_update(self, act: Callable[[], None]) -> None:
+        """Let `act` be called before weights and moments change, in every step of the optimizer that does it."""
+        self._base.register_step_pre_hook(lambda _optimizer, _arguments, _keywords: act())
+
     def set_updates(self, num_updates: int) -> None:
         """Set AdamW's count of updates, from which it computes its bias correction."""
         for flat in self._flat_weights():

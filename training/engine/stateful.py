@@ -32,6 +32,8 @@ class StatefulEngine:
         replica = layout.replica_of(processes.rank)
         self._states = [TrainingState(engine, parameters, replica=replica) for engine, parameters in parts]
         self.snapshot = Snapshot([fragment for state in self._states for fragment in state.fragments])
+        for state in self._states:
+            state.before_update(self.snapshot.settle)
 
     @property
     def deepspeed_config(self) -> dict[str, Any]:

@@ -32,9 +32,11 @@ def test_what_is_saved_is_the_state_at_the_step_whatever_training_does_meanwhile
             assert training_may_go_on.wait(20)
 
     saver = Saver(ALONE, config={}, at_point=wait_for_training)
-    begin(saver, Snapshot(fragments), tmp_path)
+    snapshot = Snapshot(fragments)
+    begin(saver, snapshot, tmp_path)
     assert saver.in_flight
     assert not saver.is_written
+    snapshot.settle()
     fragments[0].tensors["weight"].fill_(7.0)
     training_may_go_on.set()
     outcome = saver.finish()
@@ -44,6 +46,35 @@ def test_what_is_saved_is_the_state_at_the_step_whatever_training_does_meanwhile
     assert torch.equal(torch.from_numpy(found), expected)
     assert not saver.in_flight
     assert outcome.stall_seconds >= 0
+
+
+def test_an_update_waits_for_the_copy_and_the_wait_counts_as_stall(tmp_path: Path) -> None:
+    fragments = fragments_of(0, 1, 1)
+    snapshot = Snapshot(fragments)
+    snapshot.expect_take()
+    settled = threading.Event()
+    update = threading.Thread(target=lambda: (snapshot.settle(), settled.set()), daemon=True)
+    update.start()
+    assert not settled.wait(0.2)
+    snapshot.take()
+    assert settled.wait(20)
+    assert snapshot.waited_seconds >= 0.2
+    snapshot.expect_take()
+    assert snapshot.waited_seconds == 0
+
+
+def test_a_copy_that_fails_lets_training_go_on_to_hear_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = Snapshot(fragments_of(0, 1, 1))
+
+    def fail() -> None:
+        raise MemoryError("no room for the copy")
+
+    monkeypatch.setattr(snapshot, "_copy", fail)
+    saver = Saver(ALONE, config={})
+    begin(saver, snapshot, tmp_path)
+    snapshot.settle()
+    with pytest.raises(MemoryError, match="no room"):
+        saver.finish()
 
 
 def test_a_failed_save_is_an_outcome_on_every_rank_and_the_next_one_succeeds(tmp_path: Path) -> None:
