@@ -9,6 +9,7 @@ for what the others have made of it.
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
 }
 """Number of processes -> pipeline × data, ZeRO: what loads what was saved."""
 LONGEST_WAIT_SECONDS = 600
-SLOW_COPY_SECONDS = 0.3
-"""Longer than a step: its update has to wait for the copy."""
+LONGEST_UPDATE_SECONDS = 30
+"""So long a copy waits for an update that waits for it."""
 
 
 def config_of(model: str, layout: dict[str, Any], world_size: int) -> RunConfig:
@@ -92,23 +93,24 @@ def make_sources(processes: ProcessGroup, folder: Path) -> dict[str, list[float]
 
 
 def move(engine: Any, config: RunConfig, processes: ProcessGroup, source: Path, again: Path) -> dict[str, Any]:
-    """Load a checkpoint, save it again with a copy that is slower than a step, train on meanwhile."""
+    """Load a checkpoint, save it again with a copy that only begins when the next update waits, train on meanwhile."""
     counts_before = update_counts(engine)
     loaded = engine.load(source)
     counts_loaded = update_counts(engine)
-    copy = engine.snapshot._copy
-    engine.snapshot._copy = lambda: (time.sleep(SLOW_COPY_SECONDS), copy())
+    update_waits = threading.Event()
+    copy, settle = engine.snapshot._copy, engine.snapshot._copied.wait
+    engine.snapshot._copied.wait = lambda: (update_waits.set(), settle())
+    engine.snapshot._copy = lambda: (update_waits.wait(LONGEST_UPDATE_SECONDS), copy())
     saver = Saver(processes.with_own_group(120), config={})
     saver.begin(engine.snapshot, directory=again.parent, progress=loaded.progress, layout=engine.layout.describe())
     losses = train_on(engine, config, processes)
-    waited_seconds = engine.snapshot.waited_seconds
     outcome = saver.finish()
     assert outcome.checkpoint == again, outcome.failure
     return {
         "differing": differing_tensors(source, again) if processes.rank == 0 else [],
         "update_counts": processes.gather_text(f"{counts_before} {counts_loaded}"),
         "bytes_read": [int(text) for text in processes.gather_text(str(loaded.bytes_read))],
-        "waited_seconds": [float(text) for text in processes.gather_text(str(waited_seconds))],
+        "update_waited": processes.agree(update_waits.is_set()),
         "losses": losses,
     }
 

@@ -81,15 +81,11 @@ def test_another_layout_goes_on_where_the_run_was(
     seen: dict[str, Any], model: str, world_size: int, layout: str
 ) -> None:
     moved = seen["moved"][f"{model} {layout}"]
-    assert moved["differing"] == [], "tensors changed by loading and saving again"
+    assert moved["update_waited"], "the next step's update overtook the copy of the state"
+    assert moved["differing"] == [], "tensors changed by loading, or by the step beside the save"
     assert moved["update_counts"] == [f"[0] [{SAVED_STEP}]"] * world_size
     assert len(moved["losses"]) == NUM_STEPS_AFTER
     assert moved["losses"] == pytest.approx(seen["unbroken"][model], rel=1e-6)
-
-
-def test_updates_had_to_wait_for_copies_so_the_comparisons_above_mean_something(seen: dict[str, Any]) -> None:
-    waited = [seconds for moved in seen["moved"].values() for seconds in moved["waited_seconds"]]
-    assert sum(seconds > 0 for seconds in waited) > len(waited) / 2
 
 
 @pytest.mark.parametrize(("model", "world_size", "layout"), MOVES)
