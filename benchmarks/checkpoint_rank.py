@@ -22,9 +22,9 @@ from benchmarks.checkpoint_contestant import Build, Contestant
 from training.config.load import compose
 from training.durable_files import fsync
 
-WARM_UP_STEPS = 2
-UNDISTURBED_STEPS = 4
-FEWEST_STEPS_AFTER = 6
+WARM_UP_STEPS = 1
+UNDISTURBED_STEPS = 3
+FEWEST_STEPS_AFTER = 4
 """Steps that are watched after a save at least: what still happens on the disk then may slow them."""
 CHECKED_STEPS = 2
 """Steps after a resume whose losses must be those of the run that was not interrupted."""
