@@ -74,10 +74,10 @@ def _saving(contest: CheckpointContest) -> list[str]:
     return [
         *table(heads, rows),
         "",
-        "- Stall: training stands still, slowest rank: until the call returns, and for what a later update waits "
-        "(ours copies the state beside the next step's forwards; what that costs is in "extra"). The first "
-        "one of a process also makes what later ones use again, memory or a writing process; later ones are what a "
-        "run sees. Ratios are taken within a round, of later stalls.",
+        "- Stall: training stands still, slowest rank: until the call returns, and while a later update waits (ours "
+        "copies the state beside the next step's forwards; what that costs is among the extra seconds). The first one "
+        "of a process also makes what later ones use again, memory or a writing process; later ones are what a run "
+        "sees. Ratios are taken within a round, of later stalls.",
         f"- Extra: everything the save costs training: from its start to the end of the steps watched after it, less "
         f"as many undisturbed steps (median of {UNDISTURBED_STEPS}). Watched until the contestant has written "
         f"everything, {FEWEST_STEPS_AFTER} steps at least (here {min(watched)}–{max(watched)}), so that a slow-down "
