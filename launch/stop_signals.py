@@ -8,6 +8,7 @@ inherit: a rank that is still importing finds the signal waiting for it (trainin
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -63,6 +64,8 @@ class StopSignals:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.received.append(signal.Signals(number))
+        if self.received == [signal.SIGINT]:
+            print("stopping: all ranks save at the end of this step; Ctrl-C again kills them unsaved", file=sys.stderr)
 
 
 def ranks_of(session: int) -> list[int]:

@@ -22,6 +22,8 @@ from training.errors import ExitCode
 SAVE_EVERY_STEPS = 3
 """So that most stops come between two periodic saves."""
 WISHES = (signal.SIGTERM, signal.SIGUSR1)
+_SHARE_OF_PHASE = 0.7
+"""Signals are sent up to here, since what a phase takes differs from start to start."""
 _TOO_SHORT_SECONDS = 0.2
 """Row P2 of the fault matrix: SIGKILL so soon after the wish."""
 
@@ -95,7 +97,7 @@ class StoppedRun:
         phases = PhaseWatch(self.run.directory, self._prepared_root, watch)
         if not self._wait_until(phases, phase, count):
             return self._missed(phase)
-        time.sleep(self._draw.uniform(0, phase_seconds))
+        time.sleep(self._draw.uniform(0, _SHARE_OF_PHASE * phase_seconds))
         seen = self.run.steps
         is_late = phases.is_over(phase) or self.run.has_ended()
         begun = time.monotonic()
@@ -173,14 +175,19 @@ def stop_one_run(
 ) -> StopOutcome:
     """Stop one run in each of the wanted phases that it comes through, in the order of a run, then let it end.
 
+    Every second start-up and build comes later, where there is something to load.
+
     Args:
         wanted: a phase as often as it is wanted; what the run has no room for is left out.
         too_short: how many starts are killed 0.2 s after they were told, in the middle of training.
     """
     stopped = StoppedRun(server, reference, root, draw)
-    plan = [(phase, False) for phase in sorted(wanted, key=list(Phase).index)] + [
-        (Phase.accumulation, True)
-    ] * too_short
+    plan = [(phase, False) for phase in sorted(wanted, key=list(Phase).index)]
+    for item in plan[::2]:
+        if item[0] in (Phase.start_up, Phase.build):
+            plan.remove(item)
+            plan.insert(draw.randint(len(plan) // 2, len(plan)), item)
+    plan += [(Phase.accumulation, True)] * too_short
     for phase, soon_killed in plan:
         if stopped.run.findings.all():
             break
