@@ -84,9 +84,7 @@ def exit_code(run_directory: Path, command_code: int) -> ExitCode:
 def failure_report(run_directory: Path, code: ExitCode) -> str:
     """Return what went wrong, ending with the text of the rank that failed first."""
     if code is ExitCode.STOPPED:
-        return (
-            f"run {run_directory.name} was told to stop and left in order, exit code {int(code)}; resume=auto goes on"
-        )
+        return f"run {run_directory.name} was told to stop and has left in order ({int(code)}); resume=auto goes on"
     head = f"run {run_directory.name} ended with exit code {int(code)} ({code.name}); logs: {run_directory / 'logs'}"
     first = first_error(run_directory)
     if first is None:
