@@ -68,7 +68,8 @@ def environment(run_directory: Path, config: RunConfig) -> dict[str, str]:
     """Return the environment of launcher and ranks: ours plus what makes a start repeatable."""
     paths = [str(_REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
-        **os.environ,
+        # A process with a RANK is one that a launcher started (launch/stop_signals.py).
+        **{name: value for name, value in os.environ.items() if name != "RANK"},
         "DS_ACCELERATOR": config.cluster.accelerator.device,
         "OMP_NUM_THREADS": str(config.cluster.threads_per_process),
         "TORCH_EXTENSIONS_DIR": str(run_directory / "torch_extensions"),

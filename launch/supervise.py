@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
+from launch import stop_signals
+from launch.stop_signals import StopSignals
 from training.config.run_directory import is_done
 from training.errors import ExitCode
 from training.plain_files import read_json
@@ -21,6 +23,7 @@ _RANK_ERRORS = "rank-*.error"
 """Text files that failing ranks leave in RUN_DIR/logs."""
 _RANK_EXIT = "exit.json"
 """{"exit_code": …, "error": …} of the first failing rank, in the run directory."""
+_LOOK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,28 +38,33 @@ class Outcome:
 def supervise(command: Sequence[str], *, run_directory: Path, environment: Mapping[str, str]) -> Outcome:
     """Run a command in its own session until it ends and return the run's exit code.
 
-    SIGINT and SIGTERM reach the whole session (a second one kills it); SIGKILL of this process kills the command;
-    whatever the command leaves behind is killed. On failure the first failing rank's text is printed last.
+    SIGTERM, SIGUSR1 and SIGINT reach all ranks, however often they come; a second SIGINT kills the command. SIGKILL of
+    this process kills it, too; whatever it leaves behind is killed. On failure the first failing rank's text is printed
+    last.
     """
     _clear_reports(run_directory)
     libc = ctypes.CDLL(None)
     parent = os.getpid()
 
-    def die_with_parent() -> None:
+    def begin() -> None:
+        stop_signals.block()
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the line above
             os.kill(os.getpid(), signal.SIGKILL)
 
-    process = subprocess.Popen(command, env=dict(environment), start_new_session=True, preexec_fn=die_with_parent)
-    with _signals_forwarded(process.pid) as received:
+    signals = StopSignals()
+    with signals.listening():
+        process = subprocess.Popen(command, env=dict(environment), start_new_session=True, preexec_fn=begin)
         # Not reaped yet, so that its process group id cannot be anybody else's.
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            signals.pass_on(process.pid)
+            time.sleep(_LOOK_SECONDS)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         code = exit_code(run_directory, process.wait())
     if code is not ExitCode.DONE:
         print(failure_report(run_directory, code), file=sys.stderr, flush=True)
-    return Outcome(exit_code=code, interrupted=bool(received))
+    return Outcome(exit_code=code, interrupted=bool(signals.received))
 
 
 def exit_code(run_directory: Path, command_code: int) -> ExitCode:
@@ -75,6 +83,8 @@ def exit_code(run_directory: Path, command_code: int) -> ExitCode:
 
 def failure_report(run_directory: Path, code: ExitCode) -> str:
     """Return what went wrong, ending with the text of the rank that failed first."""
+    if code is ExitCode.STOPPED:
+        return f"run {run_directory.name} was told to stop and has left in order ({int(code)}); resume=auto goes on"
     head = f"run {run_directory.name} ended with exit code {int(code)} ({code.name}); logs: {run_directory / 'logs'}"
     first = first_error(run_directory)
     if first is None:
@@ -98,21 +108,3 @@ def _clear_reports(run_directory: Path) -> None:
     (run_directory / _RANK_EXIT).unlink(missing_ok=True)
     for file in (run_directory / "logs").glob(_RANK_ERRORS):
         file.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _signals_forwarded(process_group: int) -> Iterator[list[int]]:
-    """Send SIGINT and SIGTERM on to a process group; yields the signals received so far."""
-    received: list[int] = []
-
-    def forward(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process_group, number if len(received) == 1 else signal.SIGKILL)
-
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -33,7 +33,7 @@ from training.engine import process_group
 from training.engine.base import Engine
 from training.engine.build import build_engine
 from training.engine.matmul_rate import measured_matmul_rate
-from training.engine.process_group import ProcessGroup
+from training.engine.process_group import Ballot, ProcessGroup
 from training.errors import AutarkyError, ConfigError, ExitCode, PeerLost, RunInUse
 from training.fault_tolerance.injected import fault_at_point
 from training.fault_tolerance.last_words import as_autarky_error, forget, leave
@@ -43,6 +43,7 @@ from training.reporting.report import write_report as write_html
 from training.reporting.reporter import Reporter
 from training.stages import transitions
 from training.stages.checkpointing import Checkpointing
+from training.stages.interruption import InterruptibleScoring, Interruption
 from training.stages.ledger import RunState, commit
 from training.stages.runner import Parts, Runner, open_ledger
 
@@ -56,10 +57,12 @@ def run_rank(argv: Sequence[str], stop_request: StopRequest) -> ExitCode:
         arguments = parse_arguments(argv)
         frozen = Path(arguments.positional[0])
         limits = load_frozen(frozen).fault_tolerance if _is_run_directory(frozen) else FaultToleranceConfig()
-        processes = process_group.start(limits.collective_timeout_seconds)
+        ballot = Ballot(lambda: stop_request.is_told)
+        processes = process_group.start(limits.collective_timeout_seconds, ballot)
+        stop_request.has_started()
         run_directory, config, lease = _find_run(arguments, processes)
         _log_to(_log_path(run_directory, rank))
-        _train(config, run_directory, processes, lease, stop_request)
+        _train(config, run_directory, processes, lease, Interruption(request=stop_request, processes=processes))
         process_group.stop()
     except Exception as caught:  # the outermost frame: every error becomes an exit code and a file
         code, text = leave(as_autarky_error(caught), run_directory=run_directory, rank=rank)
@@ -145,12 +148,14 @@ def _continued(directory: Path, words: list[str]) -> RunConfig:
 
 
 def _train(
-    config: RunConfig, run_directory: Path, processes: ProcessGroup, lease: Lease | None, stop_request: StopRequest
+    config: RunConfig, run_directory: Path, processes: ProcessGroup, lease: Lease | None, interruption: Interruption
 ) -> None:
     """Do the run: data, ledger, reporter, runner; the report is written however it ends."""
     is_first = processes.rank == 0
     torch.set_num_threads(config.cluster.threads_per_process)
-    data = _rank_0_first(processes, lambda: ensure(config.data))
+    interruption.check()
+    data = _prepared_data(config, processes, interruption)
+    interruption.check()
     ledger = open_ledger(config, run_directory, processes)
     reporter = _open_reporter(config, run_directory, ledger.attempt) if is_first else Reporter.silent()
     checkpoints = Checkpointing(
@@ -172,7 +177,7 @@ def _train(
         evaluate=lambda engine, suite, path: _evaluate(config, engine, data, suite, path if is_first else None),
         decide=decide,
         peak_flops_per_second=_peak_flops_per_second(config, processes),
-        stop_request=stop_request,
+        interruption=interruption,
     )
     runner = Runner(config, run_directory, parts, ledger)
     try:
@@ -197,18 +202,25 @@ def _run_and_report(runner: Runner, reporter: Reporter, run_directory: Path, *, 
             write_html(run_directory)
 
 
-def _rank_0_first(processes: ProcessGroup, make: Callable[[], PreparedData]) -> PreparedData:
-    """Return make() of every rank, the others' after rank 0's has prepared what was missing."""
+def _prepared_data(config: RunConfig, processes: ProcessGroup, interruption: Interruption) -> PreparedData:
+    """Return the prepared data on every rank, the others' after rank 0's has prepared what was missing."""
+    request = interruption.request
+
+    def leave_if_told() -> None:
+        if request.is_told:
+            raise request.stopped()
+
     made: PreparedData | None = None
     failure: AutarkyError | None = None
     if processes.rank == 0:
         try:
-            made = make()
+            made = ensure(config.data, between_batches=leave_if_told)
         except AutarkyError as error:
             failure = error
     if not processes.agree(failure is None):
+        interruption.check()
         raise failure or PeerLost("rank 0 could not open the prepared data; its message says why")
-    return made or make()
+    return made or ensure(config.data)
 
 
 def _open_reporter(config: RunConfig, run_directory: Path, attempt: int) -> Reporter:
@@ -264,7 +276,9 @@ def _build_engine(
     return engine
 
 
-def _evaluate(config: RunConfig, engine: Engine, data: PreparedData, suite: str, path: Path | None) -> EvalReport:
+def _evaluate(
+    config: RunConfig, engine: InterruptibleScoring, data: PreparedData, suite: str, path: Path | None
+) -> EvalReport:
     """Return the report of a suite; written to `path` unless that is None."""
     report = evaluate(engine, data, config.eval.suites[suite], suite_name=suite)
     if path is not None:

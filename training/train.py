@@ -20,8 +20,8 @@ from training.fault_tolerance.signals import StopRequest
 
 def main(argv: Sequence[str]) -> ExitCode:
     """Run one rank to its end; returns the exit code of the process."""
-    tie_to_launcher()
-    stop_request = StopRequest.listen()
+    stop_request = StopRequest.listen()  # before any thread, each of which inherits the block
+    tie_to_launcher(stop_request)
     try:
         arguments = parse_arguments(argv)
     except AutarkyError as error:

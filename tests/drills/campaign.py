@@ -39,8 +39,9 @@ class Kill:
 class DrilledRun:
     """A run directory from start to start, checked after each."""
 
-    def __init__(self, server: ForkServer, reference: Reference, root: Path) -> None:
-        self.directory = make_run(root, reference.stage_steps)
+    def __init__(self, server: ForkServer, reference: Reference, root: Path, *, save_every_steps: int = 1) -> None:
+        self.directory = make_run(root, reference.stage_steps, save_every_steps=save_every_steps)
+        self._save_every_steps = save_every_steps
         self.findings = Findings()
         self.num_starts = 0
         self._server = server
@@ -105,7 +106,9 @@ class DrilledRun:
                 self.findings.retries.append(f"{self._name()}: failed although nobody killed it; {self.words()}")
         if not self.is_done:
             self.findings.differences.append(f"{self.directory.name}: is not done")
-        self.findings.differences += differences_at_end(self.directory, self._reference)
+        self.findings.differences += differences_at_end(
+            self.directory, self._reference, save_every_steps=self._save_every_steps
+        )
 
     def words(self) -> str:
         """Return the end of what the ranks said."""

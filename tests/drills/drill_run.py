@@ -72,14 +72,14 @@ class Reference:
         return tuple(sum(self.stage_steps[: index + 1]) for index in range(len(self.stage_steps)))
 
 
-def make_run(root: Path, stage_steps: Sequence[int], *, keep_last: int = KEEP_LAST) -> Path:
+def make_run(root: Path, stage_steps: Sequence[int], *, keep_last: int = KEEP_LAST, save_every_steps: int = 1) -> Path:
     """Return a new run directory under a root, with its config frozen inside; prepared data is shared."""
     overrides = [
         "experiment=smoke",
         f"data.prepared_root={root / 'prepared'}",
         f"run.root={root / 'runs'}",
         "reporting.wandb.mode=disabled",
-        "checkpoint.every_steps=1",
+        f"checkpoint.every_steps={save_every_steps}",
         f"checkpoint.keep_last={keep_last}",
         *(f"stages.{name}.tokens={steps * _TOKENS_PER_STEP}" for name, steps in zip(STAGES, stage_steps, strict=True)),
     ]
@@ -157,16 +157,21 @@ def differing_checkpoints(run: Path, reference: Reference) -> Iterator[str]:
             yield f"{run.name}: {path.name} differs in {', '.join(differing)}"
 
 
-def differences_at_end(run: Path, reference: Reference) -> Iterator[str]:
-    """Yield a sentence per thing in which a run that has ended is not as the reference."""
+def differences_at_end(run: Path, reference: Reference, *, save_every_steps: int = 1) -> Iterator[str]:
+    """Yield a sentence per thing in which a run that has ended is not as the reference.
+
+    Args:
+        save_every_steps: if not 1, a stop may have saved any step, so only the ends of training stages must be there.
+    """
     yield from differing_steps(run, reference)
     yield from differing_checkpoints(run, reference)
     if missing := set(reference.steps) - {step["step"] for step in records(run, "step")}:
         yield f"{run.name}: no record of the steps {sorted(missing)}"
     last = range(reference.stage_ends[-1] - KEEP_LAST + 1, reference.stage_ends[-1] + 1)
-    expected = {f"step-{step:08d}" for step in {*reference.stage_ends, *last}}
+    expected = {f"step-{step:08d}" for step in {*reference.stage_ends, *(last if save_every_steps == 1 else ())}}
     found = {path.name for path in (run / "checkpoints").iterdir()}
-    if found != expected:
+    torn = {name for name in found if not _COMMITTED.fullmatch(name)}
+    if torn or (found != expected if save_every_steps == 1 else not expected <= found):
         yield f"{run.name}: checkpoints has {sorted(found - expected)} too many, {sorted(expected - found)} too few"
     if _outcome(run) != _outcome(reference.directory):
         yield f"{run.name}: the ledger is {_outcome(run)}, not {_outcome(reference.directory)}"

@@ -27,6 +27,7 @@ from typing import Any, NoReturn, TextIO
 
 import training.composition  # what training.train imports once it runs
 import training.train
+from launch import stop_signals
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _PEER_SECONDS = 1.0
@@ -104,6 +105,7 @@ def _as_child(work: Callable[[], int]) -> NoReturn:
 def _launch(request: Mapping[str, Any], report: int) -> int:
     """Be the launcher: fork the ranks, wait for them, take the others down when one has failed."""
     _write_to(Path(request["output"]))
+    stop_signals.block()  # as launch.supervise starts a launcher
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     port = _free_port()
     me = os.getpid()

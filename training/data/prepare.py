@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from datasets import Dataset
@@ -35,21 +35,24 @@ _BATCH_DOCUMENTS = 64
 """Documents encoded at once: enough to keep all threads busy, few enough to hold their ids in memory."""
 
 
-def ensure(data: DataConfig, *, prepare_command: str = PREPARE_COMMAND) -> PreparedData:
+def ensure(
+    data: DataConfig, *, prepare_command: str = PREPARE_COMMAND, between_batches: Callable[[], None] = lambda: None
+) -> PreparedData:
     """Return the prepared data of a config; prepares it if it is missing and `data.prepare` is auto.
 
-    Damaged data is never replaced here, since a job on another node may be reading it.
+    Damaged data is never replaced here, since a job on another node may be reading it. `between_batches` is called
+    again and again while data is prepared, and may raise to end that.
 
     Raises:
         DataError: it is damaged, or missing while `data.prepare` is require; the message holds `prepare_command`.
         StorageError: it cannot be written.
     """
     if data.prepare is PrepareData.auto and not directory_of(data).exists():
-        return prepare(data)
+        return prepare(data, between_batches=between_batches)
     return PreparedData.open(data, prepare_command=prepare_command)
 
 
-def prepare(data: DataConfig) -> PreparedData:
+def prepare(data: DataConfig, *, between_batches: Callable[[], None] = lambda: None) -> PreparedData:
     """Return the prepared data of a config, built unless it is already there and whole. Damaged data is replaced.
 
     Raises:
@@ -69,7 +72,7 @@ def prepare(data: DataConfig) -> PreparedData:
         owner = f"{socket.gethostname()}.{os.getpid()}"
         workdir = Path(tempfile.mkdtemp(prefix=f".preparing-{target.name}.{owner}.", dir=target.parent))
         try:
-            _build(workdir / "data", data, cache_dir=workdir / "cache")
+            _build(workdir / "data", data, cache_dir=workdir / "cache", between_batches=between_batches)
             if directory_of(data) != target:
                 raise DataError("data.sources: files changed while they were read\n  -> prepare again when they rest")
             _commit(workdir, target, data)
@@ -83,8 +86,14 @@ def prepare(data: DataConfig) -> PreparedData:
     return PreparedData.open(data)
 
 
-def _build(directory: Path, data: DataConfig, *, cache_dir: Path) -> None:
+def _build(directory: Path, data: DataConfig, *, cache_dir: Path, between_batches: Callable[[], None]) -> None:
     """Write a whole prepared folder to `directory` and flush it to disk."""
+
+    def batches(documents: Dataset) -> Iterator[list[str]]:
+        for texts in _text_batches(documents):
+            between_batches()
+            yield texts
+
     directory.mkdir()
     corpora = {name: read_documents(name, data.sources[name], cache_dir=cache_dir) for name in sorted(data.sources)}
     splits = {name: _split(corpus, data.held_out_fraction) for name, corpus in corpora.items()}
@@ -94,7 +103,7 @@ def _build(directory: Path, data: DataConfig, *, cache_dir: Path) -> None:
                 f"data.sources.{name}: all its documents are held out\n"
                 f"  -> lower data.held_out_fraction={data.held_out_fraction}, or add documents"
             )
-    training_texts = (text for train, _ in splits.values() for texts in _text_batches(train) for text in texts)
+    training_texts = (text for train, _ in splits.values() for texts in batches(train) for text in texts)
     tokenizer = Tokenizer.train(training_texts, data.tokenizer_vocab_size)
     tokenizer.save(directory / "tokenizer.json")
     sources: dict[str, SourceEntry] = {}
@@ -103,8 +112,8 @@ def _build(directory: Path, data: DataConfig, *, cache_dir: Path) -> None:
         folder.mkdir()
         sources[name] = SourceEntry(
             licence=LICENCES[data.sources[name].kind],
-            train=write_split(folder, "train", _text_batches(train), tokenizer),
-            held_out=write_split(folder, "held_out", _text_batches(held_out), tokenizer),
+            train=write_split(folder, "train", batches(train), tokenizer),
+            held_out=write_split(folder, "held_out", batches(held_out), tokenizer),
             skipped=corpora[name].skipped,
         )
         (folder / "held_out.ids.json").write_text(json.dumps(list(held_out["id"])), encoding="utf-8")

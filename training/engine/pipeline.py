@@ -71,6 +71,7 @@ class PipelineEngine(StatefulEngine):
         self._scale = len(micro_batches) * self.layout.num_replicas / num_tokens
         loss = self._engine.train_batch(iter([(batch.input_ids_BT, batch.labels_BT) for batch in micro_batches]))
         norm = float(self._engine.get_global_grad_norm())
+        self._processes.sum([])  # what the ballot says at the end of the step; the sum above was at its beginning
         return StepResult(loss=float(loss), grad_norm=norm, num_tokens=num_tokens, skipped=not math.isfinite(norm))
 
     @torch.no_grad()

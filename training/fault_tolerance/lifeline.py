@@ -13,12 +13,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.fault_tolerance.signals import StopRequest
 from training.process_identity import LAUNCHER_VARIABLE, start_time, stat_fields
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LAUNCHER_COMMANDS = frozenset({"deepspeed", "deepspeed.pt", "torchrun", "accelerate", "accelerate-launch"})
 _LAUNCHER_MODULES = ("deepspeed.launcher.", "torch.distributed.", "accelerate.commands.", "launch.submit")
 _POLL_SECONDS = 1.0
+_SAME_MOMENT_SECONDS = 0.2
+_LEAVING_SECONDS = 30.0
+"""What DeepSpeed's launcher, too, gives a rank between SIGTERM and SIGKILL (0.19.8)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +32,18 @@ class _Ancestor:
     """Field 22 of /proc/pid/stat; a process id may be used again, the pair may not."""
 
 
-def tie_to_launcher() -> None:
-    """Make sure that this process is killed within about a second after any process of its launcher has died."""
+def tie_to_launcher(stop_request: StopRequest | None = None) -> None:
+    """Make sure that this process is killed within about a second after any process of its launcher has died.
+
+    A scheduler that tells every process of a job to stop ends the `deepspeed` command at once, which does not listen;
+    a rank that was told, too, is on its way and gets the time to save.
+    """
     if not Path("/proc/self/stat").exists():
         return  # not Linux: the launcher's own cleaning up has to do
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     ancestors = [*_launcher_ancestors(), *_named_launcher()]
     if ancestors:
-        threading.Thread(target=_watch, args=(ancestors,), name="lifeline", daemon=True).start()
+        threading.Thread(target=_watch, args=(ancestors, stop_request), name="lifeline", daemon=True).start()
 
 
 def _launcher_ancestors() -> list[_Ancestor]:
@@ -66,9 +74,12 @@ def _names_launcher(word: str) -> bool:
     return Path(word).name in _LAUNCHER_COMMANDS or word.startswith(_LAUNCHER_MODULES)
 
 
-def _watch(ancestors: list[_Ancestor]) -> None:
+def _watch(ancestors: list[_Ancestor], stop_request: StopRequest | None) -> None:
     while all(_is_alive(ancestor) for ancestor in ancestors):
         time.sleep(_POLL_SECONDS)
+    if stop_request is not None:
+        time.sleep(_SAME_MOMENT_SECONDS)
+        time.sleep(_LEAVING_SECONDS if stop_request.is_told else 0.0)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

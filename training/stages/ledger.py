@@ -28,6 +28,7 @@ class RunState(StrEnum):
     done = "done"
     blocked = "blocked"
     failed = "failed"
+    stopped = "stopped"
 
 
 class StageStatus(StrEnum):

@@ -14,12 +14,12 @@ from training.config.schema import GateConfig, Resume, RunConfig
 from training.data.loader import StageLoader
 from training.engine.base import Engine
 from training.engine.process_group import ProcessGroup
-from training.errors import AutarkyError, ConfigError, GateBlocked
-from training.fault_tolerance.signals import StopRequest
+from training.errors import AutarkyError, ConfigError, GateBlocked, Stopped
 from training.reporting.formatting import duration, num_bytes
 from training.reporting.reporter import Reporter
 from training.stages import transitions
 from training.stages.checkpointing import Checkpointing
+from training.stages.interruption import InterruptibleScoring, Interruption
 from training.stages.journal import Journal
 from training.stages.ledger import Ledger, StageStatus, commit
 from training.stages.resumption import changes_since
@@ -75,13 +75,13 @@ class Parts:
     checkpoints: Checkpointing
     open_loader: Callable[[str], StageLoader]
     data_fingerprint: str
-    evaluate: Callable[[Engine, str, Path], Evaluation]
+    evaluate: Callable[[InterruptibleScoring, str, Path], Evaluation]
     """(engine, suite name, path) -> report, written to the path by rank 0; collective."""
     decide: Callable[[GateConfig, Mapping[str, float], Mapping[str, float] | None], Decision]
     peak_flops_per_second: float
     """Of one device, for MFU."""
-    stop_request: StopRequest
-    """Whether this process was told to stop."""
+    interruption: Interruption
+    """Whether the run was told to stop."""
 
 
 def open_ledger(config: RunConfig, run_directory: Path, processes: ProcessGroup) -> Ledger:
@@ -116,7 +116,7 @@ class Runner:
             checkpoints=parts.checkpoints,
             journal=self._journal,
             data_fingerprint=parts.data_fingerprint,
-            stop_request=parts.stop_request,
+            interruption=parts.interruption,
         )
 
     @property
@@ -129,16 +129,21 @@ class Runner:
 
         Raises:
             GateBlocked: a gate did not promote.
+            Stopped: the run was told to stop; all that was done is saved.
             NonFiniteGradients: too many steps in a row could not be used.
             CorruptCheckpoint: checkpoints exist, but none is whole or they belong to another run.
         """
         self._find_checkpoint()
         try:
             while (entry := transitions.current_stage(self._ledger)) is not None:
+                self._parts.interruption.check()
                 self._run_training_stage(entry.name)
         except AutarkyError as error:
             if error.on_every_rank:
                 self._checkpoints.settle()  # what was saved last is worth the wait
+            if isinstance(error, Stopped):
+                self._advance(transitions.stopped(self._ledger))
+                self._journal.stage("run", "stopped")
             raise
         self._advance(transitions.done(self._ledger))
         self._journal.stage("run", "done")
@@ -181,6 +186,7 @@ class Runner:
                 notes.append(f"state of {checkpoint.name}: rank 0 read its share, {read}, in {took}")
             elif initial is not None:
                 initial(engine)
+            self._parts.interruption.check()
             self._evaluate_start(engine, name)
             if self._ledger.entry(name).status is not StageStatus.trained:
                 self._train(engine, name, notes)
@@ -197,6 +203,7 @@ class Runner:
         checkpoint = self._checkpoints.save_now(engine, self._journal.progress)
         self._advance(transitions.trained(self._ledger, name, self._checkpoints.relative(checkpoint)))
         self._journal.stage(name, "end", engine.layout.describe())
+        self._parts.interruption.check()
 
     # -- between training stages ------------------------------------------------------------------------------------
 
@@ -215,7 +222,7 @@ class Runner:
 
     def _measure(self, engine: Engine, suite: str, name: str) -> tuple[str, dict[str, float]]:
         path = self._directory / "eval" / name / f"{suite}.json"
-        report = self._parts.evaluate(engine, suite, path)
+        report = self._parts.evaluate(InterruptibleScoring(engine, self._parts.interruption), suite, path)
         self._journal.evaluation(name, suite, metrics=report.metrics, samples=report.samples, seconds=report.seconds)
         return self._relative(path), report.metrics
 

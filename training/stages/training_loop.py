@@ -9,9 +9,9 @@ from training.data.loader import StageLoader
 from training.engine.base import Engine, StepResult
 from training.engine.process_group import ProcessGroup
 from training.errors import NonFiniteGradients, Stopped
-from training.fault_tolerance.signals import StopRequest
 from training.stages.checkpointing import Checkpointing
 from training.stages.curriculum import learning_rate
+from training.stages.interruption import Interruption
 from training.stages.journal import Journal
 
 
@@ -26,14 +26,14 @@ class TrainingLoop:
         checkpoints: Checkpointing,
         journal: Journal,
         data_fingerprint: str,
-        stop_request: StopRequest,
+        interruption: Interruption,
     ) -> None:
         self._config = config
         self._processes = processes
         self._checkpoints = checkpoints
         self._journal = journal
         self._data_fingerprint = data_fingerprint
-        self._stop_request = stop_request
+        self._interruption = interruption
 
     def last_step(self, name: str) -> int:
         """Return the global step count after the last step of a training stage."""
@@ -68,7 +68,7 @@ class TrainingLoop:
 
     def _stop_if_told(self, engine: Engine) -> None:
         try:
-            self._stop_request.raise_together(self._processes.agree)
+            self._interruption.check_after_sum()  # of the step itself, or of a save that is written meanwhile
         except Stopped:
             assert self._journal.progress is not None
             self._checkpoints.save_now(engine, self._journal.progress)

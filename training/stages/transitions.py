@@ -110,6 +110,12 @@ def failed(ledger: Ledger) -> Ledger:
     return replace(ledger, state=RunState.failed)
 
 
+def stopped(ledger: Ledger) -> Ledger:
+    """Return the ledger of a run that was told to stop and has saved; it may be started again."""
+    _running(ledger)
+    return replace(ledger, state=RunState.stopped)
+
+
 def _running(ledger: Ledger) -> None:
     if ledger.state is not RunState.running or ledger.attempt < 0:
         raise IllegalTransition(f"the run is {ledger.state} in attempt {ledger.attempt}: start it first")

@@ -11,7 +11,7 @@ from training.config.schema import DataConfig, PrepareData, SourceConfig, Source
 from training.data.manifest import directory_of
 from training.data.prepare import ensure, prepare
 from training.data.shards import PreparedData
-from training.errors import ConfigError, DataError, StorageError
+from training.errors import ConfigError, DataError, Stopped, StorageError
 
 KILL_AND_LOOK = """
 import os, signal, sys, time
@@ -104,6 +104,26 @@ def test_two_writers_at_the_same_time_both_end_with_the_same_data(tmp_path: Path
     assert [writer.returncode for writer in writers] == [0, 0]
     assert outputs[0] == outputs[1] != ""
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_preparing_that_is_ended_from_outside_leaves_nothing_behind(data: DataConfig, tmp_path: Path) -> None:
+    calls = 0
+
+    def end_at(limit: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == limit:
+            raise Stopped("told to stop")
+
+    ensure(replace(data, prepared_root=str(tmp_path / "whole")), between_batches=lambda: end_at(-1))
+    needed, calls = calls, 0
+    assert needed >= 3, "while the tokenizer is trained, and for both splits"
+    for limit in range(1, needed + 1):
+        calls = 0
+        with pytest.raises(Stopped):
+            ensure(data, between_batches=lambda limit=limit: end_at(limit))
+        assert list(Path(data.prepared_root).iterdir()) == []
+    assert ensure(data).fingerprint
 
 
 def test_preparing_again_writes_nothing(data: DataConfig) -> None:

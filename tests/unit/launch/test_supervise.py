@@ -123,17 +123,19 @@ from launch.supervise import supervise
 directory = pathlib.Path(sys.argv[1])
 program = '''
 import os, pathlib, signal, sys, time
+signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 def stop(number, frame):
     pathlib.Path(sys.argv[1], "got").write_text(str(number))
     if sys.argv[2] == "obeys": sys.exit(4)
-signal.signal(signal.SIGTERM, stop); signal.signal(signal.SIGINT, stop)
+for number in signals: signal.signal(number, stop)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 pathlib.Path(sys.argv[1], "pid.new").write_text(str(os.getpid()))
 os.rename(sys.argv[1] + "/pid.new", sys.argv[1] + "/pid")
 time.sleep(60)
 time.sleep(60)
 '''
 command = [sys.executable, "-c", program, str(directory), sys.argv[2]]
-outcome = supervise(command, run_directory=directory, environment=os.environ)
+outcome = supervise(command, run_directory=directory, environment=os.environ | {"RANK": "0"})
 (directory / "outcome").write_text(f"{outcome.exit_code.name} {outcome.interrupted}")
 """
 
@@ -146,8 +148,8 @@ def start_supervisor(directory: Path, manner: str) -> tuple[subprocess.Popen[byt
     return supervisor, int((directory / "pid").read_text())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_reaches_the_command_and_its_own_exit_code_counts(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_reaches_the_rank_and_its_own_exit_code_counts(tmp_path: Path, number: signal.Signals) -> None:
     supervisor, child = start_supervisor(tmp_path, "obeys")
     supervisor.send_signal(number)
     assert supervisor.wait(timeout=20) == 0
@@ -156,12 +158,15 @@ def test_a_signal_reaches_the_command_and_its_own_exit_code_counts(tmp_path: Pat
     assert not is_alive(child)
 
 
-def test_a_second_signal_kills_a_command_that_does_not_listen(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_kills_a_command_that_does_not_listen(tmp_path: Path) -> None:
     supervisor, child = start_supervisor(tmp_path, "ignores")
-    supervisor.send_signal(signal.SIGTERM)
-    wait_for((tmp_path / "got").exists)
-    assert is_alive(child)
-    supervisor.send_signal(signal.SIGTERM)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        supervisor.send_signal(number)
+        wait_for((tmp_path / "got").exists)
+        time.sleep(0.3)  # a few looks of the supervisor
+        assert is_alive(child), f"killed by {number}"
+    assert (tmp_path / "got").read_text() == str(int(signal.SIGTERM)), "told more than once"
+    supervisor.send_signal(signal.SIGINT)
     assert supervisor.wait(timeout=20) == 0
     assert (tmp_path / "outcome").read_text() == "FAILED True"
     assert not is_alive(child)

@@ -20,6 +20,7 @@ from training.stages.transitions import (
     gated,
     promoted_without_gate,
     started,
+    stopped,
     trained,
     with_start_evaluation,
 )
@@ -49,6 +50,7 @@ def _move(ledger: Ledger, entry: StageEntry, draw_index) -> Ledger:
         StageStatus.pending: [lambda: begun(ledger, name)],
         StageStatus.training: [lambda: trained(ledger, name, "checkpoints/step-00000100"), lambda: failed(ledger)],
         StageStatus.trained: [
+            lambda: stopped(ledger),
             lambda: evaluated(ledger, name, f"eval/{name}/quick.json", metrics),
             lambda: promoted_without_gate(ledger, name),
         ],

@@ -12,6 +12,7 @@ from training.stages.transitions import (
     promoted_without_gate,
     rewound,
     started,
+    stopped,
     trained,
     with_start_evaluation,
 )
@@ -55,6 +56,15 @@ def test_a_gate_that_blocks_blocks_the_run_and_may_decide_again_in_the_next_atte
         begun(again, "anneal")
     promoted = gated(again, "pretrain", promoted=True, reasons=["threshold was raised"])
     assert begun(promoted, "anneal").entry("anneal").status is StageStatus.training
+
+
+def test_a_stopped_run_may_start_again_and_only_a_running_one_can_stop() -> None:
+    ledger = begun(fresh(), "pretrain")
+    again = started(stopped(ledger))
+    assert (stopped(ledger).state, again.state, again.attempt) == (RunState.stopped, RunState.running, 1)
+    assert again.stages == ledger.stages
+    with pytest.raises(IllegalTransition):
+        stopped(stopped(ledger))
 
 
 def test_the_first_start_is_attempt_0_and_a_failed_run_may_start_again() -> None:

@@ -1,0 +1,63 @@
+"""Where a run looks whether it was told to stop: at every arrow, after every step, before every batch of an evaluation.
+
+All ranks look at the same places, whatever signal came to whom, so all of them leave at the same one.
+"""
+
+from dataclasses import dataclass
+
+from training.data.batch import MicroBatch
+from training.engine.base import Engine, SequenceScores
+from training.engine.process_group import ProcessGroup
+from training.fault_tolerance.signals import StopRequest
+from training.parallel.layout import Layout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interruption:
+    """Asks all ranks; every rank has one and calls it alike."""
+
+    request: StopRequest
+    processes: ProcessGroup
+
+    def check(self) -> None:
+        """Return unless any rank was told to stop; collective.
+
+        Raises:
+            Stopped: on every rank alike.
+        """
+        self.processes.sum([])
+        self.check_after_sum()
+
+    def check_after_sum(self) -> None:
+        """The same by the votes that the latest sum over all ranks carried, such as that of a training step.
+
+        Raises:
+            Stopped: on every rank alike.
+        """
+        if self.processes.ballot.any_yes:
+            raise self.request.stopped()
+
+
+class InterruptibleScoring:
+    """An engine for an evaluation, which is left before its next batch once any rank was told to stop.
+
+    Replicas score different batches but equally many, so they ask equally often.
+    """
+
+    def __init__(self, engine: Engine, interruption: Interruption) -> None:
+        self._engine = engine
+        self._interruption = interruption
+
+    @property
+    def layout(self) -> Layout:
+        """The engine's."""
+        return self._engine.layout
+
+    def score(self, batch: MicroBatch) -> SequenceScores:
+        """Score sequences; see `Engine.score`.
+
+        Raises:
+            Stopped: on every rank alike.
+        """
+        self._interruption.check()
+        return self._engine.score(batch)
