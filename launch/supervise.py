@@ -110,9 +110,10 @@ def _died(pid: int) -> bool:
 
 
 def exit_code(run_directory: Path, command_code: int) -> ExitCode:
-    """Return the run's exit code: the first failing rank's own, else the command's if it is one of ours, else FAILED.
+    """Return the run's exit code: the first failing rank's own, else the command's if it is one of ours.
 
-    0 is only believed if the ledger says that the run is done.
+    Else PEER_LOST, if a rank could say that another one has gone, or FAILED. 0 is only believed if the ledger says that
+    the run is done.
     """
     try:
         return ExitCode(read_json(run_directory / _RANK_EXIT)["exit_code"])
@@ -120,7 +121,10 @@ def exit_code(run_directory: Path, command_code: int) -> ExitCode:
         pass  # a killed rank leaves no file, or half of one
     if command_code == 0:
         return ExitCode.DONE if is_done(run_directory) else ExitCode.FAILED
-    return ExitCode(command_code) if command_code in list(ExitCode) else ExitCode.FAILED
+    if command_code in list(ExitCode):
+        return ExitCode(command_code)
+    first = first_error(run_directory)
+    return ExitCode.PEER_LOST if first is not None and _is_about_a_lost_peer(first) else ExitCode.FAILED
 
 
 def failure_report(run_directory: Path, code: ExitCode) -> str:

@@ -1,7 +1,7 @@
 """One run directory, killed at random moments and started again until it is done, then compared with the reference."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,18 @@ class Kill:
 class DrilledRun:
     """A run directory from start to start, checked after each."""
 
-    def __init__(self, server: ForkServer, reference: Reference, root: Path) -> None:
-        self.directory = make_run(root, reference.stage_steps)
+    def __init__(
+        self,
+        server: ForkServer,
+        reference: Reference,
+        root: Path,
+        *,
+        overrides: Sequence[str] = (),
+        expected: frozenset[str] = frozenset({"restart"}),
+    ) -> None:
+        self.directory = make_run(root, reference.stage_steps, more=overrides)
+        self._expected = expected
+        """Incidents that belong to what is done to the run."""
         self.findings = Findings()
         self.num_starts = 0
         self._server = server
@@ -92,7 +102,7 @@ class DrilledRun:
         self.findings.differences += [
             f"{self._name()}: {record['what']}: {record['message']}"
             for record in self._watch.records
-            if record["kind"] == "incident" and record["what"] != "restart"
+            if record["kind"] == "incident" and record["what"] not in self._expected
         ]
         return None if left.processes else left
 

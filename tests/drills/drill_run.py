@@ -72,7 +72,7 @@ class Reference:
         return tuple(sum(self.stage_steps[: index + 1]) for index in range(len(self.stage_steps)))
 
 
-def make_run(root: Path, stage_steps: Sequence[int], *, keep_last: int = KEEP_LAST) -> Path:
+def make_run(root: Path, stage_steps: Sequence[int], *, keep_last: int = KEEP_LAST, more: Sequence[str] = ()) -> Path:
     """Return a new run directory under a root, with its config frozen inside; prepared data is shared."""
     overrides = [
         "experiment=smoke",
@@ -82,6 +82,7 @@ def make_run(root: Path, stage_steps: Sequence[int], *, keep_last: int = KEEP_LA
         "checkpoint.every_steps=1",
         f"checkpoint.keep_last={keep_last}",
         *(f"stages.{name}.tokens={steps * _TOKENS_PER_STEP}" for name, steps in zip(STAGES, stage_steps, strict=True)),
+        *more,
     ]
     return create(compose(overrides), overrides)
 

@@ -39,8 +39,12 @@ class Started:
 
     def kill(self, victim: str) -> bool:
         """Send SIGKILL, as an out-of-memory killer or a lost node would; return whether the victim was still there."""
+        return self.send(victim, signal.SIGKILL)
+
+    def send(self, victim: str, number: signal.Signals) -> bool:
+        """Send a signal; return whether the victim was still there."""
         try:
-            signal.pidfd_send_signal(self._descriptors[self.victims.index(victim)], signal.SIGKILL)
+            signal.pidfd_send_signal(self._descriptors[self.victims.index(victim)], number)
         except ProcessLookupError:
             return False
         return True

@@ -349,7 +349,8 @@ class HangConfig:
     step_seconds: float | None = None
     """Any later step; null is three times the slowest of the last 100, at least 10 s on CPU and 60 s elsewhere."""
     save_seconds: float = 1800.0
-    """Copying the state for a save, or waiting for one; writing beside the training counts only once it is waited for."""
+    """Copying the state for a save, or waiting for one; what is written beside the training counts once it is waited
+    for."""
     evaluation_seconds: float = 300.0
     """One batch of an evaluation, or what lies between two."""
     between_seconds: float = 300.0

@@ -1,9 +1,9 @@
-"""What this process asks of its peers, seen from outside: which collective, the how manieth, and how long it waits.
+"""What this process asks of its peers, seen from outside: which collective, its number, and how long it is waited for.
 
 All of it (ours, DeepSpeed's, torch's own) passes through methods of two C++ classes (torch 2.13,
-torch/csrc/distributed/c10d/init.cpp): `ProcessGroup` starts something, `Work.wait` waits for it. Both are watched there,
-so that no caller can be forgotten; tests/unit/engine/test_collectives.py says which method has gone. `new_group` meets
-its peers in the store and is counted as a collective of all ranks.
+torch/csrc/distributed/c10d/init.cpp): `ProcessGroup` starts something, `Work.wait` waits for it. Both are watched
+there, so that no caller can be forgotten; tests/unit/engine/test_collectives.py says which method has gone. `new_group`
+meets its peers in the store and is counted as a collective of all ranks.
 
 Nothing of this changes what is sent. A wait is the host's: on CPU all there is, on accelerators only where the host
 waits for the work itself, since NCCL's `wait` puts an order into a stream and returns.

@@ -1,7 +1,7 @@
 """The job's table of who does what, and its one verdict, in the key-value store that the ranks found each other with.
 
-Texts only, nothing pickled, no file per rank. TCPStore (torch 2.13) has a time limit for keys that are not there, none for
-a server that does not answer: a frozen rank 0 holds its callers for ever. So every call here may hang, and whoever
+Texts only, nothing pickled, no file per rank. TCPStore (torch 2.13) has a time limit for keys that are not there, none
+for a server that does not answer: a frozen rank 0 holds its callers for ever. So every call here may hang, and whoever
 must not hang makes it in another thread (`within`).
 """
 

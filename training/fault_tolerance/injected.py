@@ -1,4 +1,4 @@
-"""Faults on request, for drills on real runs: the process dies at a named point of a save, or stands still in a section.
+"""Faults on request, for drills on real runs: a process dies at a named point of a save, or stands still in a section.
 
 AUTARKY_FAULT=<point>:<rank>:<step>                points: training/checkpoint/commit.py, POINTS
 AUTARKY_STALL=<section>:<rank>:<step>:<seconds>    step * is every step, seconds inf is for ever
@@ -7,7 +7,9 @@ AUTARKY_STALL=<section>:<rank>:<step>:<seconds>    step * is every step, seconds
 import math
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -80,4 +82,6 @@ class _StallingHeartbeat(Heartbeat):
         super().section(section, step)
         if section is self._stall.section and self._stall.step in (None, self.doing.step):
             seconds = self._stall.seconds
+            if math.isinf(seconds):
+                print(f"{STALL_VARIABLE} at {time.monotonic()}", file=sys.stderr, flush=True)  # noqa: T201
             threading.Event().wait(None if math.isinf(seconds) else seconds)

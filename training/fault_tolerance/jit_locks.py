@@ -1,8 +1,8 @@
 """Locks of torch's extension builder: one that a killed process left makes every later start wait for ever.
 
-(torch 2.13, torch/utils/cpp_extension.py: a file `lock` beside the sources, whose holder nobody records; pytorch#189245.)
-So a run builds in its own directory, and whoever holds the run's lease may remove what is left there: nobody else
-builds in it.
+(torch 2.13, torch/utils/cpp_extension.py: a file `lock` beside the sources, whose holder nobody records;
+pytorch#189245.) So a run builds in its own directory, and whoever holds the run's lease may remove what is left there:
+nobody else builds in it.
 """
 
 import os

@@ -32,7 +32,7 @@ class Straggler:
 
 
 def ratios(busy: Mapping[int, Busy]) -> dict[int, tuple[float, float]]:
-    """Return rank -> (ratio to the median of the others of its pipeline stage, that median); lone ranks are left out."""
+    """Return rank -> (ratio to the median of the others of its pipeline stage, that median); none for lone ranks."""
     places: dict[int, dict[int, float]] = defaultdict(dict)
     for rank, work in busy.items():
         places[work.place][rank] = work.seconds

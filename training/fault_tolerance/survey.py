@@ -76,8 +76,8 @@ class Survey(threading.Thread):
         config = self._config
         return (
             f"rank {slow.rank} on {host} is busy {slow.seconds:.3g} s a step, {slow.ratio:.2f} times the median of the "
-            f"other replicas of its pipeline stage, {slow.others_seconds:.3g} s; so in {config.slow_windows} of the last "
-            f"{config.of_windows} windows of {config.window_steps} steps. All wait for it: look at that node"
+            f"other replicas of its pipeline stage, {slow.others_seconds:.3g} s; so in {config.slow_windows} of the "
+            f"last {config.of_windows} windows of {config.window_steps} steps. All wait for it: look at that node"
         )
 
 

@@ -45,6 +45,8 @@ def message(
         who = people.get(rank)
         host = f" on {who.host} (process {who.pid})" if who else ""
         last = where(table[rank]) if rank in table else "it never said anything"
+        if blamed.silent and rank in table:
+            last = f"last heard of in {last}"
         lines.append(f"to blame: rank {rank}{host}: {blamed.reason}; {last}")
     if len(blamed.ranks) > _NAMED:
         lines.append(f"and {len(blamed.ranks) - _NAMED} more ranks")

@@ -63,6 +63,7 @@ class Watchdog:
         self._board = Board(store, rank=rank, world_size=world_size)
         self._closing = self._speaker.closing
         self._awake_seconds = self._since = 0.0
+        self._ending = threading.Event()
 
     def start(self) -> None:
         """Begin to speak and to watch."""
@@ -91,9 +92,9 @@ class Watchdog:
             ).start()
 
     def close(self) -> None:
-        """Stop watching: the training thread ends, well or not. If there is a verdict, it ends the process first."""
-        if self._speaker.heard is not None:
-            time.sleep(2 * _PATIENCE_SECONDS)
+        """Stop watching: the training thread ends, well or not. If there is a verdict, that ends the process first."""
+        if self._ending.is_set() or self._speaker.heard is not None:
+            time.sleep(4 * _PATIENCE_SECONDS)  # what fails now fails because others have left
         self._closing.set()
 
     # -- watching ---------------------------------------------------------------------------------------------------
@@ -184,6 +185,7 @@ class Watchdog:
 
     def _end(self, verdict: Verdict) -> NoReturn:
         """Leave evidence, take frozen neighbours along, stay until the others have heard it too, and end."""
+        self._ending.set()
         self._bounded(lambda: self._evidence.write(verdict.message))
         end_neighbours(verdict.frozen)
         self._leave(Hang(verdict.message), linger_seconds=2 * self._interval_seconds)
