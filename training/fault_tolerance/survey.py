@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training.config.schema import StragglerConfig
+from training.config.watchdog_schema import StragglerConfig
 from training.durable_files import write_durably
 from training.errors import StorageError
 from training.fault_tolerance.blame import Status

@@ -16,6 +16,7 @@ NO_COLLECTIVE = {
     "merge_remote_group",
     "name",
     "rank",
+    "BackendType",  # a class
     "recv_anysource",  # only for dist.recv without a source, which nobody here calls
     "set_timeout",
     "shutdown",

@@ -3,7 +3,8 @@ from dataclasses import fields
 
 import pytest
 
-from training.config.schema import FaultToleranceConfig, HangConfig
+from training.config.schema import FaultToleranceConfig
+from training.config.watchdog_schema import HangConfig
 from training.fault_tolerance.heartbeat import Section
 from training.fault_tolerance.limits import Limits
 
