@@ -16,6 +16,7 @@ from launch.stop_signals import StopSignals
 from training.config.run_directory import is_done
 from training.errors import ExitCode
 from training.plain_files import read_json
+from training.process_identity import stat_fields
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2), Linux."""
@@ -23,7 +24,11 @@ _RANK_ERRORS = "rank-*.error"
 """Text files that failing ranks leave in RUN_DIR/logs."""
 _RANK_EXIT = "exit.json"
 """{"exit_code": …, "error": …} of the first failing rank, in the run directory."""
-_LOOK_SECONDS = 0.1
+_EARLIER_EXIT = "exit.earlier.json"
+"""What exit.json is called once the next attempt begins."""
+_GRACE_SECONDS = 2.0
+"""What the other ranks get to end by themselves after one has died, hung, or lost a peer."""
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,10 +60,7 @@ def supervise(command: Sequence[str], *, run_directory: Path, environment: Mappi
     signals = StopSignals()
     with signals.listening():
         process = subprocess.Popen(command, env=dict(environment), start_new_session=True, preexec_fn=begin)
-        # Not reaped yet, so that its process group id cannot be anybody else's.
-        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-            signals.pass_on(process.pid)
-            time.sleep(_LOOK_SECONDS)
+        _wait(process.pid, run_directory, signals)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         code = exit_code(run_directory, process.wait())
@@ -67,10 +69,55 @@ def supervise(command: Sequence[str], *, run_directory: Path, environment: Mappi
     return Outcome(exit_code=code, interrupted=bool(signals.received))
 
 
-def exit_code(run_directory: Path, command_code: int) -> ExitCode:
-    """Return the run's exit code: the first failing rank's own, else the command's if it is one of ours, else FAILED.
+def _wait(pid: int, run_directory: Path, signals: StopSignals) -> None:
+    """Pass signals on until a command has ended, or should have: soon after one of its ranks has.
 
-    0 is only believed if the ledger says that the run is done.
+    It is not reaped yet, so that its process group id cannot be anybody else's.
+    """
+    ranks: set[int] = set()
+    failed_at: float | None = None
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        signals.pass_on(pid)
+        ranks |= _children(pid)
+        if failed_at is None and (_has_hung_or_lost_a_peer(run_directory) or any(_died(rank) for rank in ranks)):
+            failed_at = time.monotonic()
+        if failed_at is not None and time.monotonic() - failed_at > _GRACE_SECONDS:
+            return  # a frozen rank does not end by SIGTERM, and DeepSpeed's launcher would wait for it half a minute
+        time.sleep(_POLL_SECONDS)
+
+
+def _has_hung_or_lost_a_peer(run_directory: Path) -> bool:
+    """Return whether a rank has ended in a way in which no other one can go on."""
+    try:
+        if read_json(run_directory / _RANK_EXIT)["exit_code"] == ExitCode.HANG:
+            return True
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there, or half of one
+    first = first_error(run_directory)
+    return first is not None and _is_about_a_lost_peer(first)
+
+
+def _children(pid: int) -> set[int]:
+    try:
+        return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    except OSError:
+        return set()  # it has ended
+
+
+def _died(pid: int) -> bool:
+    """Return whether a signal has ended a process that nobody has reaped yet; Linux tells a process's own user."""
+    try:
+        fields = stat_fields(pid)
+    except OSError:
+        return False
+    return fields[0] == "Z" and os.WIFSIGNALED(int(fields[-1]))
+
+
+def exit_code(run_directory: Path, command_code: int) -> ExitCode:
+    """Return the run's exit code: the first failing rank's own, else the command's if it is one of ours.
+
+    Else PEER_LOST, if a rank could say that another one has gone, or FAILED. 0 is only believed if the ledger says that
+    the run is done.
     """
     try:
         return ExitCode(read_json(run_directory / _RANK_EXIT)["exit_code"])
@@ -78,7 +125,10 @@ def exit_code(run_directory: Path, command_code: int) -> ExitCode:
         pass  # a killed rank leaves no file, or half of one
     if command_code == 0:
         return ExitCode.DONE if is_done(run_directory) else ExitCode.FAILED
-    return ExitCode(command_code) if command_code in list(ExitCode) else ExitCode.FAILED
+    if command_code in list(ExitCode):
+        return ExitCode(command_code)
+    first = first_error(run_directory)
+    return ExitCode.PEER_LOST if first is not None and _is_about_a_lost_peer(first) else ExitCode.FAILED
 
 
 def failure_report(run_directory: Path, code: ExitCode) -> str:
@@ -104,7 +154,8 @@ def _is_about_a_lost_peer(file: Path) -> bool:
 
 
 def _clear_reports(run_directory: Path) -> None:
-    """Remove what an earlier attempt reported, so that it is not taken for this one's."""
-    (run_directory / _RANK_EXIT).unlink(missing_ok=True)
+    """Put away what an earlier attempt reported, so that it is not taken for this one's."""
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(run_directory / _RANK_EXIT, run_directory / _EARLIER_EXIT)  # its first rank records a hang
     for file in (run_directory / "logs").glob(_RANK_ERRORS):
         file.unlink(missing_ok=True)

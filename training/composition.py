@@ -15,6 +15,7 @@ import torch
 from eval.gates import decide
 from eval.harness import EvalReport, evaluate
 from eval.harness import write_report as write_evaluation
+from eval.lm import ScoringEngine
 from training.checkpoint.commit import POINTS
 from training.checkpoint.hugging_face import HuggingFaceSource
 from training.checkpoint.load import CheckpointReader, WeightSource
@@ -32,18 +33,23 @@ from training.durable_files import write_durably
 from training.engine import process_group
 from training.engine.base import Engine
 from training.engine.build import build_engine
+from training.engine.collectives import CollectiveLog
 from training.engine.matmul_rate import measured_matmul_rate
 from training.engine.process_group import Ballot, ProcessGroup
 from training.errors import AutarkyError, ConfigError, ExitCode, PeerLost, RunInUse
-from training.fault_tolerance.injected import fault_at_point
+from training.fault_tolerance.heartbeat import Heartbeat, Notice, Section
+from training.fault_tolerance.injected import fault_at_point, make_heartbeat
+from training.fault_tolerance.jit_locks import clear_locks, use_private_extensions
 from training.fault_tolerance.last_words import as_autarky_error, forget, leave
 from training.fault_tolerance.signals import StopRequest
+from training.fault_tolerance.watchdog import Watchdog
 from training.lease import Lease
 from training.reporting.report import write_report as write_html
 from training.reporting.reporter import Reporter
 from training.stages import transitions
+from training.stages.beating import Beating
 from training.stages.checkpointing import Checkpointing
-from training.stages.interruption import InterruptibleScoring, Interruption
+from training.stages.interruption import Interruption
 from training.stages.ledger import RunState, commit
 from training.stages.runner import Parts, Runner, open_ledger
 
@@ -53,6 +59,7 @@ def run_rank(argv: Sequence[str], stop_request: StopRequest) -> ExitCode:
     rank = int(os.environ.get("RANK", "0"))
     run_directory: Path | None = None
     lease: Lease | None = None
+    watchdog: Watchdog | None = None
     try:
         arguments = parse_arguments(argv)
         frozen = Path(arguments.positional[0])
@@ -60,11 +67,17 @@ def run_rank(argv: Sequence[str], stop_request: StopRequest) -> ExitCode:
         ballot = Ballot(lambda: stop_request.is_told)
         processes = process_group.start(limits.collective_timeout_seconds, ballot)
         stop_request.has_started()
-        run_directory, config, lease = _find_run(arguments, processes)
+        watchdog = _start_watchdog(processes)
+        run_directory, config, lease, hang_before = _find_run(arguments, processes)
         _log_to(_log_path(run_directory, rank))
-        _train(config, run_directory, processes, lease, Interruption(request=stop_request, processes=processes))
+        watchdog.use(config, run_directory)
+        interruption = Interruption(request=stop_request, processes=processes)
+        _train(config, run_directory, processes, lease, interruption, watchdog.heartbeat, hang_before)
+        watchdog.close()
         process_group.stop()
     except Exception as caught:  # the outermost frame: every error becomes an exit code and a file
+        if watchdog is not None:
+            watchdog.close()
         code, text = leave(as_autarky_error(caught), run_directory=run_directory, rank=rank)
         print(f"[rank {rank}] {text}", file=sys.stderr, flush=True)  # noqa: T201
         return code
@@ -74,20 +87,40 @@ def run_rank(argv: Sequence[str], stop_request: StopRequest) -> ExitCode:
     return ExitCode.DONE
 
 
-def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunConfig, Lease | None]:
-    """Return the run directory and its config on every rank, and on rank 0 its lease; rank 0 decides, once for all.
+def _start_watchdog(processes: ProcessGroup) -> Watchdog:
+    """Return what watches this rank from now on; it makes connections of its own to the store of the rendezvous."""
+    collectives = CollectiveLog()
+    collectives.watch()
+    watchdog = Watchdog(
+        make_heartbeat(os.environ, collectives, rank=processes.rank),
+        processes.cpu_group.get_group_store(),
+        rank=processes.rank,
+        world_size=processes.world_size,
+        device=processes.device.type,
+    )
+    watchdog.start()
+    return watchdog
+
+
+def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunConfig, Lease | None, str | None]:
+    """Return the run directory and its config on every rank; on rank 0 its lease, and how the start before hung, if so.
+
+    Rank 0 decides, once for all.
 
     Raises:
         ConfigError: on every rank, with rank 0's words.
         RunInUse: likewise.
     """
     lease: Lease | None = None
+    hang_before: str | None = None
     answer: dict[str, Any] = {}
     if processes.rank == 0:
         try:
             directory, resume = _choose_run(arguments.positional, processes.world_size)
             lease = Lease.take(directory)
-            forget(directory)  # before the others know it, so that no rank's new last words are taken for old
+            # Before the others know it, so that no rank's new last words are taken for old.
+            hang_before = forget(directory)
+            clear_locks(directory)
             answer = {"directory": str(directory), "mode": resume.mode, "allow": resume.allow}
         except ConfigError as error:
             answer = {"key": error.key, "given": str(error.given), "reason": error.reason, "remedy": error.remedy}
@@ -100,7 +133,8 @@ def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunC
         raise RunInUse(told["in_use"])
     directory = Path(told["directory"])
     resume = ResumeConfig(mode=Resume(told["mode"]), allow=told["allow"])
-    return directory, replace(load_frozen(directory), resume=resume), lease
+    use_private_extensions(directory)
+    return directory, replace(load_frozen(directory), resume=resume), lease, hang_before
 
 
 def _is_run_directory(path: Path) -> bool:
@@ -148,19 +182,29 @@ def _continued(directory: Path, words: list[str]) -> RunConfig:
 
 
 def _train(
-    config: RunConfig, run_directory: Path, processes: ProcessGroup, lease: Lease | None, interruption: Interruption
+    config: RunConfig,
+    run_directory: Path,
+    processes: ProcessGroup,
+    lease: Lease | None,
+    interruption: Interruption,
+    heartbeat: Heartbeat,
+    hang_before: str | None,
 ) -> None:
     """Do the run: data, ledger, reporter, runner; the report is written however it ends."""
     is_first = processes.rank == 0
     torch.set_num_threads(config.cluster.threads_per_process)
     interruption.check()
+    heartbeat.section(Section.prepare)
     data = _prepared_data(config, processes, interruption)
     interruption.check()
     ledger = open_ledger(config, run_directory, processes)
     reporter = _open_reporter(config, run_directory, ledger.attempt) if is_first else Reporter.silent()
+    if hang_before is not None:
+        heartbeat.notices.append(Notice("hang", f"the start before this one ended so: {hang_before}"))
     checkpoints = Checkpointing(
         config,
         run_directory,
+        heartbeat=heartbeat,
         saver=_saver(config, processes, lease),
         processes=processes,
         reporter=reporter,
@@ -174,14 +218,17 @@ def _train(
         checkpoints=checkpoints,
         open_loader=lambda name: StageLoader(data, config, name),
         data_fingerprint=data.fingerprint,
-        evaluate=lambda engine, suite, path: _evaluate(config, engine, data, suite, path if is_first else None),
+        evaluate=lambda engine, suite, path: _evaluate(
+            config, Beating(engine, heartbeat), data, suite, path if is_first else None
+        ),
         decide=decide,
         peak_flops_per_second=_peak_flops_per_second(config, processes),
         interruption=interruption,
+        heartbeat=heartbeat,
     )
     runner = Runner(config, run_directory, parts, ledger)
     try:
-        _run_and_report(runner, reporter, run_directory, is_first=is_first)
+        _run_and_report(runner, reporter, run_directory, heartbeat, is_first=is_first)
     except AutarkyError as error:
         if error.on_every_rank:
             # The first rank to end with an error takes the others down: none may end before the report is written.
@@ -189,7 +236,9 @@ def _train(
         raise
 
 
-def _run_and_report(runner: Runner, reporter: Reporter, run_directory: Path, *, is_first: bool) -> None:
+def _run_and_report(
+    runner: Runner, reporter: Reporter, run_directory: Path, heartbeat: Heartbeat, *, is_first: bool
+) -> None:
     try:
         runner.run()
     except Exception:
@@ -197,6 +246,7 @@ def _run_and_report(runner: Runner, reporter: Reporter, run_directory: Path, *, 
             commit(transitions.failed(runner.ledger), run_directory)
         raise
     finally:
+        heartbeat.section(Section.end)
         reporter.close()
         if is_first:
             write_html(run_directory)
@@ -277,7 +327,7 @@ def _build_engine(
 
 
 def _evaluate(
-    config: RunConfig, engine: InterruptibleScoring, data: PreparedData, suite: str, path: Path | None
+    config: RunConfig, engine: ScoringEngine, data: PreparedData, suite: str, path: Path | None
 ) -> EvalReport:
     """Return the report of a suite; written to `path` unless that is None."""
     report = evaluate(engine, data, config.eval.suites[suite], suite_name=suite)

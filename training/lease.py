@@ -21,7 +21,7 @@ from typing import Self
 from training.durable_files import fsync, write_durably
 from training.errors import RunInUse, StorageError
 from training.plain_files import read_json, typed
-from training.process_identity import start_time
+from training.process_identity import start_time, this_machine
 
 _FOLDER = "leases"
 _HEARTBEAT_SECONDS = 5.0
@@ -196,7 +196,7 @@ def _myself(number: int) -> Holder:
     return Holder(
         number=number,
         host=socket.gethostname(),
-        machine=f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}",
+        machine=this_machine(),
         pid=os.getpid(),
         start_time=start_time(os.getpid()),
         slurm_job=os.environ.get("SLURM_JOB_ID", ""),

@@ -1,9 +1,35 @@
 """Which process is meant: an id may be used again, the pair of id and start time may not. Linux."""
 
+import os
+import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 LAUNCHER_VARIABLE = "AUTARKY_LAUNCHER"
 """Environment variable in which `launch.submit` tells its ranks who it is: "<process id>:<start time>"."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """A process, told so exactly that others can see whether it still is the same."""
+
+    host: str
+    machine: str
+    """Boot id and pid namespace: where both are the same, a process id means the same process."""
+    pid: int
+    start_time: str
+
+
+def myself() -> Identity:
+    """Return this process."""
+    return Identity(
+        host=socket.gethostname(), machine=this_machine(), pid=os.getpid(), start_time=start_time(os.getpid())
+    )
+
+
+def this_machine() -> str:
+    """Return boot id and pid namespace, between which process ids mean the same."""
+    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
 
 
 def start_time(pid: int) -> str:

@@ -1,7 +1,7 @@
 """One run directory, killed at random moments and started again until it is done, then compared with the reference."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,20 @@ class Kill:
 class DrilledRun:
     """A run directory from start to start, checked after each."""
 
-    def __init__(self, server: ForkServer, reference: Reference, root: Path, *, save_every_steps: int = 1) -> None:
-        self.directory = make_run(root, reference.stage_steps, save_every_steps=save_every_steps)
+    def __init__(
+        self,
+        server: ForkServer,
+        reference: Reference,
+        root: Path,
+        *,
+        save_every_steps: int = 1,
+        overrides: Sequence[str] = (),
+        expected: frozenset[str] = frozenset({"restart"}),
+    ) -> None:
+        self.directory = make_run(root, reference.stage_steps, save_every_steps=save_every_steps, more=overrides)
         self._save_every_steps = save_every_steps
+        self._expected = expected
+        """Incidents that belong to what is done to the run."""
         self.findings = Findings()
         self.num_starts = 0
         self._server = server
@@ -93,7 +104,7 @@ class DrilledRun:
         self.findings.differences += [
             f"{self._name()}: {record['what']}: {record['message']}"
             for record in self._watch.records
-            if record["kind"] == "incident" and record["what"] != "restart"
+            if record["kind"] == "incident" and record["what"] not in self._expected
         ]
         return None if left.processes else left
 

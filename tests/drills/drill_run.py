@@ -72,7 +72,14 @@ class Reference:
         return tuple(sum(self.stage_steps[: index + 1]) for index in range(len(self.stage_steps)))
 
 
-def make_run(root: Path, stage_steps: Sequence[int], *, keep_last: int = KEEP_LAST, save_every_steps: int = 1) -> Path:
+def make_run(
+    root: Path,
+    stage_steps: Sequence[int],
+    *,
+    keep_last: int = KEEP_LAST,
+    save_every_steps: int = 1,
+    more: Sequence[str] = (),
+) -> Path:
     """Return a new run directory under a root, with its config frozen inside; prepared data is shared."""
     overrides = [
         "experiment=smoke",
@@ -82,6 +89,7 @@ def make_run(root: Path, stage_steps: Sequence[int], *, keep_last: int = KEEP_LA
         f"checkpoint.every_steps={save_every_steps}",
         f"checkpoint.keep_last={keep_last}",
         *(f"stages.{name}.tokens={steps * _TOKENS_PER_STEP}" for name, steps in zip(STAGES, stage_steps, strict=True)),
+        *more,
     ]
     return create(compose(overrides), overrides)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from training.config.watchdog_schema import HangConfig, StragglerConfig
+
 
 class Resume(StrEnum):
     """What a start does when its run directory already holds checkpoints."""
@@ -334,6 +336,10 @@ class FaultToleranceConfig:
     """A collective that waits longer ends the job with an error."""
     max_consecutive_skips: int = 3
     """Consecutive steps with NaN or Inf gradients before the job stops."""
+    hang: HangConfig = field(default_factory=HangConfig)
+    """Limits of the watchdog."""
+    stragglers: StragglerConfig = field(default_factory=StragglerConfig)
+    """Slow ranks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

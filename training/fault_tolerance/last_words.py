@@ -6,10 +6,15 @@
 import json
 import os
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 from training.errors import AutarkyError, ExitCode, PeerLost
+from training.plain_files import read_json
 
+_EXIT = "exit.json"
+_EARLIER_EXIT = "exit.earlier.json"
+"""What `launch/supervise.py` makes of exit.json before it starts the ranks, so that it cannot be taken for theirs."""
 _PEER_PHRASES = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -31,11 +36,19 @@ def as_autarky_error(error: BaseException) -> BaseException:
     return error
 
 
-def forget(run_directory: Path) -> None:
-    """Remove what an earlier attempt left behind; one rank does it at the start."""
-    (run_directory / "exit.json").unlink(missing_ok=True)
+def forget(run_directory: Path) -> str | None:
+    """Remove what an earlier attempt left behind; return its words if it ended with a hang. One rank does it, first."""
+    hang = None
+    for name in (_EARLIER_EXIT, _EXIT):
+        try:
+            left = read_json(run_directory / name)
+            hang = str(left["error"]) if left["exit_code"] == ExitCode.HANG else None
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # not there, or half of one
+        (run_directory / name).unlink(missing_ok=True)
     for path in (run_directory / "logs").glob("rank-*.error"):
         path.unlink(missing_ok=True)
+    return hang
 
 
 def leave(error: BaseException, *, run_directory: Path | None, rank: int) -> tuple[ExitCode, str]:
@@ -48,14 +61,14 @@ def leave(error: BaseException, *, run_directory: Path | None, rank: int) -> tup
         logs.mkdir(exist_ok=True)
         (logs / f"rank-{rank:05d}.error").write_text(text + "\n")
         if not isinstance(error, PeerLost):
-            _claim(run_directory / "exit.json", {"exit_code": int(code), "error": text, "rank": rank})
+            claim_exit(run_directory, {"exit_code": int(code), "error": text, "rank": rank})
     return code, text
 
 
-def _claim(path: Path, content: dict[str, object]) -> None:
-    """Write a file unless another rank was first."""
+def claim_exit(run_directory: Path, content: Mapping[str, object]) -> None:
+    """Write exit.json, what the run ended with, unless another rank was first."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        descriptor = os.open(run_directory / _EXIT, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
         return
     with os.fdopen(descriptor, "w") as file:

@@ -12,6 +12,7 @@ from training.config.schema import RunConfig
 from training.engine.base import Engine
 from training.engine.process_group import ProcessGroup
 from training.errors import SaveFailed, StorageError
+from training.fault_tolerance.heartbeat import Heartbeat, Section
 from training.reporting.records import CheckpointRecord, IncidentRecord
 from training.reporting.reporter import Reporter
 
@@ -31,6 +32,7 @@ class Checkpointing:
         config: RunConfig,
         run_directory: Path,
         *,
+        heartbeat: Heartbeat,
         saver: Saver,
         processes: ProcessGroup,
         reporter: Reporter,
@@ -44,6 +46,7 @@ class Checkpointing:
         self._folders = Folders(permanent=permanent, fast=fast[0] if fast else None)
         self._last_steps = frozenset(config.first_step(name) + config.num_steps(name) for name in config.stages)
         self._every_permanent = config.checkpoint.permanent_every_steps
+        self._heartbeat = heartbeat
         self._saver = saver
         self._processes = processes
         self._reporter = reporter
@@ -77,13 +80,13 @@ class Checkpointing:
             StorageError: too many saves in a row have failed.
         """
         if self._saver.in_flight and self._all_have_written():
-            self._note(self._saver.finish())
+            self._finish()
         if self._is_time(progress.step):
             if self._saver.in_flight:
-                self._note(self._saver.finish())
+                self._finish()
             self._begin(engine, progress)
             if not self._config.asynchronous:
-                self._note(self._saver.finish())
+                self._finish()
 
     def save_now(self, engine: Engine, progress: Progress) -> Path:
         """Return the committed checkpoint of this step, made if it is not there; tries again if it fails.
@@ -106,7 +109,7 @@ class Checkpointing:
             StorageError: too many saves in a row have failed.
         """
         if self._saver.in_flight:
-            self._note(self._saver.finish())
+            self._finish()
 
     def relative(self, checkpoint: Path) -> str:
         """Return a checkpoint's path for people and for the ledger: relative to the run directory if it is in there."""
@@ -120,10 +123,20 @@ class Checkpointing:
         self._folders.check_fast_storage()
         self._folders.open()
 
+    def _finish(self) -> None:
+        section = self._heartbeat.doing.section
+        self._heartbeat.section(Section.save)
+        outcome = self._saver.finish()
+        self._heartbeat.section(section)
+        self._note(outcome)
+
     def _begin(self, engine: Engine, progress: Progress) -> None:
         directory = self._folders.of(progress.step, self._kept_for_good(progress.step))
         self._saving = progress
+        section = self._heartbeat.doing.section
+        self._heartbeat.section(Section.save)
         self._saver.begin(engine.snapshot, directory=directory, progress=progress, layout=engine.layout.describe())
+        self._heartbeat.section(section)
 
     def _is_time(self, step: int) -> bool:
         return step >= self._next_try if self._next_try else step % self._config.every_steps == 0

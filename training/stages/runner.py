@@ -15,6 +15,7 @@ from training.data.loader import StageLoader
 from training.engine.base import Engine
 from training.engine.process_group import ProcessGroup
 from training.errors import AutarkyError, ConfigError, GateBlocked, Stopped
+from training.fault_tolerance.heartbeat import Heartbeat, Section
 from training.reporting.formatting import duration, num_bytes
 from training.reporting.reporter import Reporter
 from training.stages import transitions
@@ -82,6 +83,8 @@ class Parts:
     """Of one device, for MFU."""
     interruption: Interruption
     """Whether the run was told to stop."""
+    heartbeat: Heartbeat
+    """Is told what this rank is doing."""
 
 
 def open_ledger(config: RunConfig, run_directory: Path, processes: ProcessGroup) -> Ledger:
@@ -117,6 +120,7 @@ class Runner:
             journal=self._journal,
             data_fingerprint=parts.data_fingerprint,
             interruption=parts.interruption,
+            heartbeat=parts.heartbeat,
         )
 
     @property
@@ -133,6 +137,7 @@ class Runner:
             NonFiniteGradients: too many steps in a row could not be used.
             CorruptCheckpoint: checkpoints exist, but none is whole or they belong to another run.
         """
+        self._parts.heartbeat.section(Section.load)
         self._find_checkpoint()
         try:
             while (entry := transitions.current_stage(self._ledger)) is not None:
@@ -155,6 +160,7 @@ class Runner:
             self._journal.incident("corrupt_checkpoint", f"{message}; an older checkpoint is used")
         if (found := self._checkpoints.newest) is not None:
             self._use(found)
+            self._parts.heartbeat.take_notices(self._journal.incident)
             self._journal.incident("restart", f"continues from {found.name}")
         elif self._config.resume.mode is Resume.must:
             raise ConfigError("resume", "must", f"{self._directory} holds no checkpoint", "resume=auto starts fresh")
@@ -178,8 +184,10 @@ class Runner:
     def _run_training_stage(self, name: str) -> None:
         if self._ledger.entry(name).status not in (StageStatus.evaluated, StageStatus.blocked):
             checkpoint, initial = self._checkpoints.newest, self._parts.load_initial_weights
+            self._parts.heartbeat.section(Section.build, self._journal.steps_done)
             engine = self._parts.build_engine(name, checkpoint is None and initial is None)
             notes = list(engine.notes)
+            self._parts.heartbeat.section(Section.load)
             if checkpoint is not None:
                 loaded = engine.load(checkpoint)
                 read, took = num_bytes(loaded.bytes_read), duration(loaded.seconds)
@@ -221,12 +229,14 @@ class Runner:
             self._advance(transitions.evaluated(self._ledger, name, path, metrics))
 
     def _measure(self, engine: Engine, suite: str, name: str) -> tuple[str, dict[str, float]]:
+        self._parts.heartbeat.section(Section.evaluation)
         path = self._directory / "eval" / name / f"{suite}.json"
         report = self._parts.evaluate(InterruptibleScoring(engine, self._parts.interruption), suite, path)
         self._journal.evaluation(name, suite, metrics=report.metrics, samples=report.samples, seconds=report.seconds)
         return self._relative(path), report.metrics
 
     def _ask_gate(self, name: str) -> None:
+        self._parts.heartbeat.section(Section.between)
         gate = self._config.stages[name].gate
         evaluation = self._ledger.entry(name).evaluation
         if gate is None or evaluation is None:

@@ -9,6 +9,7 @@ from training.data.loader import StageLoader
 from training.engine.base import Engine, StepResult
 from training.engine.process_group import ProcessGroup
 from training.errors import NonFiniteGradients, Stopped
+from training.fault_tolerance.heartbeat import Heartbeat, Section
 from training.stages.checkpointing import Checkpointing
 from training.stages.curriculum import learning_rate
 from training.stages.interruption import Interruption
@@ -27,6 +28,7 @@ class TrainingLoop:
         journal: Journal,
         data_fingerprint: str,
         interruption: Interruption,
+        heartbeat: Heartbeat,
     ) -> None:
         self._config = config
         self._processes = processes
@@ -34,6 +36,7 @@ class TrainingLoop:
         self._journal = journal
         self._data_fingerprint = data_fingerprint
         self._interruption = interruption
+        self._heartbeat = heartbeat
 
     def last_step(self, name: str) -> int:
         """Return the global step count after the last step of a training stage."""
@@ -51,15 +54,21 @@ class TrainingLoop:
         while self._journal.steps_done < self.last_step(name):
             stage_step = self._journal.steps_done - first_step
             started = time.perf_counter()
+            self._heartbeat.section(Section.data, self._journal.steps_done + 1)
             lr = learning_rate(self._config, name, stage_step)
             batches = loader.micro_batches(
                 stage_step,
                 replica=engine.layout.replica_of(self._processes.rank),
                 num_replicas=engine.layout.num_replicas,
             )
+            self._heartbeat.step_begins(self._journal.steps_done + 1)
             result = engine.train_batch(batches, lr=lr)
             self._journal.progress = self._after(result, name, stage_step + 1, lr)
             seconds = time.perf_counter() - started
+            self._heartbeat.step_ends(
+                self._journal.steps_done, seconds=seconds, place=engine.layout.pipeline_stage_of(self._processes.rank)
+            )
+            self._heartbeat.take_notices(self._journal.incident)
             self._journal.step(result, lr=lr, batch_id=loader.batch_id(stage_step), seconds=seconds)
             self._check_finite(result)
             if self._journal.steps_done < self.last_step(name):

@@ -169,6 +169,15 @@ REFUSED = [
         "gradient_accumulation_steps",
         "leave it out",
     ),
+    # fault tolerance
+    (["fault_tolerance.hang.step_seconds=0"], "fault_tolerance.hang.step_seconds", "at least 1", "step_seconds=1.0"),
+    (["fault_tolerance.stragglers.ratio=1"], "fault_tolerance.stragglers.ratio", "at least 1.05", "ratio=1.05"),
+    (
+        ["fault_tolerance.stragglers.slow_windows=5"],
+        "fault_tolerance.stragglers.slow_windows",
+        "of_windows=4",
+        "slow_windows=4 works",
+    ),
 ]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import CorruptCheckpoint, ExitCode, PeerLost, StorageError
-from training.fault_tolerance.last_words import as_autarky_error, leave
+from training.fault_tolerance.last_words import as_autarky_error, forget, leave
 
 
 def raised(error: Exception) -> Exception:
@@ -67,3 +67,16 @@ def test_what_gloo_says_of_a_dead_peer_is_a_lost_peer(message: str) -> None:
 def test_other_errors_stay_what_they_are() -> None:
     for error in (RuntimeError("shape mismatch"), ValueError("Broken pipe"), StorageError("Connection reset by peer")):
         assert as_autarky_error(error) is error
+
+
+@pytest.mark.parametrize("name", ["exit.json", "exit.earlier.json"])
+def test_the_next_start_hears_that_the_one_before_hung(name: str, tmp_path: Path) -> None:
+    assert forget(tmp_path) is None
+    (tmp_path / name).write_text(json.dumps({"exit_code": 11, "error": "Hang: rank 1"}))
+    assert forget(tmp_path) == "Hang: rank 1"
+    assert forget(tmp_path) is None
+    (tmp_path / name).write_text(json.dumps({"exit_code": 5, "error": "NaN"}))
+    assert forget(tmp_path) is None
+    (tmp_path / name).write_text("{")
+    assert forget(tmp_path) is None
+    assert list(tmp_path.glob("*.json")) == []

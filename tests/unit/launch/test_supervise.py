@@ -96,12 +96,42 @@ print("noise", file=sys.stderr); sys.exit(1)
     assert "first failing rank: rank-00001" in lines
 
 
+HUNG = """
+import json, os, pathlib, signal, subprocess, sys, time
+directory = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+frozen = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+(directory / "pid").write_text(str(frozen.pid))
+os.kill(frozen.pid, signal.SIGSTOP)
+{what}
+time.sleep(60)
+"""
+ENDS = {
+    "a hang": "(directory / 'exit.json').write_text(json.dumps({'exit_code': 11, 'error': 'Hang'}))",
+    "a lost peer": "(directory / 'logs').mkdir(); (directory / 'logs/rank-00001.error').write_text('PeerLost: gone')",
+    "a killed rank": "subprocess.Popen([sys.executable, '-c', 'import os; os.kill(os.getpid(), 9)'])",
+}
+
+
+@pytest.mark.parametrize("what", ENDS)
+def test_a_job_that_cannot_go_on_is_ended_soon_with_what_is_frozen(what: str, tmp_path: Path) -> None:
+    """DeepSpeed's launcher would send SIGTERM, which a stopped process does not hear, and wait half a minute."""
+    began = time.monotonic()
+    outcome = run(HUNG.replace("{what}", ENDS[what]), tmp_path)
+    assert time.monotonic() - began < 10, "two seconds, and some for a busy machine"
+    assert outcome.exit_code is {"a hang": ExitCode.HANG, "a lost peer": ExitCode.PEER_LOST}.get(what, ExitCode.FAILED)
+    pid = int((tmp_path / "pid").read_text())
+    wait_for(lambda: not is_alive(pid))
+
+
 def test_what_an_earlier_attempt_reported_is_forgotten(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_error(tmp_path, 0, "ValueError: yesterday\n", seconds=100)
     (tmp_path / "exit.json").write_text('{"exit_code": 5}')
     assert run("raise SystemExit(6)", tmp_path).exit_code is ExitCode.CORRUPT_CHECKPOINT
     errors = capfd.readouterr().err
     assert "yesterday" not in errors
+    assert not (tmp_path / "exit.json").exists()
+    assert json.loads((tmp_path / "exit.earlier.json").read_text()) == {"exit_code": 5}, "the next start records it"
     assert "no rank could say why" in errors
 
 
