@@ -35,8 +35,10 @@ from training.engine.build import build_engine
 from training.engine.matmul_rate import measured_matmul_rate
 from training.engine.process_group import ProcessGroup
 from training.errors import AutarkyError, ConfigError, ExitCode, PeerLost, RunInUse
+from training.fault_tolerance.corruption import CorruptionChecks, compute_reproducibly
 from training.fault_tolerance.injected import fault_at_point
 from training.fault_tolerance.last_words import as_autarky_error, forget, leave
+from training.fault_tolerance.poisoned import poisoned
 from training.fault_tolerance.signals import StopRequest
 from training.lease import Lease
 from training.reporting.report import write_report as write_html
@@ -153,6 +155,8 @@ def _train(
     data = _rank_0_first(processes, lambda: ensure(config.data))
     ledger = open_ledger(config, run_directory, processes)
     reporter = _open_reporter(config, run_directory, ledger.attempt) if is_first else Reporter.silent()
+    corruption = CorruptionChecks(config.fault_tolerance.corruption, processes)
+    compute_reproducibly(config.fault_tolerance.corruption, processes.device)
     checkpoints = Checkpointing(
         config,
         run_directory,
@@ -160,19 +164,23 @@ def _train(
         processes=processes,
         reporter=reporter,
         attempt=ledger.attempt,
+        check_state=corruption.before_save,
     )
     parts = Parts(
         processes=processes,
         reporter=reporter,
-        build_engine=lambda name, draw: _build_engine(config, name, processes, run_directory, draw=draw),
+        build_engine=lambda name, draw: poisoned(
+            _build_engine(config, name, processes, run_directory, draw=draw), os.environ, rank=processes.rank
+        ),
         load_initial_weights=_initial_weights(config),
         checkpoints=checkpoints,
-        open_loader=lambda name: StageLoader(data, config, name),
+        open_loader=lambda name, left_out: StageLoader(data, config, name, left_out=left_out),
         data_fingerprint=data.fingerprint,
         evaluate=lambda engine, suite, path: _evaluate(config, engine, data, suite, path if is_first else None),
         decide=decide,
         peak_flops_per_second=_peak_flops_per_second(config, processes),
         stop_request=stop_request,
+        corruption=corruption,
     )
     runner = Runner(config, run_directory, parts, ledger)
     try:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from training.config.checkpoint_checks import check_checkpoints
 from training.config.initial_weights import split_initial_weights
 from training.config.layout_checks import check_layout, check_model, check_sizes
+from training.config.recovery_checks import check_recovery
 from training.config.resume_policy import check_allow
 from training.config.schema import ModelConfig, RunConfig
 from training.config.training_stage_checks import check_sources, check_suites, check_training_stage
@@ -55,6 +56,7 @@ def check(config: RunConfig) -> None:
         check_training_stage(config, training_stage)
         check_layout(config, training_stage)
     check_checkpoints(config)
+    check_recovery(config)
     if config.init_from is not None:
         split_initial_weights(config.init_from)
     check_allow(config)
