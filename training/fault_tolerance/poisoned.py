@@ -28,7 +28,7 @@ from training.models.layers import DecoderBlock, OutputProjection, TokenEmbeddin
 
 VARIABLE = "AUTARKY_POISON"
 _KINDS = ("logits", "gradient", "activation_bit", "copy_bit", "shard_bit")
-_FORM = re.compile(rf"({'|'.join(_KINDS)})=([^:]+):(\*|\d+):(\*|\d+)")
+_FORM = re.compile(rf"({'|'.join(_KINDS)})=(nan|inf|\d+(?:\.\d+)?(?:e\d+)?):(\*|\d+):(\*|\d+)")
 _INTEGERS = {2: torch.int16, 4: torch.int32}
 
 
@@ -42,10 +42,6 @@ def poisoned(engine: Engine, environment: Mapping[str, str], *, rank: int) -> En
     if not text:
         return engine
     form = _FORM.fullmatch(text)
-    try:
-        number = float(form[2]) if form else 0.0
-    except ValueError:
-        form = None
     if form is None:
         raise ConfigError(
             VARIABLE,
@@ -54,7 +50,7 @@ def poisoned(engine: Engine, environment: Mapping[str, str], *, rank: int) -> En
             f"what: {', '.join(_KINDS)}; * is any rank or sample",
         )
     if form[3] in ("*", str(rank)):
-        _Poison(form[1], number, form[4]).into(engine)
+        _Poison(form[1], float(form[2]), form[4]).into(engine)
     return engine
 
 

@@ -160,7 +160,7 @@ def num_left_out(left_out: Iterable[LeftOut], training_stage: str) -> int:
 
 
 def _merged(left_out: Iterable[LeftOut], training_stage: str) -> list[tuple[int, int]]:
-    """Return the batches left out as ranges (first, end) in order that do not touch: a rewind may reach into another."""
+    """Return the batches left out as ranges (first, end), in order and apart: a rewind may reach into another."""
     ranges: list[tuple[int, int]] = []
     mine = [window for window in left_out if window.training_stage == training_stage]
     for window in sorted(mine, key=lambda window: window.first_batch):
