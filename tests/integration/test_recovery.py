@@ -18,7 +18,7 @@ from training.config.run_directory import create
 from training.errors import ExitCode
 
 BATCH, TOKENS = 8, 8 * 64
-STEPS = (14, 5)
+STEPS = (14, 8)
 SPIKE_AT = 11
 """Step of the first training stage whose batch is poisoned; checkpoints are saved at 3, 6, 9, …"""
 SPIKE = f"logits=1e4:*:{BATCH * (SPIKE_AT - 1) + 3}"
@@ -149,30 +149,26 @@ def test_a_spike_before_the_first_checkpoint_goes_back_to_the_start(server: Fork
     assert len(ran.steps()) == sum(STEPS)
 
 
+@pytest.mark.parametrize("step", [SPIKE_AT, STEPS[0] + 7], ids=["ZeRO-3", "pipeline"])
 def test_a_skipped_spike_changes_nothing_and_the_same_after_a_kill(
-    server: ForkServer, root: Path, undisturbed: Ran
+    server: ForkServer, root: Path, undisturbed: Ran, step: int
 ) -> None:
-    for sample in (SPIKE, f"logits=1e4:*:{BATCH * (STEPS[0] + 0) + 3}"):
-        straight = run(server, root, SKIP, {"AUTARKY_POISON": sample})
-        assert straight.exit_codes == [0], straight.output[-4000:]
-        if sample is not SPIKE:
-            break
-        resumed = run(
-            server,
-            root,
-            SKIP,
-            {"AUTARKY_POISON": SPIKE, "AUTARKY_FAULT": "before_commit:0:12"},
-            {"AUTARKY_POISON": SPIKE},
-        )
-        assert resumed.exit_codes[1] == 0, resumed.output[-4000:]
-        assert straight.steps() == resumed.steps()
-        assert contents(last_checkpoint(straight.directory)) == contents(last_checkpoint(resumed.directory))
-        skipped = [step["step"] for step in records(straight.directory, "step") if step["skipped"]]
-        assert skipped == [SPIKE_AT]
-        assert len(straight.incidents("loss_spike")) == 1
-        assert "robust sigmas above" in straight.incidents("loss_spike")[0]["message"]
-        assert straight.batch_ids() == undisturbed.batch_ids()
-        assert contents(last_checkpoint(straight.directory))["progress"].optimizer_updates == sum(STEPS) - 1
+    poison = {"AUTARKY_POISON": f"logits=1e4:*:{BATCH * (step - 1) + 3}"}
+    straight = run(server, root, SKIP, poison)
+    assert straight.exit_codes == [0], straight.output[-4000:]
+    killed = poison | {"AUTARKY_FAULT": f"before_commit:0:{step // 3 * 3 + 3 if step < STEPS[0] else sum(STEPS)}"}
+    resumed = run(server, root, SKIP, killed, poison)
+    assert resumed.exit_codes[0] != 0
+    assert resumed.exit_codes[1] == 0, resumed.output[-4000:]
+    assert straight.steps() == resumed.steps()
+    assert contents(last_checkpoint(straight.directory)) == contents(last_checkpoint(resumed.directory))
+    assert [record["step"] for record in records(straight.directory, "step") if record["skipped"]] == [step]
+    (incident,) = straight.incidents("loss_spike")
+    assert "robust sigmas above" in incident["message"]
+    assert straight.batch_ids() == undisturbed.batch_ids()
+    expected = undisturbed.steps()
+    assert all(straight.steps()[before] == expected[before] for before in range(1, step))
+    assert contents(last_checkpoint(straight.directory))["progress"].optimizer_updates == sum(STEPS) - 1
 
 
 @pytest.mark.parametrize("step", [1, SPIKE_AT, STEPS[0] + 2], ids=["first step", "ZeRO-3", "pipeline"])

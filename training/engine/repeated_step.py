@@ -1,8 +1,9 @@
 """A step computed twice: hardware that computes something else the second time is named, before anything is updated.
 
-Every layer's outputs and every parameter's own gradient are digested in both passes. Forward, a wrong number spreads to
-later layers; backward, to earlier ones. So the rank is to blame that holds the first layer whose output differs, or,
-where none does, the last layer whose gradient differs. A fault that gives the same wrong result twice is not seen.
+Every layer's outputs, the gradients that leave it and those of its parameters are digested in both passes. Forward, a
+wrong number spreads to later layers; backward, to earlier ones. So the rank is to blame that holds the first layer
+whose output differs, or, where none does, the last layer whose gradients differ. A fault that gives the same wrong
+result twice is not seen.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ class StepTrace:
         self.forward: Counter[int] = Counter()
         """Place of a layer -> sum of its outputs' digests over all micro-batches: their order does not matter."""
         self.backward: Counter[int] = Counter()
-        """Place of a layer -> the same of its parameters' gradients, before they are reduced."""
+        """Place of a layer -> the same of its input's and parameters' gradients, before they are reduced."""
         self.reduced = 0
         """Of this rank's part of the reduced gradient."""
         self._layers = {id(layer): (place, layer) for place, layer in reversed(list(layers))}.values()
@@ -41,7 +42,8 @@ class StepTrace:
 
     def __enter__(self) -> "StepTrace":
         for place, layer in self._layers:
-            self._handles.append(layer.register_forward_hook(self._forward_hook(place)))
+            self._handles.append(layer.register_forward_pre_hook(self._input_hook(place)))
+            self._handles.append(layer.register_forward_hook(self._output_hook(place)))
             for name, parameter in layer.named_parameters():
                 factor = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") | 1
                 self._handles.append(
@@ -68,7 +70,16 @@ class StepTrace:
             "reduced": [0] if self.reduced != other.reduced else [],
         }
 
-    def _forward_hook(self, place: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def _input_hook(self, place: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        """Digest the gradient that leaves the layer: its weights' gradients may hide by rounding what goes on to others."""
+
+        def watch(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if inputs[0].requires_grad:
+                inputs[0].register_hook(lambda gradient: self._add_backward(place, 1, gradient))
+
+        return watch
+
+    def _output_hook(self, place: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def add(_layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
             self.forward[place] = (self.forward[place] + tensor_digest(output)) % MODULUS
 

@@ -6,7 +6,7 @@ logits=F          the model's logits are multiplied by F (1e4: a huge loss; nan:
 gradient=F        the logits' gradient is multiplied by F; the loss is as it should be
 activation_bit=B  bit B of one element of a decoder block's output is flipped, once
 copy_bit=B        after the step, bit B of one weight that the model runs with is flipped in this rank's copy, once
-shard_bit=B       after the step, bit B of one of this rank's fp32 weights is flipped, once
+shard_bit=B       before the step, bit B of one of this rank's fp32 weights is flipped, once
 
 It acts in the step whose batch holds the sample (by its index in the run), on ranks that read it: so it belongs to the
 data, not to the step, and is gone when the run goes back and leaves that batch out.
@@ -70,9 +70,12 @@ class _Poison:
         def poisoned_step(micro_batches: Sequence[MicroBatch], **rest: Any) -> StepResult:
             if not self._is_in(micro_batches):
                 return train_batch(micro_batches, **rest)
+            if self._kind == "shard_bit":
+                self._flip(next(piece.live for piece in engine.snapshot.pieces if piece.kind == "weight"))
             with self._hooked():
                 result = train_batch(micro_batches, **rest)
-            self._harm_state(engine)
+            if self._kind == "copy_bit":
+                self._flip(next(iter(engine.weight_copies().by_owner.values()))[0])
             return result
 
         engine.train_batch = poisoned_step  # type: ignore[method-assign]
@@ -101,15 +104,10 @@ class _Poison:
             return output
         return None
 
-    def _harm_state(self, engine: Engine) -> None:
+    def _flip(self, values: Tensor) -> None:
+        """Flip the bit of the element in the middle, if that has not happened yet."""
         if self._has_happened:
             return
-        if self._kind == "shard_bit":
-            self._flip(next(piece.live for piece in engine.snapshot.pieces if piece.kind == "weight"))
-        elif self._kind == "copy_bit":
-            self._flip(next(iter(engine.weight_copies().by_owner.values()))[0])
-
-    def _flip(self, values: Tensor) -> None:
         self._has_happened = True
         flip_bit(values, element=values.numel() // 2, bit=int(self._number))
 
