@@ -20,7 +20,8 @@ from torch.nn.modules.module import register_module_forward_hook
 from tests.distributed.configs import STAGE, micro_batches, small_config
 from tests.distributed.ending import leave
 from training.checkpoint.tensor_digest import tensor_digest
-from training.config.schema import CorruptionConfig, PipelineSchedule, Precision
+from training.config.fault_tolerance_schema import CorruptionConfig
+from training.config.schema import PipelineSchedule, Precision
 from training.engine.base import USUAL_STEP, StepInstructions, StepResult
 from training.engine.build import build_engine
 from training.engine.pipeline_zero import PipelineZeroEngine

@@ -1,6 +1,7 @@
 """Whether engines can do what is asked about spikes and corruption, and what to go back to is kept."""
 
-from training.config.schema import PipelineEngineKind, RunConfig, SpikeAction
+from training.config.fault_tolerance_schema import SpikeAction
+from training.config.schema import PipelineEngineKind, RunConfig
 from training.errors import ConfigError
 
 _KEY = "fault_tolerance"

@@ -71,7 +71,7 @@ class StepTrace:
         }
 
     def _input_hook(self, place: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        """Digest the gradient that leaves the layer: its weights' gradients may hide by rounding what goes on to others."""
+        """Digest the gradient that leaves the layer: rounding may hide from its weights' what goes on to others."""
 
         def watch(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if inputs[0].requires_grad:

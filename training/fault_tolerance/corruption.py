@@ -16,7 +16,7 @@ import torch
 
 from training.checkpoint.digest import MODULUS
 from training.checkpoint.tensor_digest import tensor_digest
-from training.config.schema import CorruptionConfig
+from training.config.fault_tolerance_schema import CorruptionConfig
 from training.engine.base import Engine
 from training.engine.process_group import ProcessGroup
 from training.errors import SilentCorruption

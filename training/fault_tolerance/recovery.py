@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from training.checkpoint.manifest import LeftOut, Progress
-from training.config.schema import FaultToleranceConfig, SpikeAction
+from training.config.fault_tolerance_schema import SpikeAction
+from training.config.schema import FaultToleranceConfig
 
 _SIGMAS_PER_DEVIATION = 1.4826
 """Of a normal distribution: standard deviation over median absolute deviation."""

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from training.checkpoint.manifest import LeftOut, Progress
-from training.config.schema import FaultToleranceConfig, SpikeAction
+from training.config.fault_tolerance_schema import SpikeAction
+from training.config.schema import FaultToleranceConfig
 from training.engine.base import StepResult
 from training.errors import LossSpike, NonFiniteGradients
 from training.fault_tolerance.recovery import (

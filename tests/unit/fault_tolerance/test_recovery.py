@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.checkpoint.manifest import LeftOut
-from training.config.schema import FaultToleranceConfig, RecoveryConfig, SpikeAction
+from training.config.fault_tolerance_schema import RecoveryConfig, SpikeAction
+from training.config.schema import FaultToleranceConfig
 from training.fault_tolerance.recovery import (
     Action,
     Cause,
