@@ -37,10 +37,12 @@ from training.engine.collectives import CollectiveLog
 from training.engine.matmul_rate import measured_matmul_rate
 from training.engine.process_group import Ballot, ProcessGroup
 from training.errors import AutarkyError, ConfigError, ExitCode, PeerLost, RunInUse
+from training.fault_tolerance.corruption import CorruptionChecks, compute_reproducibly
 from training.fault_tolerance.heartbeat import Heartbeat, Notice, Section
 from training.fault_tolerance.injected import fault_at_point, make_heartbeat
 from training.fault_tolerance.jit_locks import clear_locks, use_private_extensions
 from training.fault_tolerance.last_words import as_autarky_error, forget, leave
+from training.fault_tolerance.poisoned import poisoned
 from training.fault_tolerance.signals import StopRequest
 from training.fault_tolerance.watchdog import Watchdog
 from training.lease import Lease
@@ -201,6 +203,8 @@ def _train(
     reporter = _open_reporter(config, run_directory, ledger.attempt) if is_first else Reporter.silent()
     if hang_before is not None:
         heartbeat.notices.append(Notice("hang", f"the start before this one ended so: {hang_before}"))
+    corruption = CorruptionChecks(config.fault_tolerance.corruption, processes)
+    compute_reproducibly(config.fault_tolerance.corruption, processes.device)
     checkpoints = Checkpointing(
         config,
         run_directory,
@@ -209,14 +213,17 @@ def _train(
         processes=processes,
         reporter=reporter,
         attempt=ledger.attempt,
+        check_state=corruption.before_save,
     )
     parts = Parts(
         processes=processes,
         reporter=reporter,
-        build_engine=lambda name, draw: _build_engine(config, name, processes, run_directory, draw=draw),
+        build_engine=lambda name, draw: poisoned(
+            _build_engine(config, name, processes, run_directory, draw=draw), os.environ, rank=processes.rank
+        ),
         load_initial_weights=_initial_weights(config),
         checkpoints=checkpoints,
-        open_loader=lambda name: StageLoader(data, config, name),
+        open_loader=lambda name, left_out: StageLoader(data, config, name, left_out=left_out),
         data_fingerprint=data.fingerprint,
         evaluate=lambda engine, suite, path: _evaluate(
             config, Beating(engine, heartbeat), data, suite, path if is_first else None
@@ -225,6 +232,7 @@ def _train(
         peak_flops_per_second=_peak_flops_per_second(config, processes),
         interruption=interruption,
         heartbeat=heartbeat,
+        corruption=corruption,
     )
     runner = Runner(config, run_directory, parts, ledger)
     try:

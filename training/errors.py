@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
     PEER_LOST = 4
     """Another rank or the launcher died; restart with resume=auto."""
     NON_FINITE = 5
-    """Too many consecutive steps had NaN or Inf gradients; no weight was changed by them."""
+    """Too many steps in a row could not be used (NaN or Inf gradients, loss spikes), or the run went back too often."""
     CORRUPT_CHECKPOINT = 6
     """Checkpoints exist but none is whole, or one does not fit the model."""
     DATA = 7
@@ -83,6 +83,13 @@ class PeerLost(AutarkyError):
 
 class NonFiniteGradients(AutarkyError):
     """More consecutive non-finite steps than `fault_tolerance.max_consecutive_skips`."""
+
+    exit_code = ExitCode.NON_FINITE
+    on_every_rank = True
+
+
+class LossSpike(AutarkyError):
+    """The loss stays far above the usual, and `fault_tolerance.recovery` allows nothing more to be done about it."""
 
     exit_code = ExitCode.NON_FINITE
     on_every_rank = True

@@ -189,19 +189,35 @@ def prune(folders: Sequence[Path], *, keep_last: int, keep_steps: frozenset[int]
         StorageError: one cannot be removed; it is whole, or out of the way.
     """
     assert keep_last >= 1, "the newest one is never removed"
-    removed = []
-    for checkpoint in committed(*folders)[keep_last:]:
-        if step_of(checkpoint) not in keep_steps:
-            doomed = checkpoint.with_suffix(".old")
-            try:
-                if doomed.exists():
-                    shutil.rmtree(doomed)
-                os.rename(checkpoint, doomed)
-                shutil.rmtree(doomed)
-            except OSError as error:
-                raise StorageError(f"{checkpoint} cannot be removed: {error}\n  -> remove it by hand") from error
-            removed.append(checkpoint)
-    return removed
+    doomed = [path for path in committed(*folders)[keep_last:] if step_of(path) not in keep_steps]
+    for checkpoint in doomed:
+        _remove(checkpoint)
+    return doomed
+
+
+def remove_after(folders: Sequence[Path], step: int) -> list[Path]:
+    """Return the checkpoints it removed: those of later steps, newest first; one rank calls it.
+
+    So whatever is left if it is killed, the newest of it is one that the run has come by.
+
+    Raises:
+        StorageError: one cannot be removed; it is whole, or out of the way.
+    """
+    doomed = [path for path in committed(*folders) if step_of(path) > step]
+    for checkpoint in doomed:
+        _remove(checkpoint)
+    return doomed
+
+
+def _remove(checkpoint: Path) -> None:
+    out_of_the_way = checkpoint.with_suffix(".old")
+    try:
+        if out_of_the_way.exists():
+            shutil.rmtree(out_of_the_way)
+        os.rename(checkpoint, out_of_the_way)
+        shutil.rmtree(out_of_the_way)
+    except OSError as error:
+        raise StorageError(f"{checkpoint} cannot be removed: {error}\n  -> remove it by hand") from error
 
 
 def _slices_by_file(manifest: Manifest) -> dict[str, list[Slice]]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MODULUS = 2**64
-_BLOCK = 65_536
+BLOCK = 65_536
 """Elements that share one outer factor; their bits and inner factors stay in a core's cache."""
 
 
@@ -25,13 +25,13 @@ def digest(bits: NDArray[np.uint32], start: int) -> int:
         bits: 1-D; the elements' bit patterns.
         start: flat index of the first one in the whole tensor.
     """
-    inner = _inner_factors()
+    inner = inner_factors()
     total, done = 0, 0
     while done < len(bits):
-        block, offset = divmod(start + done, _BLOCK)
-        part = bits[done : done + _BLOCK - offset]
+        block, offset = divmod(start + done, BLOCK)
+        part = bits[done : done + BLOCK - offset]
         products = np.multiply(part, inner[offset : offset + len(part)], dtype=np.uint64)
-        total += int(products.sum(dtype=np.uint64)) * _outer_factor(block)
+        total += int(products.sum(dtype=np.uint64)) * outer_factor(block)
         done += len(part)
     return total % MODULUS
 
@@ -44,10 +44,13 @@ def _mixed(index: int) -> int:
     return (z ^ (z >> 31)) | 1
 
 
-def _outer_factor(block: int) -> int:
-    return _mixed(_BLOCK + block)
+@cache
+def outer_factor(block: int) -> int:
+    """Return the factor of a block of elements."""
+    return _mixed(BLOCK + block)
 
 
 @cache
-def _inner_factors() -> NDArray[np.uint64]:
-    return np.array([_mixed(index) for index in range(_BLOCK)], dtype=np.uint64)
+def inner_factors() -> NDArray[np.uint64]:
+    """Return the factors of the elements within a block."""
+    return np.array([_mixed(index) for index in range(BLOCK)], dtype=np.uint64)

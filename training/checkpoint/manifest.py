@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,9 @@ from typing import Any
 from training.errors import CorruptCheckpoint
 from training.plain_files import read_text, typed
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+_READABLE = (2, 3)
+"""Version 2 knew no spikes: a run that goes on from it begins to watch its losses anew."""
 MANIFEST_NAME = "manifest.json"
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -25,6 +28,16 @@ _SEAL = ',\n "sha256": "'
 """Before the hash of all that stands above it: a changed digit is valid JSON too."""
 _LARGEST_BYTES = 2**30
 """Of a manifest; 15,000 ranks of a 500B model write about 100 MB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """Batches of a training stage that are not trained on: the run went back to before them after a loss spike."""
+
+    training_stage: str
+    first_batch: int
+    """Place in the training stage's order of global batches, from 0."""
+    num_batches: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,19 +55,27 @@ class Progress:
     stage_step: int
     """Optimizer steps done in this training stage."""
     samples: int
-    """Samples drawn since the start of this training stage: the next one's place in its sample order."""
+    """Samples drawn or left out since the start of this training stage: the next one's place in its sample order."""
     tokens: int
     """Tokens trained on since the start of the run."""
     optimizer_updates: int
     """Updates the optimizer really made (steps less skipped ones): AdamW's bias correction counts these."""
     skips_in_a_row: int
-    """Steps up to this one without a break whose gradients were not finite."""
+    """Steps up to this one without a break that were not used: gradients not finite, or a loss spike held back."""
     lr: float
     """Learning rate of the step, to be compared with the schedule on resume."""
     config_hash: str
     """Hash of the parts of the config that determine the numbers."""
     data_fingerprint: str
     """Fingerprint of the prepared data and its tokenizer."""
+    losses: tuple[float, ...] = ()
+    """Of the training stage's last used steps, oldest first: what the next loss is compared with."""
+    grad_norms: tuple[float, ...] = ()
+    """Of the same steps."""
+    spikes_in_a_row: int = 0
+    """Steps up to this one without a break whose loss was a spike."""
+    left_out: tuple[LeftOut, ...] = ()
+    """One entry for each time the run went back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,8 +203,8 @@ def from_json(text: str) -> Manifest:
     if seal != f'{_sha256(body)}"\n}}\n':
         raise ValueError("it is torn, or was changed after it was written (sha256 differs)")
     fields: dict[str, Any] = json.loads(text)
-    if fields["format_version"] != FORMAT_VERSION:
-        raise CorruptCheckpoint(f"format version {fields['format_version']}, this program reads {FORMAT_VERSION}")
+    if fields["format_version"] not in _READABLE:
+        raise CorruptCheckpoint(f"format version {fields['format_version']}, this program reads {_READABLE}")
     files = tuple(typed(File, file) for file in fields["files"])
     tensors = [(str(tensor["name"]), _shape(tensor["shape"])) for tensor in fields["tensors"]]
     slices = tuple(
@@ -198,8 +219,18 @@ def from_json(text: str) -> Manifest:
         for tensor, file, start, numel, digest in fields["slices"]
     )
     rest = {name: fields[name] for name in ("layout", "attempt", "notes", "config")}
-    progress = typed(Progress, fields["progress"])
+    progress = _progress(fields["progress"])
     return typed(Manifest, {**rest, "progress": progress, "slices": slices, "files": files})
+
+
+def _progress(fields: Mapping[str, Any]) -> Progress:
+    """Return the progress; JSON has lists where it has tuples."""
+    rows = {name: tuple(fields[name]) for name in ("losses", "grad_norms") if name in fields}
+    left_out = tuple(typed(LeftOut, window) for window in fields.get("left_out", ()))
+    progress = typed(Progress, {**fields, **rows, "left_out": left_out})
+    if not all(map(math.isfinite, (*progress.losses, *progress.grad_norms))):
+        raise ValueError("a loss among those that say what is usual is not finite")
+    return progress
 
 
 def _sha256(text: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from training.errors import AutarkyError, CorruptCheckpoint, DataError, RunInUse, StorageError
+from training.errors import AutarkyError, CorruptCheckpoint, DataError, LossSpike, RunInUse, StorageError
 
 
 class Ranks(Protocol):
@@ -62,7 +62,7 @@ def do_together(ranks: Ranks, act: Callable[[], None]) -> None:
         raise _FAILURES.get(kind, StorageError)(f"{words} ({rank})") from failure
 
 
-_FAILURES = {failure.__name__: failure for failure in (CorruptCheckpoint, RunInUse, DataError)}
+_FAILURES = {failure.__name__: failure for failure in (CorruptCheckpoint, RunInUse, DataError, LossSpike)}
 
 
 def _words(failure: Exception) -> str:

@@ -8,6 +8,7 @@ from training.config.checkpoint_checks import check_checkpoints
 from training.config.fault_tolerance_checks import check_fault_tolerance
 from training.config.initial_weights import split_initial_weights
 from training.config.layout_checks import check_layout, check_model, check_sizes
+from training.config.recovery_checks import check_recovery
 from training.config.resume_policy import check_allow
 from training.config.schema import ModelConfig, RunConfig
 from training.config.training_stage_checks import check_sources, check_suites, check_training_stage
@@ -57,6 +58,7 @@ def check(config: RunConfig) -> None:
         check_layout(config, training_stage)
     check_checkpoints(config)
     check_fault_tolerance(config)
+    check_recovery(config)
     if config.init_from is not None:
         split_initial_weights(config.init_from)
     check_allow(config)

@@ -14,10 +14,10 @@ from types import ModuleType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from training import errors
-from training.config import schema, watchdog_schema
+from training.config import fault_tolerance_schema, schema, watchdog_schema
 from training.config.keys import describe, without_none
 from training.config.overrides import CONF_DIRECTORY, group_choices, group_names
-from training.config.resume_policy import POLICY, ChangeKind
+from training.config.resume_policy import POLICY, ChangeKind, covers
 from training.durable_files import write_durably
 
 _HEAD = """\
@@ -67,16 +67,21 @@ def text() -> str:
     """Return the content of conf/README.md."""
     groups = "\n".join(f"| `{name}` | {', '.join(f'`{c}`' for c in group_choices(name))} |" for name in _shown_groups())
     parts = [_HEAD, f"## Groups\n\n| group | choices |\n|---|---|\n{groups}\n", _when_a_run_goes_on(), "## Keys\n"]
-    meanings = _meanings(schema) | _meanings(watchdog_schema)
+    meanings = _meanings(schema) | _meanings(watchdog_schema) | _meanings(fault_tolerance_schema)
     parts += [_table(path, dataclass, meanings) for path, dataclass in _sections(schema.RunConfig, "")]
     return "\n".join(parts)
 
 
 def _when_a_run_goes_on() -> str:
     """Return what may change on resume, from the table that decides it."""
-    free = ", ".join(f"`{pattern}`" for pattern, kind, _ in POLICY if kind is ChangeKind.free)
+    free = ", ".join(f"`{pattern}`{_but(pattern)}" for pattern, kind, _ in POLICY if kind is ChangeKind.free)
     frozen = "; ".join(f"`{pattern}` ({why})" for pattern, kind, why in POLICY if kind is ChangeKind.frozen)
     return _GOES_ON.format(free=free, frozen=frozen)
+
+
+def _but(free_pattern: str) -> str:
+    guarded = [f"`{key}`" for key, kind, _ in POLICY if kind is ChangeKind.guarded and covers(free_pattern, key)]
+    return f" (but not {', '.join(guarded)})" if guarded else ""
 
 
 def _shown_groups() -> list[str]:

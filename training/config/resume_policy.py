@@ -53,6 +53,7 @@ POLICY: tuple[tuple[str, ChangeKind, str], ...] = (
     ("data.prepared_root", ChangeKind.free, ""),
     ("data.prepare", ChangeKind.free, ""),
     ("checkpoint", ChangeKind.free, ""),
+    ("fault_tolerance.recovery", ChangeKind.guarded, ""),
     ("fault_tolerance", ChangeKind.free, ""),
     ("reporting", ChangeKind.free, ""),
     ("cluster", ChangeKind.free, ""),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from training.config.fault_tolerance_schema import CorruptionConfig, RecoveryConfig
 from training.config.watchdog_schema import HangConfig, StragglerConfig
 
 
@@ -335,7 +336,11 @@ class FaultToleranceConfig:
     collective_timeout_seconds: int = 600
     """A collective that waits longer ends the job with an error."""
     max_consecutive_skips: int = 3
-    """Consecutive steps with NaN or Inf gradients before the job stops."""
+    """Consecutive steps that were not used (NaN or Inf gradients, loss spikes held back) before the job stops."""
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    """Loss spikes."""
+    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
+    """Silent data corruption."""
     hang: HangConfig = field(default_factory=HangConfig)
     """Limits of the watchdog."""
     stragglers: StragglerConfig = field(default_factory=StragglerConfig)

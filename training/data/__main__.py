@@ -82,7 +82,7 @@ def _inspect(config: RunConfig, batch: str | None, overrides: list[str]) -> None
         )
     loader = StageLoader(prepared, config, training_stage)
     print(f"training stage {training_stage}, step {step}, batch_id {loader.batch_id(int(step))}")
-    for index in loader.step_samples(int(step)):
+    for index in loader.batch_samples(int(step)):
         sample = loader.sample(index)
         text = prepared.tokenizer.decode(sample.token_ids[:_SHOWN_CHARACTERS].tolist())[:_SHOWN_CHARACTERS]
         print(f"{index:>8}  {sample.source} window {sample.window}: {text!r}")

@@ -4,7 +4,9 @@ Which samples a step holds depends on the config alone; a layout only says which
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -38,25 +40,38 @@ class _Source:
 class StageLoader:
     """Reads the global batches of one training stage.
 
+    Args:
+        prepared: the data.
+        config: the run.
+        training_stage: its name.
+        left_out: of each earlier training stage, how many batches it has left out and so drawn more than its steps.
+
     Raises:
         DataError: a source of the mixture is not prepared, or shorter than one sequence.
     """
 
-    def __init__(self, prepared: PreparedData, config: RunConfig, training_stage: str) -> None:
+    def __init__(
+        self,
+        prepared: PreparedData,
+        config: RunConfig,
+        training_stage: str,
+        *,
+        left_out: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         stage = config.stages[training_stage]
         self._sequence_length = stage.sequence_length
         self._global_batch_sequences = stage.global_batch_sequences
         self._micro_batch_sequences = stage.micro_batch_sequences
-        self._first_sample = _first_sample(config, training_stage)
-        self._mixture = _mixture(config, training_stage)
-        self._sources = [self._open(prepared, config, training_stage, name) for name in self._mixture.sources]
+        self._first_sample = _first_sample(config, training_stage, left_out)
+        self._mixture = _mixture(config, training_stage, left_out)
+        self._sources = [self._open(prepared, config, training_stage, name, left_out) for name in self._mixture.sources]
 
     def sample(self, index_in_stage: int) -> Sample:
         """Return the sample with an index that counts from 0 at the training stage's start."""
         [(source, window)] = self._places(np.array([index_in_stage]))
         return Sample(source=self._mixture.sources[source], window=int(window), token_ids=self._tokens(source, window))
 
-    def micro_batches(self, stage_step: int, *, replica: int, num_replicas: int) -> list[MicroBatch]:
+    def micro_batches(self, batch: int, *, replica: int, num_replicas: int) -> list[MicroBatch]:
         """Return one replica's part of a global batch, in the order in which it is accumulated.
 
         Micro-batch m of replica r holds the samples m*(R*B)+r*B … +B of the global batch (R replicas, B sequences), so
@@ -64,30 +79,30 @@ class StageLoader:
         run, so no two samples of a run share one.
 
         Args:
-            stage_step: optimizer step, counted from 0 at the training stage's start.
+            batch: global batch, counted from 0 at the training stage's start.
             replica: this data replica.
             num_replicas: data replicas; with the micro-batch it divides the global batch.
         """
         size, remainder = divmod(self._global_batch_sequences, num_replicas * self._micro_batch_sequences)
         assert remainder == 0, "a validated config divides evenly"
-        samples = self._step_samples(stage_step).reshape(size, num_replicas, self._micro_batch_sequences)[:, replica]
+        samples = self._batch_samples(batch).reshape(size, num_replicas, self._micro_batch_sequences)[:, replica]
         return [self._micro_batch(part) for part in samples]
 
-    def batch_id(self, stage_step: int) -> str:
+    def batch_id(self, batch: int) -> str:
         """Return 16 hex digits that tell global batches apart: a hash of (source, window start) of its samples."""
-        places = self._places(self._step_samples(stage_step))
+        places = self._places(self._batch_samples(batch))
         places[:, 1] *= self._sequence_length
         digest = hashlib.sha256(repr((self._mixture.sources, self._sequence_length)).encode())
         digest.update(places.astype("<i8").tobytes())
         return digest.hexdigest()[:16]
 
-    def step_samples(self, stage_step: int) -> range:
+    def batch_samples(self, batch: int) -> range:
         """Return the indices in the training stage of a global batch's samples."""
-        first = stage_step * self._global_batch_sequences
+        first = batch * self._global_batch_sequences
         return range(first, first + self._global_batch_sequences)
 
-    def _step_samples(self, stage_step: int) -> np.ndarray:
-        return np.array(self.step_samples(stage_step), dtype=np.int64)
+    def _batch_samples(self, batch: int) -> np.ndarray:
+        return np.array(self.batch_samples(batch), dtype=np.int64)
 
     def _places(self, samples: np.ndarray) -> np.ndarray:
         """Return a row (place of the source, window) for each sample index."""
@@ -111,7 +126,9 @@ class StageLoader:
             sample_ids_B=torch.from_numpy(self._first_sample + samples),
         )
 
-    def _open(self, prepared: PreparedData, config: RunConfig, training_stage: str, name: str) -> _Source:
+    def _open(
+        self, prepared: PreparedData, config: RunConfig, training_stage: str, name: str, left_out: Mapping[str, int]
+    ) -> _Source:
         tokens = prepared.source(name).train_tokens
         windows = num_windows(len(tokens), self._sequence_length)
         if not windows:
@@ -120,36 +137,38 @@ class StageLoader:
                 f"of {self._sequence_length} + 1\n  -> shorten sequence_length, or give the source more documents"
             )
         order = WindowOrder(name, num_windows=windows, sequence_length=self._sequence_length, seed=config.run.seed)
-        return _Source(tokens=tokens, order=order, first_draw=_draws_before(config, training_stage, name))
+        return _Source(tokens=tokens, order=order, first_draw=_draws_before(config, training_stage, name, left_out))
 
 
-def _mixture(config: RunConfig, training_stage: str) -> Mixture:
+def _mixture(config: RunConfig, training_stage: str, left_out: Mapping[str, int]) -> Mixture:
     """Return the mixture of a training stage, keyed by the global index of its first sample."""
     return Mixture(
         config.stages[training_stage].mixture,
         config_key=f"stages.{training_stage}.mixture",
         seed=config.run.seed,
-        first_sample=_first_sample(config, training_stage),
+        first_sample=_first_sample(config, training_stage, left_out),
     )
 
 
-def _first_sample(config: RunConfig, training_stage: str) -> int:
+def _first_sample(config: RunConfig, training_stage: str, left_out: Mapping[str, int]) -> int:
     """Return the index in the run of a training stage's first sample."""
-    return sum(_num_samples(config, name) for name in _earlier_stages(config, training_stage))
+    return sum(_num_samples(config, name, left_out) for name in _earlier_stages(config, training_stage))
 
 
-def _draws_before(config: RunConfig, training_stage: str, source: str) -> int:
+def _draws_before(config: RunConfig, training_stage: str, source: str, left_out: Mapping[str, int]) -> int:
     """Return the draws earlier training stages take from a source, of those that cut it into the same windows."""
     sequence_length = config.stages[training_stage].sequence_length
     return sum(
-        _mixture(config, name).counts(_num_samples(config, name))[source]
+        _mixture(config, name, left_out).counts(_num_samples(config, name, left_out))[source]
         for name in _earlier_stages(config, training_stage)
         if config.stages[name].sequence_length == sequence_length and source in config.stages[name].mixture
     )
 
 
-def _num_samples(config: RunConfig, training_stage: str) -> int:
-    return config.num_steps(training_stage) * config.stages[training_stage].global_batch_sequences
+def _num_samples(config: RunConfig, training_stage: str, left_out: Mapping[str, int]) -> int:
+    """Return the samples that a training stage draws, those it leaves out too."""
+    batches = config.num_steps(training_stage) + left_out.get(training_stage, 0)
+    return batches * config.stages[training_stage].global_batch_sequences
 
 
 def _earlier_stages(config: RunConfig, training_stage: str) -> list[str]:

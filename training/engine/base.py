@@ -28,11 +28,37 @@ class StepResult:
     num_tokens: int
     """Valid target tokens of the global batch."""
     skipped: bool
-    """True if the gradient was not finite: no weight and no moment was changed on any rank."""
+    """True if the gradient was not finite or the loss not accepted: no weight, no moment was changed on any rank."""
     culprit: str = ""
     """Of a skipped step: rank, pipeline stage, micro-batch and parameter it came from; empty if that is not known."""
     bubble: float | None = None
     """Share of a pipeline's forwards and backwards in which ranks computed nothing, mean over ranks; else None."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepInstructions:
+    """What is asked of a step beyond the usual. DeepSpeed's PipelineEngine can do none of it."""
+
+    accept: Callable[[float], bool] | None = None
+    """Called once on every rank, between the last backward and the update, with the loss that StepResult will have,
+    finite and equal on all ranks; if it returns False (on all alike) nothing is updated. It may be collective and
+    raise."""
+    twice: bool = False
+    """Compute the step twice and compare both bit by bit before the update."""
+
+
+USUAL_STEP = StepInstructions()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightCopies:
+    """The weights of a rank's pipeline stage as the model runs with them, in the parts that its replicas own."""
+
+    by_owner: dict[int, list[Tensor]]
+    """Replica -> the flat parts of the weights that are copies of what it keeps in fp32; under ZeRO-3 only this rank's
+    own. Without ZeRO there is one part, replica 0's."""
+    kept: list[Tensor]
+    """The fp32 weights that this rank keeps, in the order of its own entry of `by_owner`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,8 +88,18 @@ class Engine(Protocol):
         """DeepSpeed's dictionary, as the engine was built with it."""
         ...
 
-    def train_batch(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
-        """Do one optimizer step on this replica's micro-batches; all ranks of a pipeline get the same ones."""
+    def train_batch(
+        self, micro_batches: Sequence[MicroBatch], *, lr: float, instructions: StepInstructions = USUAL_STEP
+    ) -> StepResult:
+        """Do one optimizer step on this replica's micro-batches; all ranks of a pipeline get the same ones.
+
+        Raises:
+            SilentCorruption: on every rank: the step was to be computed twice, and came out differently.
+        """
+        ...
+
+    def weight_copies(self) -> WeightCopies:
+        """Return views of the weights that the model runs with, beside the fp32 weights that they are copies of."""
         ...
 
     def score(self, batch: MicroBatch) -> SequenceScores:

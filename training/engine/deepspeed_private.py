@@ -253,6 +253,25 @@ class TrainingState:
         elif isinstance(optimizer, DeepSpeedZeroOptimizer | BF16_Optimizer):
             optimizer.update_lp_params()
 
+    def copied_weights(self) -> tuple[dict[int, list[Tensor]], list[Tensor]]:
+        """Return (replica -> flat parts of the weights the model runs with, which it owns; the fp32 parts kept here).
+
+        runtime/zero/stage_1_and_2.py and runtime/bf16_optimizer.py cut each group into as many parts as there are
+        replicas; each updates its own in fp32 and all gather the results. Under ZeRO-3 a rank has its own parts only;
+        in fp32 runs DeepSpeed uses one memory for both (runtime/zero/stage3.py, `_create_fp32_partitions`). Without
+        ZeRO nothing is owned: everything, moments too, is held by all replicas alike.
+        """
+        optimizer = self._optimizer
+        if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+            return {self._replica: list(optimizer.fp16_partitioned_groups_flat)}, self._flat_weights()
+        if isinstance(optimizer, DeepSpeedZeroOptimizer | BF16_Optimizer):
+            is_bf16 = isinstance(optimizer, BF16_Optimizer)
+            groups = optimizer.bf16_partitioned_groups if is_bf16 else optimizer.parallel_partitioned_bit16_groups
+            owners = range(len(groups[0]))
+            return {owner: [group[owner] for group in groups] for owner in owners}, self._flat_weights()
+        everything = [values for fragment in self.fragments for values in fragment.tensors.values()]
+        return {0: everything}, everything
+
     def gradients(self) -> list["Gradient"]:
         """Return this rank's part of the step's reduced gradients: after the last backward, before the step.
 

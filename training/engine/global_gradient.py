@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from training.engine.deepspeed_private import Gradient, TrainingState
 from training.engine.process_group import ProcessGroup, my_group
@@ -62,6 +63,10 @@ class GlobalGradient:
         """Make every rank's gradient NaN: DeepSpeed's optimizers then skip the step and clear up, all alike."""
         for gradient in self._gradients():
             gradient.values.fill_(math.nan)
+
+    def values(self) -> list[Tensor]:
+        """Return this rank's parts that hold anything; after `reduce`."""
+        return [gradient.values for gradient in self._gradients() if gradient.values.numel()]
 
     def _gradients(self) -> list[Gradient]:
         return [gradient for state in self._states for gradient in state.gradients()]

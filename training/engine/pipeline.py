@@ -12,7 +12,7 @@ from torch import Tensor
 from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import RunConfig
 from training.data.batch import MicroBatch
-from training.engine.base import SequenceScores, StepResult
+from training.engine.base import USUAL_STEP, SequenceScores, StepInstructions, StepResult
 from training.engine.deepspeed_private import ManualPipelineModule
 from training.engine.optimizer import adamw, set_learning_rate
 from training.engine.process_group import ProcessGroup
@@ -63,8 +63,11 @@ class PipelineEngine(StatefulEngine):
     def _scaled_loss(self, logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
         return summed_cross_entropy(logits_BTV, labels_BT) * self._scale
 
-    def train_batch(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
+    def train_batch(
+        self, micro_batches: Sequence[MicroBatch], *, lr: float, instructions: StepInstructions = USUAL_STEP
+    ) -> StepResult:
         """Do one optimizer step; see `Engine.train_batch`."""
+        assert instructions == USUAL_STEP, "DeepSpeed's engine leaves no gap before the update; the config checks know"
         set_learning_rate(self._engine.optimizer, lr)
         num_tokens = self._count_tokens(micro_batches)
         # DeepSpeed averages over micro-batches and replicas; scaled so, its mean is the global batch's mean per token.

@@ -12,7 +12,7 @@ import torch
 
 from training.config.schema import Precision, Regather, RunConfig
 from training.data.batch import MicroBatch
-from training.engine.base import SequenceScores, StepResult
+from training.engine.base import USUAL_STEP, SequenceScores, StepInstructions, StepResult
 from training.engine.chunk import Chunk
 from training.engine.deepspeed_private import PipelineStagePlace
 from training.engine.global_gradient import GlobalGradient
@@ -21,6 +21,7 @@ from training.engine.non_finite import NonFiniteWatch
 from training.engine.optimizer import set_learning_rate
 from training.engine.pipeline_step import PipelineStep
 from training.engine.process_group import ProcessGroup, my_group
+from training.engine.repeated_step import StepTrace, compare
 from training.engine.stateful import StatefulEngine
 from training.models.cut import cut, describe
 from training.models.decoder import decoder_layers
@@ -85,6 +86,11 @@ class PipelineZeroEngine(StatefulEngine):
             [(chunk.engine, chunk.model.canonical_parameters()) for chunk in self._chunks.values()],
         )
         self._num_chunks = len(parts)
+        self._numbered_layers = [
+            pair
+            for index, chunk in self._chunks.items()
+            for pair in zip(parts[index], chunk.model.sequence, strict=True)
+        ]
         self._hidden_size = config.model.hidden_size
         self._dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
         self._links = Links(across, layout.pipeline_group(replica), num_chunks=len(parts))
@@ -106,27 +112,54 @@ class PipelineZeroEngine(StatefulEngine):
             clip_norm=config.optimizer.gradient_clip_norm,
         )
 
-    def train_batch(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
+    def train_batch(
+        self, micro_batches: Sequence[MicroBatch], *, lr: float, instructions: StepInstructions = USUAL_STEP
+    ) -> StepResult:
         """Do one optimizer step; see `Engine.train_batch`."""
         for chunk in self._chunks.values():
             set_learning_rate(chunk.engine.optimizer, lr)
         num_tokens = self._count_tokens(micro_batches)
         # ZeRO averages over replicas; so scaled, its mean is the global batch's mean per token.
         scale = self.layout.num_replicas / num_tokens
-        passed = self._step.run(micro_batches, scale=scale)
-        norm, (loss_sum, idle) = self._gradient.reduce([passed.loss_sum, passed.idle_share])
-        skipped = not math.isfinite(norm)
+        compute = self._compute_twice if instructions.twice else self._compute
+        norm, loss_sum, idle = compute(micro_batches, scale)
+        loss = loss_sum / num_tokens
+        accepted = math.isfinite(loss) and (instructions.accept is None or instructions.accept(loss))
+        skipped = not accepted or not math.isfinite(norm)
         if skipped:
             self._gradient.void()
         self._update()
         return StepResult(
-            loss=loss_sum / num_tokens,
+            loss=loss,
             grad_norm=norm,
             num_tokens=num_tokens,
             skipped=skipped,
-            culprit=self._find_culprit(micro_batches, scale) if skipped else "",
+            culprit="" if math.isfinite(norm) else self._find_culprit(micro_batches, scale),
             bubble=idle / self._processes.world_size,
         )
+
+    def _compute(self, micro_batches: Sequence[MicroBatch], scale: float) -> tuple[float, float, float]:
+        """Make the step's gradient, complete and clipped; return its norm before, the summed loss, the idle shares."""
+        passed = self._step.run(micro_batches, scale=scale)
+        norm, (loss_sum, idle) = self._gradient.reduce([passed.loss_sum, passed.idle_share])
+        return norm, loss_sum, idle
+
+    def _compute_twice(self, micro_batches: Sequence[MicroBatch], scale: float) -> tuple[float, float, float]:
+        """Do as `_compute`, twice, and compare.
+
+        Raises:
+            SilentCorruption: on every rank, naming those that came out differently.
+        """
+        with StepTrace(self._numbered_layers) as first:
+            self._compute(micro_batches, scale)
+        first.note_gradients(self._gradient.values())
+        self._gradient.void()
+        self._update()
+        with StepTrace(self._numbered_layers) as second:
+            computed = self._compute(micro_batches, scale)
+        second.note_gradients(self._gradient.values())
+        compare(first, second, self._processes, self.layout)
+        return computed
 
     def _update(self) -> None:
         """Let every chunk's optimizer use its gradients, or throw away what is not finite."""

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from training.checkpoint.load import Loaded, WeightSource, load_checkpoint, load_weights
 from training.checkpoint.snapshot import Snapshot
 from training.data.batch import MicroBatch
+from training.engine.base import WeightCopies
 from training.engine.deepspeed_private import TrainingState, forget_engines
 from training.engine.process_group import ProcessGroup
 from training.parallel.layout import Layout
@@ -55,6 +56,17 @@ class StatefulEngine:
         for state in self._states:
             state.set_updates(num_updates)
             state.publish()
+
+    def weight_copies(self) -> WeightCopies:
+        """Return views of the weights the model runs with and of the fp32 ones; see `Engine.weight_copies`."""
+        by_owner: dict[int, list[Tensor]] = {}
+        kept: list[Tensor] = []
+        for state in self._states:
+            copies, own = state.copied_weights()
+            for owner, parts in copies.items():
+                by_owner.setdefault(owner, []).extend(parts)
+            kept += own
+        return WeightCopies(by_owner=by_owner, kept=kept)
 
     def held_bytes(self) -> dict[str, int]:
         """Return the bytes this rank holds between steps, by what they are: weights, gradients, optimizer."""

@@ -7,14 +7,16 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.utils import set_z3_leaf_modules
+from torch import Tensor
 
 from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import RunConfig
 from training.data.batch import MicroBatch
-from training.engine.base import SequenceScores, StepResult
+from training.engine.base import USUAL_STEP, SequenceScores, StepInstructions, StepResult
 from training.engine.non_finite import NonFiniteWatch
 from training.engine.optimizer import adamw, set_learning_rate
 from training.engine.process_group import ProcessGroup
+from training.engine.repeated_step import StepTrace, compare
 from training.engine.sharded_layers import sharded_layers
 from training.engine.stateful import StatefulEngine
 from training.models.decoder import Decoder, decoder_layers
@@ -50,25 +52,72 @@ class ZeroEngine(StatefulEngine):
         self._seed = config.run.seed
         self._clip_norm = config.optimizer.gradient_clip_norm
 
-    def train_batch(self, micro_batches: Sequence[MicroBatch], *, lr: float) -> StepResult:
+    def train_batch(
+        self, micro_batches: Sequence[MicroBatch], *, lr: float, instructions: StepInstructions = USUAL_STEP
+    ) -> StepResult:
         """Do one optimizer step; see `Engine.train_batch`."""
-        engine = self._engine
-        set_learning_rate(engine.optimizer, lr)
+        set_learning_rate(self._engine.optimizer, lr)
         num_tokens = self._count_tokens(micro_batches)
         # DeepSpeed divides by micro-batches and replicas; we want the division by the global batch's tokens alone.
         scale = len(micro_batches) * self.layout.num_replicas / num_tokens
-        loss_sum = self._forward_backward(micro_batches, scale)
-        norm = self._clip_or_drop() if self.layout.zero_stage == 0 else None
-        engine.step()
-        norm = float(engine.get_global_grad_norm()) if norm is None else norm
-        skipped = not math.isfinite(norm)
+        compute = self._compute_twice if instructions.twice else self._forward_backward
+        loss = self._processes.sum([compute(micro_batches, scale)])[0] / num_tokens
+        accepted = math.isfinite(loss) and (instructions.accept is None or instructions.accept(loss))
+        norm = self._update() if accepted else self._refuse()
         return StepResult(
-            loss=self._processes.sum([loss_sum])[0] / num_tokens,
+            loss=loss,
             grad_norm=norm,
             num_tokens=num_tokens,
-            skipped=skipped,
-            culprit=self._find_culprit(micro_batches, scale) if skipped else "",
+            skipped=not accepted or not math.isfinite(norm),
+            culprit="" if math.isfinite(norm) else self._find_culprit(micro_batches, scale),
         )
+
+    def _update(self) -> float:
+        """Use the gradient, unless it is not finite; return its norm before clipping."""
+        norm = self._clip_or_drop() if self.layout.zero_stage == 0 else None
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm()) if norm is None else norm
+
+    def _refuse(self) -> float:
+        """Throw the gradient away; return its norm."""
+        gradients = self._local_gradients()
+        square = torch.stack(torch._foreach_norm(gradients)).double().square().sum().item() if gradients else 0.0
+        shares = 1 if self.layout.zero_stage else self.layout.num_replicas  # without ZeRO every rank has all of it
+        total = self._processes.sum([square])[0] / shares
+        self._drop()
+        return math.sqrt(total) if total >= 0 else math.nan
+
+    def _drop(self) -> None:
+        """Throw the gradient away: DeepSpeed's optimizers skip a step whose gradient is NaN, and clear up."""
+        if self.layout.zero_stage == 0:
+            self._engine.zero_grad()
+        else:
+            for gradient in self._local_gradients():
+                gradient.fill_(math.nan)
+        self._engine.step()
+
+    def _local_gradients(self) -> list[Tensor]:
+        """Return this rank's part of the reduced gradient: all of it without ZeRO."""
+        if self.layout.zero_stage == 0:
+            return [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        return [gradient.values for gradient in self._states[0].gradients() if gradient.values.numel()]
+
+    def _compute_twice(self, micro_batches: Sequence[MicroBatch], scale: float) -> float:
+        """Run all micro-batches twice; return the summed loss if both came out alike, for the second to be used.
+
+        Raises:
+            SilentCorruption: on every rank, naming those that came out differently.
+        """
+        layers = list(enumerate(self._engine.module.sequence))
+        with StepTrace(layers) as first:
+            self._forward_backward(micro_batches, scale)
+        first.note_gradients(self._local_gradients())
+        self._drop()
+        with StepTrace(layers) as second:
+            loss_sum = self._forward_backward(micro_batches, scale)
+        second.note_gradients(self._local_gradients())
+        compare(first, second, self._processes, self.layout)
+        return loss_sum
 
     def _forward_backward(
         self,
@@ -96,13 +145,7 @@ class ZeroEngine(StatefulEngine):
         """Return where a step's gradient stopped to be finite: the weights are unchanged, so the step is run again."""
         with NonFiniteWatch(self._engine.module.canonical_parameters()) as watch:
             self._forward_backward(micro_batches, scale, watch.begin_micro_batch)
-        # Whatever the repetition gave, it must not be used: the step is already reported as skipped.
-        if self.layout.zero_stage == 0:
-            self._engine.zero_grad()
-        else:
-            for gradient in self._states[0].gradients():
-                gradient.values.fill_(math.nan)
-        self._engine.step()
+        self._drop()  # whatever the repetition gave must not be used: the step is already reported as skipped
         return watch.report(self._processes, place=0)
 
     def _clip_or_drop(self) -> float:

@@ -1,9 +1,10 @@
 """A run's checkpoints: when to save, what to do when a save fails, what to keep, and what to go on from."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from training.checkpoint.catalog import Folders, newest_whole, prune, remove_torsos, step_of
+from training.checkpoint.catalog import Folders, committed, newest_whole, prune, remove_after, remove_torsos, step_of
 from training.checkpoint.manifest import Progress
 from training.checkpoint.ranks import do_together
 from training.checkpoint.saver import SaveOutcome, Saver
@@ -11,7 +12,7 @@ from training.config.run_directory import checkpoint_folders
 from training.config.schema import RunConfig
 from training.engine.base import Engine
 from training.engine.process_group import ProcessGroup
-from training.errors import SaveFailed, StorageError
+from training.errors import LossSpike, SaveFailed, StorageError
 from training.fault_tolerance.heartbeat import Heartbeat, Section
 from training.reporting.records import CheckpointRecord, IncidentRecord
 from training.reporting.reporter import Reporter
@@ -25,6 +26,15 @@ class Checkpointing:
     A failed save costs nothing but the checkpoint: it becomes an incident, training goes on, and the next try comes
     after 1, 2, 4 … `checkpoint.every_steps` steps, at the end of a training stage after 1, 2, 4 … seconds. After
     `checkpoint.max_failed_saves` in a row the run stops.
+
+    Args:
+        config: the run.
+        run_directory: its directory.
+        saver: writes.
+        processes: the job.
+        reporter: takes the records.
+        attempt: how often the run directory was started before.
+        check_state: raises if the state may not be saved; collective.
     """
 
     def __init__(
@@ -37,6 +47,7 @@ class Checkpointing:
         processes: ProcessGroup,
         reporter: Reporter,
         attempt: int,
+        check_state: Callable[[Engine], None] = lambda _engine: None,
     ) -> None:
         self.newest: Path | None = None
         """The newest committed checkpoint that this start knows of."""
@@ -51,6 +62,7 @@ class Checkpointing:
         self._processes = processes
         self._reporter = reporter
         self._attempt = attempt
+        self._check_state = check_state
         self._failed_saves = 0
         self._next_try = 0
         """After a failed save: the step of the next try."""
@@ -72,6 +84,32 @@ class Checkpointing:
             )
         self.newest, rejected = newest_whole(self._folders.all(), self._processes)
         return rejected
+
+    def go_back(self, step: int) -> list[str]:
+        """Forget what was saved after a step; `newest` is what to go on from, None if that is the start of the run.
+
+        Returns a message for each checkpoint that was found damaged.
+
+        Raises:
+            LossSpike: none of this step or an earlier one is left, and the run has saved since its start.
+            CorruptCheckpoint: none of those is whole.
+            StorageError: a later one cannot be removed.
+        """
+        self.settle()
+        do_together(self._processes, lambda: self._remove_after(step))
+        return self.find()
+
+    def _remove_after(self, step: int) -> None:
+        if self._processes.rank > 0:
+            return
+        folders = self._folders.all()
+        if step >= self._config.every_steps and all(step_of(path) > step for path in committed(*folders)):
+            raise LossSpike(
+                f"the run has to go back to step {step}, and no checkpoint of it or an earlier one is left\n"
+                "  -> a larger checkpoint.keep_last keeps them; continue with another fault_tolerance.recovery "
+                "(resume.allow=[fault_tolerance.recovery])"
+            )
+        remove_after(folders, step)
 
     def after_step(self, engine: Engine, progress: Progress) -> None:
         """Take note of a save that has ended, and begin one if it is time.
@@ -131,6 +169,7 @@ class Checkpointing:
         self._note(outcome)
 
     def _begin(self, engine: Engine, progress: Progress) -> None:
+        self._check_state(engine)
         directory = self._folders.of(progress.step, self._kept_for_good(progress.step))
         self._saving = progress
         section = self._heartbeat.doing.section

@@ -5,7 +5,7 @@ checkpoint, whatever layout wrote it, so a run that is continued and one that wa
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,8 @@ from training.config.schema import GateConfig, Resume, RunConfig
 from training.data.loader import StageLoader
 from training.engine.base import Engine
 from training.engine.process_group import ProcessGroup
-from training.errors import AutarkyError, ConfigError, GateBlocked, Stopped
+from training.errors import AutarkyError, ConfigError, GateBlocked, SilentCorruption, Stopped
+from training.fault_tolerance.corruption import CorruptionChecks
 from training.fault_tolerance.heartbeat import Heartbeat, Section
 from training.reporting.formatting import duration, num_bytes
 from training.reporting.reporter import Reporter
@@ -74,7 +75,8 @@ class Parts:
     load_initial_weights: Callable[[Engine], None] | None
     """Fills a new engine with the weights of `init_from`; None if they are drawn."""
     checkpoints: Checkpointing
-    open_loader: Callable[[str], StageLoader]
+    open_loader: Callable[[str, Mapping[str, int]], StageLoader]
+    """(training stage, batches that each training stage has left out) -> its data."""
     data_fingerprint: str
     evaluate: Callable[[InterruptibleScoring, str, Path], Evaluation]
     """(engine, suite name, path) -> report, written to the path by rank 0; collective."""
@@ -85,6 +87,7 @@ class Parts:
     """Whether the run was told to stop."""
     heartbeat: Heartbeat
     """Is told what this rank is doing."""
+    corruption: CorruptionChecks
 
 
 def open_ledger(config: RunConfig, run_directory: Path, processes: ProcessGroup) -> Ledger:
@@ -121,6 +124,7 @@ class Runner:
             data_fingerprint=parts.data_fingerprint,
             interruption=parts.interruption,
             heartbeat=parts.heartbeat,
+            corruption=parts.corruption,
         )
 
     @property
@@ -135,6 +139,8 @@ class Runner:
             GateBlocked: a gate did not promote.
             Stopped: the run was told to stop; all that was done is saved.
             NonFiniteGradients: too many steps in a row could not be used.
+            LossSpike: likewise, or the run went back too often.
+            SilentCorruption: a rank computed or kept something else than it should.
             CorruptCheckpoint: checkpoints exist, but none is whole or they belong to another run.
         """
         self._parts.heartbeat.section(Section.load)
@@ -144,6 +150,8 @@ class Runner:
                 self._parts.interruption.check()
                 self._run_training_stage(entry.name)
         except AutarkyError as error:
+            if isinstance(error, SilentCorruption):
+                self._journal.incident("silent_corruption", str(error))
             if error.on_every_rank:
                 self._checkpoints.settle()  # what was saved last is worth the wait
             if isinstance(error, Stopped):
@@ -175,6 +183,7 @@ class Runner:
         """Go on from a checkpoint, if this config may go on from what it was written with."""
         manifest = read_manifest(checkpoint)
         self._journal.progress = manifest.progress
+        self._loop.recovery.resume(manifest.progress)
         fingerprint = self._parts.data_fingerprint
         for change in changes_since(checkpoint, manifest, self._config, data_fingerprint=fingerprint):
             self._journal.incident("config_changed", f"{change.key}: {change.old!r} became {change.new!r}")
@@ -196,22 +205,39 @@ class Runner:
                 initial(engine)
             self._parts.interruption.check()
             self._evaluate_start(engine, name)
-            if self._ledger.entry(name).status is not StageStatus.trained:
-                self._train(engine, name, notes)
+            if self._ledger.entry(name).status is not StageStatus.trained and not self._train(engine, name, notes):
+                engine.close()
+                return  # `run` comes back here, and the engine is filled from before the spike
             self._evaluate(engine, name)
             engine.close()
         self._ask_gate(name)
 
-    def _train(self, engine: Engine, name: str, notes: Sequence[str]) -> None:
+    def _train(self, engine: Engine, name: str, notes: Sequence[str]) -> bool:
+        """Bring a training stage to its end; return False if it has to be taken up again from an earlier step."""
         if self._ledger.entry(name).status is StageStatus.pending:
             self._advance(transitions.begun(self._ledger, name))
         self._journal.stage(name, "begin", engine.layout.describe(), notes)
-        self._loop.run(engine, self._parts.open_loader(name), name)
+        left_out = {other: self._loop.recovery.batches_left_out(other) for other in self._config.stages}
+        back_to = self._loop.run(engine, self._parts.open_loader(name, left_out), name)
+        if back_to is not None:
+            self._go_back(back_to)
+            return False
         assert self._journal.progress is not None
         checkpoint = self._checkpoints.save_now(engine, self._journal.progress)
         self._advance(transitions.trained(self._ledger, name, self._checkpoints.relative(checkpoint)))
         self._journal.stage(name, "end", engine.layout.describe())
         self._parts.interruption.check()
+        return True
+
+    def _go_back(self, step: int) -> None:
+        """Go back to the newest whole checkpoint that is no later than a step; what to leave out is kept."""
+        left_out = self._loop.recovery.left_out
+        for message in self._checkpoints.go_back(step):
+            self._journal.incident("corrupt_checkpoint", f"{message}; an older checkpoint is used")
+        found = self._checkpoints.newest
+        progress = read_manifest(found).progress if found is not None else None
+        self._journal.progress = None if progress is None else replace(progress, left_out=left_out)
+        self._journal.incident("restart", f"continues from {found.name if found is not None else 'the start'}")
 
     # -- between training stages ------------------------------------------------------------------------------------
 

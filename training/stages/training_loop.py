@@ -6,14 +6,17 @@ from training.checkpoint.manifest import Progress
 from training.config.load import config_hash
 from training.config.schema import RunConfig
 from training.data.loader import StageLoader
-from training.engine.base import Engine, StepResult
+from training.engine.base import Engine, StepInstructions, StepResult
 from training.engine.process_group import ProcessGroup
-from training.errors import NonFiniteGradients, Stopped
+from training.errors import Stopped
+from training.fault_tolerance.corruption import CorruptionChecks
 from training.fault_tolerance.heartbeat import Heartbeat, Section
+from training.fault_tolerance.recovery import Action, Cause, Verdict
 from training.stages.checkpointing import Checkpointing
 from training.stages.curriculum import learning_rate
 from training.stages.interruption import Interruption
 from training.stages.journal import Journal
+from training.stages.recovering import Recovery, raise_if_stopped
 
 
 class TrainingLoop:
@@ -29,6 +32,7 @@ class TrainingLoop:
         data_fingerprint: str,
         interruption: Interruption,
         heartbeat: Heartbeat,
+        corruption: CorruptionChecks,
     ) -> None:
         self._config = config
         self._processes = processes
@@ -37,16 +41,24 @@ class TrainingLoop:
         self._data_fingerprint = data_fingerprint
         self._interruption = interruption
         self._heartbeat = heartbeat
+        self._corruption = corruption
+        self.recovery = Recovery(config.fault_tolerance)
+        """The policy and its state, moved on with `journal.progress`."""
 
     def last_step(self, name: str) -> int:
         """Return the global step count after the last step of a training stage."""
         return self._config.first_step(name) + self._config.num_steps(name)
 
-    def run(self, engine: Engine, loader: StageLoader, name: str) -> None:
+    def run(self, engine: Engine, loader: StageLoader, name: str) -> int | None:
         """Do what is left of a training stage's steps.
+
+        Returns:
+            None when all are done; else the step of the run to which it has to go back.
 
         Raises:
             NonFiniteGradients: too many steps in a row could not be used.
+            LossSpike: likewise, or the run went back too often.
+            SilentCorruption: a rank computed or kept something else than it should; nothing of the step is saved.
             StorageError: too many saves in a row have failed.
             Stopped: the run was told to stop; what was done so far is saved.
         """
@@ -56,24 +68,57 @@ class TrainingLoop:
             started = time.perf_counter()
             self._heartbeat.section(Section.data, self._journal.steps_done + 1)
             lr = learning_rate(self._config, name, stage_step)
+            batch = self.recovery.batch_of(name, stage_step)
             batches = loader.micro_batches(
-                stage_step,
+                batch,
                 replica=engine.layout.replica_of(self._processes.rank),
                 num_replicas=engine.layout.num_replicas,
             )
+            before = self._journal.progress
             self._heartbeat.step_begins(self._journal.steps_done + 1)
-            result = engine.train_batch(batches, lr=lr)
-            self._journal.progress = self._after(result, name, stage_step + 1, lr)
+            result = engine.train_batch(batches, lr=lr, instructions=self._instructions(engine, name))
+            verdict = self.recovery.judge(before, name, result)
+            self._journal.progress = self._after(result, verdict, name, stage_step + 1, batch, lr)
             seconds = time.perf_counter() - started
             self._heartbeat.step_ends(
                 self._journal.steps_done, seconds=seconds, place=engine.layout.pipeline_stage_of(self._processes.rank)
             )
             self._heartbeat.take_notices(self._journal.incident)
-            self._journal.step(result, lr=lr, batch_id=loader.batch_id(stage_step), seconds=seconds)
-            self._check_finite(result)
+            self._journal.step(result, lr=lr, batch_id=loader.batch_id(batch), seconds=seconds)
+            self._write_down(result, verdict)
+            if verdict.action is Action.roll_back:
+                return first_step + self._leave_out(before, verdict, name, stage_step)
+            raise_if_stopped(
+                verdict, step=self._journal.steps_done, skips_in_a_row=self._journal.progress.skips_in_a_row
+            )
             if self._journal.steps_done < self.last_step(name):
                 self._checkpoints.after_step(engine, self._journal.progress)
+                self._corruption.after_update(engine, self._journal.steps_done)
                 self._stop_if_told(engine)
+        return None
+
+    def _instructions(self, engine: Engine, name: str) -> StepInstructions:
+        """Return what is asked of the next step; nothing unusual where no check is due."""
+        progress = self._journal.progress
+
+        def accept(loss: float) -> bool:
+            self._corruption.before_update(engine)
+            return not self.recovery.holds_back or self.recovery.accepts(progress, name, loss)
+
+        is_asked = self.recovery.holds_back or self._corruption.watches_rest
+        twice = self._corruption.is_computed_twice(self._journal.steps_done + 1)
+        return StepInstructions(accept=accept if is_asked else None, twice=twice)
+
+    def _leave_out(self, before: Progress | None, verdict: Verdict, name: str, stage_step: int) -> int:
+        """Leave the batches of a spike out; return how many of the training stage's steps stay."""
+        kept_steps, window = self.recovery.go_back(before, name, stage_step)
+        last = window.first_batch + window.num_batches - 1
+        self._journal.incident(
+            "rollback",
+            f"{verdict.reason}: back to step {self._config.first_step(name) + kept_steps}; batches "
+            f"{window.first_batch} to {last} of {name} are left out",
+        )
+        return kept_steps
 
     def _stop_if_told(self, engine: Engine) -> None:
         try:
@@ -83,31 +128,29 @@ class TrainingLoop:
             self._checkpoints.save_now(engine, self._journal.progress)
             raise
 
-    def _after(self, result: StepResult, name: str, stage_step: int, lr: float) -> Progress:
+    def _after(
+        self, result: StepResult, verdict: Verdict, name: str, stage_step: int, batch: int, lr: float
+    ) -> Progress:
         before = self._journal.progress
-        skips_before = before.skips_in_a_row if before else 0
-        return Progress(
+        moved_on = Progress(
             step=self._journal.steps_done + 1,
             training_stage=name,
             stage_step=stage_step,
-            samples=stage_step * self._config.stages[name].global_batch_sequences,
+            samples=(batch + 1) * self._config.stages[name].global_batch_sequences,
             tokens=(before.tokens if before else 0) + result.num_tokens,
             optimizer_updates=(before.optimizer_updates if before else 0) + (not result.skipped),
-            skips_in_a_row=skips_before + 1 if result.skipped else 0,
+            skips_in_a_row=0,
             lr=lr,
             config_hash=config_hash(self._config),
             data_fingerprint=self._data_fingerprint,
         )
+        return self.recovery.counted(before, moved_on, result, verdict)
 
-    def _check_finite(self, result: StepResult) -> None:
-        if not result.skipped:
+    def _write_down(self, result: StepResult, verdict: Verdict) -> None:
+        if verdict.action in (Action.use, Action.roll_back):  # a rollback has an incident of its own
             return
-        assert self._journal.progress is not None
-        origin = f" (from {result.culprit})" if result.culprit else ""
-        self._journal.incident("non_finite", f"gradient norm {result.grad_norm}{origin}: the step changed nothing")
-        limit = self._config.fault_tolerance.max_consecutive_skips
-        if self._journal.progress.skips_in_a_row >= limit:
-            raise NonFiniteGradients(
-                f"{limit} steps in a row had NaN or Inf gradients, the last one step {self._journal.steps_done}\n"
-                "  -> no weight was changed by them; lower the learning rate or look at the data of these steps"
-            )
+        message = f"{verdict.reason}: the step changed nothing" if result.skipped else verdict.reason
+        if verdict.cause is Cause.non_finite:
+            origin = f" (from {result.culprit})" if result.culprit else ""
+            message = f"gradient norm {result.grad_norm}{origin}: the step changed nothing"
+        self._journal.incident(verdict.cause, message)

@@ -1,4 +1,6 @@
 import hashlib
+import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.checkpoint.simulated_ranks import progress_at
-from training.checkpoint.manifest import File, Manifest, Slice, read_manifest
+from training.checkpoint.manifest import File, LeftOut, Manifest, Slice, read_manifest
 from training.errors import CorruptCheckpoint
 
 FILE = "rank-00000.safetensors"
@@ -63,6 +65,29 @@ def test_a_manifest_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) == written
 
 
+def test_what_is_left_out_and_what_is_usual_read_back_bit_by_bit(tmp_path: Path) -> None:
+    progress = replace(
+        progress_at(3),
+        losses=(2.1, 0.1 + 0.2, 5e-324),
+        grad_norms=(1.0, 1e300, 1 / 3),
+        spikes_in_a_row=2,
+        left_out=(LeftOut(training_stage="only", first_batch=4, num_batches=2),),
+    )
+    written = replace(manifest(piece(0, 20)), progress=progress)
+    (tmp_path / "manifest.json").write_text(written.to_json())
+    assert read_manifest(tmp_path) == written
+
+
+def test_a_manifest_of_version_2_is_read_as_one_that_has_seen_no_spike(tmp_path: Path) -> None:
+    fields = json.loads(manifest(piece(0, 20)).to_json())
+    for name in ("losses", "grad_norms", "spikes_in_a_row", "left_out"):
+        del fields["progress"][name]
+    del fields["sha256"]
+    text = json.dumps(fields | {"format_version": 2}, indent=1)[:-2]
+    (tmp_path / "manifest.json").write_text(sealed(text))
+    assert read_manifest(tmp_path) == manifest(piece(0, 20))
+
+
 def sealed(text: str) -> str:
     """The text with the hash that fits it: an attacker can compute one too."""
     body = text.partition(',\n "sha256": "')[0]
@@ -76,8 +101,10 @@ def sealed(text: str) -> str:
         lambda text: text[: len(text) // 2],
         lambda text: text.replace('"step": 3', '"step": 4'),
         lambda text: text + " ",
-        lambda text: sealed(text.replace('"format_version": 2', '"format_version": 3')),
+        lambda text: sealed(text.replace('"format_version": 3', '"format_version": 4')),
         lambda text: sealed(text.replace('"progress"', '"regress"')),
+        lambda text: sealed(text.replace('"losses": []', '"losses": [NaN]')),
+        lambda text: sealed(text.replace('"left_out": []', '"left_out": [{"training_stage": "only"}]')),
         lambda text: sealed(text.replace("[0, 0, 0, 20,", "[0, 0, 0, 19,")),
         lambda text: sealed(text.replace("[0, 0, 0, 20,", "[0, 7, 0, 20,")),
         lambda text: sealed(text.replace("[0, 0, 0, 20,", "[0, 0, -1, 20,")),
@@ -88,7 +115,19 @@ def sealed(text: str) -> str:
         lambda text: sealed("[" * 200_000),
     ],
     ids=[
-        *("empty", "torn", "changed", "longer", "newer", "incomplete", "hole", "no such file", "negative"),
+        *(
+            "empty",
+            "torn",
+            "changed",
+            "longer",
+            "newer",
+            "incomplete",
+            "NaN",
+            "no window",
+            "hole",
+            "no such file",
+            "negative",
+        ),
         *("path", "absolute path", "a list", "null", "deeply nested"),
     ],
 )

@@ -8,6 +8,9 @@ from training.errors import ConfigError
 DEMO = "experiment=demo"
 BATCH = "stages.pretrain.global_batch_sequences"
 SUITE = "eval.suites.quick"
+RECOVERY = "fault_tolerance.recovery"
+CORRUPTION = "fault_tolerance.corruption"
+PIPELINE_OF_DEEPSPEED = ["parallel=pipeline", "cluster.processes_per_node=2"]
 LAYOUT = "stages.pretrain.parallel"
 
 # overrides; key at fault; a piece of the reason; a piece of the remedy
@@ -155,6 +158,36 @@ REFUSED = [
         "schedule.decay_fraction",
         "more than the whole",
         "schedule.decay_fraction=0.4",
+    ),
+    # spikes and corruption
+    (["fault_tolerance.recovery.on_loss_spike=undo"], f"{RECOVERY}.on_loss_spike", "rollback", "on_loss_spike="),
+    ([f"{RECOVERY}.min_steps=200"], f"{RECOVERY}.min_steps", "128 steps", f"{RECOVERY}.min_steps=128"),
+    ([f"{RECOVERY}.threshold_sigmas=0"], f"{RECOVERY}.threshold_sigmas", "above 0", "threshold_sigmas=6"),
+    ([f"{RECOVERY}.patience_steps=0"], f"{RECOVERY}.patience_steps", "at least 1", "patience_steps=1"),
+    ([f"{CORRUPTION}.rerun_every_steps=0"], f"{CORRUPTION}.rerun_every_steps", "at least 1", "rerun_every_steps=1"),
+    (
+        [f"{RECOVERY}.on_loss_spike=rollback", f"{RECOVERY}.rewind_steps=200"],
+        "checkpoint.keep_last",
+        "200 steps after",
+        "checkpoint.keep_last=5",
+    ),
+    (
+        [*PIPELINE_OF_DEEPSPEED, f"{RECOVERY}.on_loss_spike=skip"],
+        f"{RECOVERY}.on_loss_spike",
+        "between backward and update",
+        "pipeline_engine=autarky can, or fault_tolerance.recovery.on_loss_spike=rollback",
+    ),
+    (
+        [*PIPELINE_OF_DEEPSPEED, f"{CORRUPTION}.rerun_every_steps=100"],
+        f"{CORRUPTION}.rerun_every_steps",
+        "in one call",
+        "rerun_every_steps=null",
+    ),
+    (
+        [*PIPELINE_OF_DEEPSPEED, f"{CORRUPTION}.at_rest_every_steps=100"],
+        f"{CORRUPTION}.at_rest_every_steps",
+        "in one call",
+        "pipeline_engine=autarky",
     ),
     # DeepSpeed
     (

@@ -77,7 +77,7 @@ def test_replicas_together_hold_the_same_global_batch_under_every_layout(
     replicas = [other.micro_batches(5, replica=r, num_replicas=num_replicas) for r in range(num_replicas)]
     # Accumulation step by accumulation step, replica by replica: the global order of samples.
     rows = torch.cat([batches[m].input_ids_BT for m in range(len(replicas[0])) for batches in replicas])
-    expected = torch.stack([torch.from_numpy(loader.sample(i).token_ids) for i in loader.step_samples(5)])
+    expected = torch.stack([torch.from_numpy(loader.sample(i).token_ids) for i in loader.batch_samples(5)])
     assert torch.equal(rows, expected[:, :-1])
     assert {batch.input_ids_BT.shape for batches in replicas for batch in batches} == {(micro_batch, 32)}
     assert other.batch_id(5) == loader.batch_id(5)
