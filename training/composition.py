@@ -39,6 +39,7 @@ from training.fault_tolerance.injected import fault_at_point
 from training.fault_tolerance.last_words import as_autarky_error, forget, leave
 from training.fault_tolerance.signals import StopRequest
 from training.lease import Lease
+from training.reporting.process_log import ProcessLog
 from training.reporting.report import write_report as write_html
 from training.reporting.reporter import Reporter
 from training.stages import transitions
@@ -52,13 +53,14 @@ def run_rank(argv: Sequence[str], stop_request: StopRequest) -> ExitCode:
     rank = int(os.environ.get("RANK", "0"))
     run_directory: Path | None = None
     lease: Lease | None = None
+    log: ProcessLog | None = None
     try:
         arguments = parse_arguments(argv)
         frozen = Path(arguments.positional[0])
         limits = load_frozen(frozen).fault_tolerance if _is_run_directory(frozen) else FaultToleranceConfig()
         processes = process_group.start(limits.collective_timeout_seconds)
         run_directory, config, lease = _find_run(arguments, processes)
-        _log_to(_log_path(run_directory, rank))
+        log = _log_to(_log_path(run_directory, rank))
         _train(config, run_directory, processes, lease, stop_request)
         process_group.stop()
     except Exception as caught:  # the outermost frame: every error becomes an exit code and a file
@@ -68,6 +70,8 @@ def run_rank(argv: Sequence[str], stop_request: StopRequest) -> ExitCode:
     finally:
         if lease is not None:
             lease.release()
+        if log is not None:
+            log.close()
     return ExitCode.DONE
 
 
@@ -156,7 +160,7 @@ def _train(
     checkpoints = Checkpointing(
         config,
         run_directory,
-        saver=_saver(config, processes, lease),
+        saver=_saver(config, processes, lease, reporter),
         processes=processes,
         reporter=reporter,
         attempt=ledger.attempt,
@@ -226,13 +230,14 @@ def _open_reporter(config: RunConfig, run_directory: Path, attempt: int) -> Repo
     )
 
 
-def _saver(config: RunConfig, processes: ProcessGroup, lease: Lease | None) -> Saver:
+def _saver(config: RunConfig, processes: ProcessGroup, lease: Lease | None, reporter: Reporter) -> Saver:
     number = processes.broadcast_text(str(lease.number) if lease else None)
     return Saver(
         processes.with_own_group(config.checkpoint.commit_timeout_seconds),
         config=to_plain(config),
         attempt=int(number),
         check_lease=lease.check if lease else lambda: None,
+        before_commit=reporter.before_commit,
         at_point=fault_at_point(os.environ, rank=processes.rank, points=POINTS),
         asynchronous=config.checkpoint.asynchronous,
     )
@@ -286,13 +291,10 @@ def _log_path(run_directory: Path, rank: int) -> Path:
     return run_directory / "logs" / f"rank-{rank:05d}.log"
 
 
-def _log_to(path: Path) -> None:
+def _log_to(path: Path) -> ProcessLog:
     """Send all logging and warnings of this rank, DeepSpeed's too, to its log file."""
-    path.parent.mkdir(exist_ok=True)
-    logging.basicConfig(
-        filename=path, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
-    logging.captureWarnings(True)
+    log = ProcessLog(path)
     deepspeed_logger = logging.getLogger("DeepSpeed")
     deepspeed_logger.handlers.clear()
     deepspeed_logger.propagate = True
+    return log

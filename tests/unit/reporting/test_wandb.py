@@ -119,7 +119,9 @@ def test_a_missing_key_is_said_once_while_training_goes_on(
             time.sleep(0.05)
         reporter.record(step_record(step + 1))
         reporter.close()
-    assert [r.getMessage().split(";")[0] for r in caplog.records] == ["wandb ended early with exit code 1"]
+    words = [r.getMessage().split(";")[0] for r in caplog.records]
+    assert words == ["wandb could not start in mode online (UsageError) and keeps the run offline"]
+    assert len(_rows(_wandb_lines(tmp_path)[0])) == step + 1
     assert "No API key configured" in (tmp_path / "logs" / "wandb.log").read_text()
 
 
