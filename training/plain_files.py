@@ -96,7 +96,7 @@ def _refuse_constant(text: str) -> None:
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the plain values in a YAML file: at most 64 deep, no tag that names code, no alias.
+    """Return the plain values in a YAML file: at most 64 deep, no tag that names code, no alias, no name twice.
 
     Raises:
         OSError: it is not there or cannot be read.
@@ -174,3 +174,10 @@ class _TreeLoader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Return the next mapping, unless a name stands there twice: PyYAML would take the last one in silence."""
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise yaml.YAMLError(f"{', '.join(map(_shown, sorted(twice)))} stands there twice")
+        return super().construct_mapping(node, deep)

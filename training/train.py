@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from training.config.arguments import parse_arguments
+from training.durable_files import refuse_world_writable
 from training.errors import AutarkyError, ExitCode
 from training.fault_tolerance.lifeline import tie_to_launcher
 from training.fault_tolerance.signals import StopRequest
@@ -21,6 +22,7 @@ from training.fault_tolerance.signals import StopRequest
 def main(argv: Sequence[str]) -> ExitCode:
     """Run one rank to its end; returns the exit code of the process."""
     tie_to_launcher()
+    refuse_world_writable()
     stop_request = StopRequest.listen()
     try:
         arguments = parse_arguments(argv)

@@ -2,11 +2,12 @@
 
 import contextlib
 import logging
+import os
 import queue
 from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _MOST_WAITING = 10_000
@@ -61,6 +62,13 @@ class _Listener(QueueListener):
             self._thread = None
 
 
+def _without_following(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o644)
+
+
 class _File(logging.FileHandler):
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+    def _open(self) -> TextIO:
+        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=_without_following)
+
+    def handleError(self, record: logging.LogRecord) -> None:
         """Say nothing: a full disk would be said about every line, and on standard error."""

@@ -91,7 +91,7 @@ class WandbView:
             self._complain("ended at once")
 
     def append(self, record: Record) -> None:
-        """Do nothing but notice, once, that the follower is in trouble: it reads the record from metrics.jsonl itself."""
+        """Notice, once, that the follower is in trouble; it reads the record from metrics.jsonl itself."""
         if self._complained:
             return
         self._hear()

@@ -169,5 +169,7 @@ def test_wandb_without_a_server_costs_training_nothing(server: Any, tmp_path: Pa
     assert found["steps"] == ALL_STEPS
     assert found["close"] < WANDB_CLOSE_SECONDS + 2
     assert time.monotonic() - begun < WANDB_CLOSE_SECONDS + NUM_STEPS * STEP_SECONDS + 30
-    print(f"{server.__name__}: longest {found['longest']:.4f} s, alone {alone['longest']:.4f} s; "
-          f"{NUM_STEPS} steps {found['steps_took']:.2f} s, alone {alone['steps_took']:.2f} s")
+    print(
+        f"{server.__name__}: longest {found['longest']:.4f} s, alone {alone['longest']:.4f} s; "
+        f"{NUM_STEPS} steps {found['steps_took']:.2f} s, alone {alone['steps_took']:.2f} s"
+    )
