@@ -7,6 +7,7 @@ much out of little. Every reader here says so with a ValueError, which its calle
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -177,7 +178,7 @@ class _TreeLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Return the next mapping, unless a name stands there twice: PyYAML would take the last one in silence."""
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise yaml.YAMLError(f"{', '.join(map(_shown, sorted(twice)))} stands there twice")
+        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := next((name for name, number in names.items() if number > 1), None):
+            raise yaml.YAMLError(f"{_shown(twice)} stands there twice")
         return super().construct_mapping(node, deep)

@@ -80,6 +80,7 @@ def make_run(root: Path, stage_steps: Sequence[int], *, keep_last: int = KEEP_LA
         f"run.root={root / 'runs'}",
         "reporting.wandb.mode=disabled",
         "checkpoint.every_steps=1",
+        "checkpoint.max_stall_seconds=600",  # a checkpoint of every step is expected, however busy the machine is
         f"checkpoint.keep_last={keep_last}",
         *(f"stages.{name}.tokens={steps * _TOKENS_PER_STEP}" for name, steps in zip(STAGES, stage_steps, strict=True)),
     ]

@@ -62,10 +62,10 @@ def ranks(clocks: list[Clock], overrides: list[str]) -> list[list[str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    train = [sys.executable, "-m", "training.train", *overrides]
     world = [f"WORLD_SIZE={len(clocks)}", f"LOCAL_WORLD_SIZE={len(clocks)}", "MASTER_ADDR=127.0.0.1"]
     return [
-        [*clock.environment, *world, f"MASTER_PORT={port}", f"RANK={rank}", f"LOCAL_RANK={rank}"]
-        + [sys.executable, "-m", "training.train", *overrides]
+        [*clock.environment, *world, f"MASTER_PORT={port}", f"RANK={rank}", f"LOCAL_RANK={rank}", *train]
         for rank, clock in enumerate(clocks)
     ]
 

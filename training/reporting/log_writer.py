@@ -19,7 +19,7 @@ from training.reporting.formatting import duration
 from training.reporting.metrics import STEPS_PER_SYNC, MetricsLog, to_line
 from training.reporting.records import IncidentRecord, Record, StepRecord
 
-PATIENCE_SECONDS = 0.5
+PATIENCE_SECONDS = 0.25
 """Longest time that training waits for a record to be on disk: once, then not again until the disk has caught up."""
 CLOSE_SECONDS = 10.0
 """Longest wait, at the end of a job, for storage that does not take the last records."""

@@ -10,6 +10,7 @@ No secret goes through here: the process finds WANDB_API_KEY in its environment 
 import json
 import logging
 import os
+import re
 import select
 import subprocess
 import sys
@@ -70,7 +71,7 @@ class WandbView:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=output,
-                    env={**os.environ, "PYTHONPATH": python_path, "WANDB_SILENT": "true"},
+                    env={**_without_password(os.environ), "PYTHONPATH": python_path, "WANDB_SILENT": "true"},
                     start_new_session=True,  # Ctrl-C is for the trainer; the follower ends when its input does
                 )
         except OSError as error:
@@ -124,3 +125,9 @@ class WandbView:
             self._output_path,
             self._run_directory,
         )
+
+
+def _without_password(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without user and password in the server's address: wandb logs it, and uses its key."""
+    address = environment.get("WANDB_BASE_URL", "")
+    return {**environment, **({"WANDB_BASE_URL": re.sub(r"//[^/]*@", "//", address)} if address else {})}

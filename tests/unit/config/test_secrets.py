@@ -41,7 +41,12 @@ def test_what_looks_like_a_secret_is_refused_and_not_repeated(override: str) -> 
 @pytest.mark.parametrize("variable", ["WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "my_token"])
 @pytest.mark.parametrize(
     "override",
-    [f"run.name={CANARY}", f"eval.suites.quick.prompts=[x{CANARY}y]", f"+deepspeed.extra.{CANARY}=1", f"run.id={CANARY}"],
+    [
+        f"run.name={CANARY}",
+        f"eval.suites.quick.prompts=[x{CANARY}y]",
+        f"+deepspeed.extra.{CANARY}=1",
+        f"run.id={CANARY}",
+    ],
 )
 def test_the_value_of_a_secret_variable_is_refused_wherever_it_stands(
     variable: str, override: str, monkeypatch: pytest.MonkeyPatch
@@ -92,7 +97,13 @@ RESOLVERS = [
     "${oc.${run.name}:HOME}",
     "${run.${oc.env:HOME}}",
 ]
-PLACES = ["run.name={}", "run.root={}", "+deepspeed.extra.x={}", "+deepspeed.extra.x=[{}]", "+deepspeed.extra.x={{y: {}}}"]
+PLACES = [
+    "run.name={}",
+    "run.root={}",
+    "+deepspeed.extra.x={}",
+    "+deepspeed.extra.x=[{}]",
+    "+deepspeed.extra.x={{y: {}}}",
+]
 
 
 @pytest.mark.parametrize("place", PLACES)
