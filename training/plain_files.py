@@ -104,14 +104,16 @@ def read_yaml(path: Path) -> Any:
         ValueError: it is no such file.
     """
     text = read_text(path, largest_bytes=_LARGEST_YAML_BYTES)
-    loader = _TreeLoader(text)
+    loader: _TreeLoader | None = None
     try:
+        loader = _TreeLoader(text)
         return loader.get_single_data()
     # PyYAML's constructors let through what int(), a regular expression without a match or a date raises.
     except (yaml.YAMLError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         raise ValueError(f"it is not YAML of plain values: {error}") from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def typed(kind: type[T], values: object) -> T:
