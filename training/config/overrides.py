@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from training.config.keys import known_keys, nearest, type_of, unknown_key
-from training.config.secret_checks import refuse_secrets
+from training.config.secret_checks import refuse_secret_pairs, refuse_secret_values, refuse_secrets
 from training.errors import ConfigError
 
 CONF_DIRECTORY = Path(__file__).parents[2] / "conf"
@@ -35,8 +35,13 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         try:
             override = parser.parse_override(text)
         except HydraException as error:
+            refuse_secret_pairs(text)
             reason = f"is not of the form key=value ({str(error).splitlines()[0]})"
             raise ConfigError(*_split(text), reason, _mend(text)) from None
+        if override.is_sweep_override():
+            refuse_secret_pairs(text)
+        elif not override.is_delete():
+            refuse_secret_values({override.key_or_group: override.value()})
         if "hydra" in (re.split(r"[./]", place)[0] for place in (override.key_or_group, override.package or "")):
             reason = "Hydra only composes the values here, it runs nothing and writes nothing"
             raise ConfigError(*_split(text), reason, "leave it out; run.root=DIR sets the folder of run directories")

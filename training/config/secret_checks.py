@@ -41,8 +41,16 @@ def refuse_secrets(overrides: Sequence[str], *, environment: Mapping[str, str] =
     for text in overrides:
         key, _, value = text.partition("=")
         _check_entry(key.strip().lstrip("+~"), value, secrets, is_number=_is_number(value))
-        for pair in _PAIR.finditer(value):
-            _check_entry(pair["key"], pair["value"], secrets, is_number=_is_number(pair["value"]))
+
+
+def refuse_secret_pairs(text: str) -> None:
+    """Check an override that cannot be parsed, or stands for several: no `name: value` in it looks like a secret.
+
+    Raises:
+        ConfigError: one does; its value is not in the message.
+    """
+    for pair in _PAIR.finditer(text.partition("=")[2]):
+        _check_entry(pair["key"], pair["value"], {}, is_number=_is_number(pair["value"]))
 
 
 def refuse_secret_values(values: Mapping[str, Any], *, environment: Mapping[str, str] = os.environ) -> None:
