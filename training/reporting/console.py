@@ -7,7 +7,7 @@ import statistics
 import sys
 from collections import deque
 from collections.abc import Sequence
-from typing import TextIO, cast
+from typing import BinaryIO, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -119,8 +119,8 @@ def _own_standard_output() -> TextIO:
     """
     if sys.stdout is None:  # the process was started without one
         return io.StringIO()
-    raw = cast(io.BufferedIOBase, os.fdopen(os.dup(1), "wb", buffering=0))
-    return io.TextIOWrapper(raw, encoding="utf-8", errors="replace", write_through=True)
+    raw = os.fdopen(os.dup(1), "wb", buffering=0)
+    return io.TextIOWrapper(cast(BinaryIO, raw), encoding="utf-8", errors="replace", write_through=True)
 
 
 def _numbers(record: StepRecord) -> str:

@@ -1,13 +1,14 @@
 """The log of one process, logs/rank-NNNNN.log, on a thread of its own: a log line never waits for a disk."""
 
 import contextlib
+import io
 import logging
 import os
 import queue
 from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _MOST_WAITING = 10_000
@@ -62,13 +63,10 @@ class _Listener(QueueListener):
             self._thread = None
 
 
-def _without_following(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o644)
-
-
 class _File(logging.FileHandler):
-    def _open(self) -> TextIO:
-        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=_without_following)
+    def _open(self) -> io.TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        return os.fdopen(descriptor, "a", encoding=self.encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Say nothing: a full disk would be said about every line, and on standard error."""

@@ -14,7 +14,7 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import wandb
 
@@ -51,7 +51,7 @@ def wandb_row(record: Record) -> dict[str, Any]:
     return row | {f"{record.kind}/{name}": value for name, value in values.items()}
 
 
-def _start_run(settings: dict[str, Any], mode: str) -> wandb.Run:
+def _start_run(settings: dict[str, Any], mode: Literal["online", "offline"]) -> wandb.Run:
     run = wandb.init(
         id=settings["run_id"],
         name=settings["run_id"],

@@ -139,7 +139,7 @@ def broken_server() -> Iterator[str]:
 
         do_GET = do_POST
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (http.server's name)
             """Say nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
