@@ -16,6 +16,7 @@ from training.config.arguments import parse_arguments
 from training.config.load import compose, load_frozen, to_yaml
 from training.config.overrides import expand_sweep
 from training.config.run_directory import resolve
+from training.durable_files import refuse_world_writable
 from training.errors import AutarkyError, ConfigError, ExitCode
 
 
@@ -33,6 +34,7 @@ class Job:
 
 def main(argv: Sequence[str]) -> int:
     """Do what a command line asks; return the exit code, for a sweep that of its first failing run."""
+    refuse_world_writable()
     try:
         arguments = parse_arguments(argv)
         if arguments.help:

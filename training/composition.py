@@ -46,6 +46,7 @@ from training.fault_tolerance.poisoned import poisoned
 from training.fault_tolerance.signals import StopRequest
 from training.fault_tolerance.watchdog import Watchdog
 from training.lease import Lease
+from training.reporting.process_log import ProcessLog
 from training.reporting.report import write_report as write_html
 from training.reporting.reporter import Reporter
 from training.stages import transitions
@@ -62,6 +63,7 @@ def run_rank(argv: Sequence[str], stop_request: StopRequest) -> ExitCode:
     run_directory: Path | None = None
     lease: Lease | None = None
     watchdog: Watchdog | None = None
+    log: ProcessLog | None = None
     try:
         arguments = parse_arguments(argv)
         frozen = Path(arguments.positional[0])
@@ -71,7 +73,7 @@ def run_rank(argv: Sequence[str], stop_request: StopRequest) -> ExitCode:
         stop_request.has_started()
         watchdog = _start_watchdog(processes)
         run_directory, config, lease, hang_before = _find_run(arguments, processes)
-        _log_to(_log_path(run_directory, rank))
+        log = _log_to(_log_path(run_directory, rank))
         watchdog.use(config, run_directory)
         interruption = Interruption(request=stop_request, processes=processes)
         _train(config, run_directory, processes, lease, interruption, watchdog.heartbeat, hang_before)
@@ -86,6 +88,8 @@ def run_rank(argv: Sequence[str], stop_request: StopRequest) -> ExitCode:
     finally:
         if lease is not None:
             lease.release()
+        if log is not None:
+            log.close()
     return ExitCode.DONE
 
 
@@ -209,7 +213,7 @@ def _train(
         config,
         run_directory,
         heartbeat=heartbeat,
-        saver=_saver(config, processes, lease),
+        saver=_saver(config, processes, lease, reporter),
         processes=processes,
         reporter=reporter,
         attempt=ledger.attempt,
@@ -296,13 +300,14 @@ def _open_reporter(config: RunConfig, run_directory: Path, attempt: int) -> Repo
     )
 
 
-def _saver(config: RunConfig, processes: ProcessGroup, lease: Lease | None) -> Saver:
+def _saver(config: RunConfig, processes: ProcessGroup, lease: Lease | None, reporter: Reporter) -> Saver:
     number = processes.broadcast_text(str(lease.number) if lease else None)
     return Saver(
         processes.with_own_group(config.checkpoint.commit_timeout_seconds),
         config=to_plain(config),
         attempt=int(number),
         check_lease=lease.check if lease else lambda: None,
+        before_commit=reporter.before_commit,
         at_point=fault_at_point(os.environ, rank=processes.rank, points=POINTS),
         asynchronous=config.checkpoint.asynchronous,
     )
@@ -358,13 +363,10 @@ def _log_path(run_directory: Path, rank: int) -> Path:
     return run_directory / "logs" / f"rank-{rank:05d}.log"
 
 
-def _log_to(path: Path) -> None:
+def _log_to(path: Path) -> ProcessLog:
     """Send all logging and warnings of this rank, DeepSpeed's too, to its log file."""
-    path.parent.mkdir(exist_ok=True)
-    logging.basicConfig(
-        filename=path, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
-    logging.captureWarnings(True)
+    log = ProcessLog(path)
     deepspeed_logger = logging.getLogger("DeepSpeed")
     deepspeed_logger.handlers.clear()
     deepspeed_logger.propagate = True
+    return log

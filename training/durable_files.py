@@ -1,7 +1,7 @@
 """Files that survive a kill and a power cut: whole old content or whole new content, on disk when the call returns."""
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from training.errors import StorageError
@@ -13,11 +13,10 @@ def write_durably(path: Path, text: str) -> None:
     Raises:
         StorageError: it could not be written; the old file is as it was.
     """
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.fchmod(descriptor, 0o644)  # mkstemp shuts out the team that watches the run
+        descriptor, temporary = new_file(path.parent, prefix=f".{path.name}.")
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -30,7 +29,19 @@ def write_durably(path: Path, text: str) -> None:
         ) from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)  # nothing is left of it after the rename
+            temporary.unlink(missing_ok=True)  # nothing is left of it after the rename
+
+
+def new_file(folder: Path, *, prefix: str) -> tuple[int, Path]:
+    """Return the descriptor and path of a file that was not there before, readable by whom the umask lets."""
+    path = folder / f"{prefix}{secrets.token_hex(8)}.tmp"
+    # Not mkstemp: its files are their owner's alone, and the team that watches a run is shut out.
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644), path
+
+
+def refuse_world_writable() -> None:
+    """Make sure that nothing this process or its children create can be written by everyone, whatever the umask was."""
+    os.umask(os.umask(0o077) | 0o002)
 
 
 def fsync(path: Path) -> None:

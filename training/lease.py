@@ -11,14 +11,13 @@ through a requeue commits nothing. (Kleppmann, "How to do distributed locking", 
 import json
 import os
 import socket
-import tempfile
 import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from training.durable_files import fsync, write_durably
+from training.durable_files import fsync, new_file, write_durably
 from training.errors import RunInUse, StorageError
 from training.plain_files import read_json, typed
 from training.process_identity import start_time, this_machine
@@ -169,9 +168,8 @@ def _is_alive(holder: Holder) -> bool | None:
 
 
 def _claim(folder: Path, holder: Holder) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=".lease.", dir=folder)
+    descriptor, temporary = new_file(folder, prefix=".lease.")
     try:
-        os.fchmod(descriptor, 0o644)
         with os.fdopen(descriptor, "w") as file:
             file.write(json.dumps(asdict(holder)))
             file.flush()

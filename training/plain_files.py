@@ -7,6 +7,7 @@ much out of little. Every reader here says so with a ValueError, which its calle
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -96,21 +97,23 @@ def _refuse_constant(text: str) -> None:
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the plain values in a YAML file: at most 64 deep, no tag that names code, no alias.
+    """Return the plain values in a YAML file: at most 64 deep, no tag that names code, no alias, no name twice.
 
     Raises:
         OSError: it is not there or cannot be read.
         ValueError: it is no such file.
     """
     text = read_text(path, largest_bytes=_LARGEST_YAML_BYTES)
-    loader = _TreeLoader(text)
+    loader: _TreeLoader | None = None
     try:
+        loader = _TreeLoader(text)
         return loader.get_single_data()
     # PyYAML's constructors let through what int(), a regular expression without a match or a date raises.
     except (yaml.YAMLError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         raise ValueError(f"it is not YAML of plain values: {error}") from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def typed(kind: type[T], values: object) -> T:
@@ -174,3 +177,10 @@ class _TreeLoader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Return the next mapping, unless a name stands there twice: PyYAML would take the last one in silence."""
+        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := next((name for name, number in names.items() if number > 1), None):
+            raise yaml.YAMLError(f"{_shown(twice)} stands there twice")
+        return super().construct_mapping(node, deep)

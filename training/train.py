@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from training.config.arguments import parse_arguments
+from training.durable_files import refuse_world_writable
 from training.errors import AutarkyError, ExitCode
 from training.fault_tolerance.lifeline import tie_to_launcher
 from training.fault_tolerance.signals import StopRequest
@@ -22,6 +23,7 @@ def main(argv: Sequence[str]) -> ExitCode:
     """Run one rank to its end; returns the exit code of the process."""
     stop_request = StopRequest.listen()  # before any thread, each of which inherits the block
     tie_to_launcher(stop_request)
+    refuse_world_writable()
     try:
         arguments = parse_arguments(argv)
     except AutarkyError as error:

@@ -87,6 +87,7 @@ def make_run(
         f"run.root={root / 'runs'}",
         "reporting.wandb.mode=disabled",
         f"checkpoint.every_steps={save_every_steps}",
+        "checkpoint.max_stall_seconds=600",  # a checkpoint of every step is expected, however busy the machine is
         f"checkpoint.keep_last={keep_last}",
         *(f"stages.{name}.tokens={steps * _TOKENS_PER_STEP}" for name, steps in zip(STAGES, stage_steps, strict=True)),
         *more,

@@ -2,7 +2,9 @@
 
 import shutil
 import signal
+import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,14 @@ from training.errors import ExitCode
 
 ROOM_FOR_ONE = "size=3m"
 """A checkpoint of the smoke run takes 2.2 MB."""
+LONGEST_WAIT_SECONDS = 1.0
+"""From the issue: training does not wait longer for anything that reports or saves."""
+REMOUNT = "mount -o remount,size=1m"
+
+
+def strace_works() -> bool:
+    probe = ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "true"]
+    return shutil.which("strace") is not None and subprocess.run(probe, capture_output=True).returncode == 0
 
 
 def assert_same_run(run: Path, reference: Reference) -> None:
@@ -80,6 +90,61 @@ def test_storage_that_stays_away_ends_the_run_with_its_own_code(reference: Refer
     finished = submit_to_end([*command, "resume=auto"], folder=tmp_path)
     assert finished.exit_code == 0, finished.explain()
     assert_same_run(only_run(root), reference)
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_log_disk_that_is_full_holds_up_no_step(comes_back: bool, reference: Reference, tmp_path: Path) -> None:
+    """metrics.jsonl lies on a disk of one page; a shell in the same mounts makes room later, or never."""
+    root, disk = tmp_path / "runs", tmp_path / "disk"
+    log = root / "chosen" / "metrics.jsonl"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    disk.mkdir()
+    overrides = [*reference.overrides, f"run.root={root}", "run.id=chosen"]
+    enlarge = f'(until [ -e "{root}/chosen/checkpoints/step-00000012" ]; do sleep 0.1; done; {REMOUNT} {disk}) &'
+    in_own_mounts = (
+        f"mount -t tmpfs -o size=4k tmpfs {disk} && touch {disk}/log && mount --bind {disk}/log {log} && "
+        f'{{ {enlarge if comes_back else ":"} }} && {sys.executable} -m launch.submit "$@"; '
+        f"code=$?; cp {log} {tmp_path}/log; exit $code"
+    )
+    finished = run_to_end(["unshare", "-rm", "sh", "-c", in_own_mounts, "sh", *overrides], folder=tmp_path)
+    assert "records wait in memory until it can be written again" in finished.stderr
+    assert ledger(root / "chosen")["state"] == "done"  # all was trained, evaluated and gated
+    assert contents(last_checkpoint(root / "chosen")) == contents(last_checkpoint(reference.directory))
+    shutil.copy(tmp_path / "log", log)  # out of the mounts, which are gone
+    steps = numbers_by_step(records(root / "chosen", "step"))
+    if comes_back:
+        assert finished.exit_code == 0, finished.explain()
+        assert steps == numbers_by_step(records(reference.directory, "step"))
+        (incident,) = incidents(root / "chosen", "log_unwritable")
+        assert "No space left on device" in incident["message"]
+    else:
+        assert finished.exit_code == ExitCode.STORAGE, finished.explain()
+        assert "records are lost" in finished.stderr
+        assert steps.items() < numbers_by_step(records(reference.directory, "step")).items()
+
+
+@pytest.mark.skipif(not strace_works(), reason="there is no strace, or it may not trace")
+def test_a_slow_disk_holds_up_no_step(reference: Reference, tmp_path: Path) -> None:
+    """Every fsync of every process takes 0.7 s longer, so a save takes many seconds and the next one comes due."""
+    root = tmp_path / "runs"
+    overrides = [*reference.overrides, f"run.root={root}", "checkpoint.every_steps=2", "reporting.wandb.mode=disabled"]
+    slow = ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fsync"]
+    command = [*slow, "-e", "inject=fsync:delay_enter=700000", sys.executable, "-m", "launch.submit", *overrides]
+    finished = run_to_end(command, folder=tmp_path)
+    assert finished.exit_code == 0, finished.explain()
+    run = only_run(root)
+    assert min(record["seconds"] for record in records(run, "checkpoint")) > 2, "the disk was not slow"
+    assert incidents(run, "save_late"), "no save was due while another one went on"
+    steps = records(run, "step")
+    waits = [
+        later["time"] - earlier["time"] - later["seconds"]
+        for earlier, later in pairwise(steps)
+        if earlier["stage"] == later["stage"]
+    ]
+    print(f"longest wait between two steps: {max(waits):.3f} s of {len(waits)}")
+    assert max(waits) < LONGEST_WAIT_SECONDS
+    assert_same_run(run, reference)
 
 
 def incidents(run: Path, what: str) -> list[dict]:

@@ -56,6 +56,8 @@ class SaveOrder:
     """The lease's number."""
     check_lease: Callable[[], None]
     """Raises RunInUse if the run directory was taken over."""
+    before_commit: Callable[[], None]
+    """Brings to disk what must not be older than the checkpoint: the records of its steps."""
     at_point: Callable[[str, int], None]
     """Is told every point of the protocol with the step; drills kill there."""
 
@@ -172,6 +174,7 @@ def _commit(order: SaveOrder, world_size: int) -> None:
     for rank in range(world_size):
         (order.work / f"rank-{rank:05d}.json").unlink()
     order.reach("manifest_written")
+    order.before_commit()
     commit_directory(order.work, order.final, before_rename=lambda: (order.check_lease(), order.reach("before_rename")))
     order.reach("after_rename")
 

@@ -36,6 +36,7 @@ class Saver:
         config: the run's, as plain values, for the manifest.
         attempt: the lease's number.
         check_lease: raises RunInUse if another start has taken the run directory over.
+        before_commit: is called on rank 0, on the writing thread, right before a checkpoint counts.
         at_point: is told every point of the protocol with the step.
         asynchronous: False writes before `begin` returns.
     """
@@ -47,6 +48,7 @@ class Saver:
         config: Mapping[str, Any],
         attempt: int = 0,
         check_lease: Callable[[], None] = lambda: None,
+        before_commit: Callable[[], None] = lambda: None,
         at_point: Callable[[str, int], None] = lambda _point, _step: None,
         asynchronous: bool = True,
     ) -> None:
@@ -54,6 +56,7 @@ class Saver:
         self._config = config
         self._attempt = attempt
         self._check_lease = check_lease
+        self._before_commit = before_commit
         self._at_point = at_point
         self._asynchronous = asynchronous
         self._writing: _Writing | None = None
@@ -86,6 +89,7 @@ class Saver:
             config=self._config,
             attempt=self._attempt,
             check_lease=self._check_lease,
+            before_commit=self._before_commit,
             at_point=self._at_point,
         )
         begun = time.perf_counter()

@@ -52,7 +52,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         elif word.startswith("-"):
             raise ConfigError(
                 "command line",
-                word,
+                word.partition("=")[0],  # what stands behind it may be a secret
                 "there is no such option",
                 "options are -m, --cfg job and --help; settings are key=value",
             )

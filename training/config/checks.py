@@ -8,9 +8,11 @@ from training.config.checkpoint_checks import check_checkpoints
 from training.config.fault_tolerance_checks import check_fault_tolerance
 from training.config.initial_weights import split_initial_weights
 from training.config.layout_checks import check_layout, check_model, check_sizes
+from training.config.path_checks import check_names, check_paths
 from training.config.recovery_checks import check_recovery
 from training.config.resume_policy import check_allow
 from training.config.schema import ModelConfig, RunConfig
+from training.config.secret_checks import refuse_secret_values
 from training.config.training_stage_checks import check_sources, check_suites, check_training_stage
 from training.config.value_checks import check_numbers, check_values
 from training.errors import ConfigError
@@ -49,6 +51,9 @@ def check(config: RunConfig) -> None:
     Raises:
         ConfigError: the first thing that cannot be, with the nearest value that can.
     """
+    refuse_secret_values(asdict(config))
+    check_names(config)
+    check_paths(config)
     check_values(config)
     check_model(config)
     check_sources(config)

@@ -29,6 +29,7 @@ from training.config.overrides import (
 )
 from training.config.resume_policy import numbers_of
 from training.config.schema import Resume, RunConfig
+from training.config.secret_checks import refuse_resolvers
 from training.config.typed import to_plain, to_run_config
 from training.durable_files import write_durably
 from training.errors import ConfigError
@@ -56,6 +57,7 @@ def compose(overrides: Sequence[str], *, world: tuple[int, int] | None = None) -
     for override in parsed:
         if not is_group_choice(override):
             apply(composed, override)
+    refuse_resolvers(to_container(composed))
     try:
         values = to_container(composed, resolve=True)
     except OmegaConfBaseException as error:

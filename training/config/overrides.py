@@ -5,6 +5,7 @@ the nearest key. The grammar is Hydra's own (hydra 1.3, "basic override syntax")
 """
 
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_origin
@@ -15,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from training.config.keys import known_keys, nearest, type_of, unknown_key
+from training.config.secret_checks import refuse_secret_pairs, refuse_secret_values, refuse_secrets
 from training.errors import ConfigError
 
 CONF_DIRECTORY = Path(__file__).parents[2] / "conf"
@@ -24,17 +26,23 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     """Return the parsed overrides, in order; `resume=auto` stands for resume.mode=auto.
 
     Raises:
-        ConfigError: one is malformed, or speaks to Hydra itself, which Autarky only lets compose.
+        ConfigError: one is malformed, holds a secret, or speaks to Hydra itself, which Autarky only lets compose.
     """
+    refuse_secrets(overrides)
     parser = OverridesParser.create()
     parsed = []
     for text in overrides:
         try:
             override = parser.parse_override(text)
         except HydraException as error:
+            refuse_secret_pairs(text)
             reason = f"is not of the form key=value ({str(error).splitlines()[0]})"
             raise ConfigError(*_split(text), reason, _mend(text)) from None
-        if override.key_or_group.split("/")[0].split(".")[0] == "hydra":
+        if override.is_sweep_override():
+            refuse_secret_pairs(text)
+        elif not override.is_delete():
+            refuse_secret_values({override.key_or_group: override.value()})
+        if "hydra" in (re.split(r"[./]", place)[0] for place in (override.key_or_group, override.package or "")):
             reason = "Hydra only composes the values here, it runs nothing and writes nothing"
             raise ConfigError(*_split(text), reason, "leave it out; run.root=DIR sets the folder of run directories")
         if override.key_or_group == "resume" and not override.is_delete() and not isinstance(override.value(), dict):

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from training.config.load import FROZEN_NAME, config_hash, freeze, load_frozen
+from training.config.path_checks import check_no_link
 from training.config.resume_policy import compare
 from training.config.schema import Resume, RunConfig
 from training.config.typed import to_plain
@@ -80,6 +81,7 @@ def create(config: RunConfig, overrides: Sequence[str]) -> Path:
         directory = _make_new(root, new_run_id(config))
     else:
         directory = root / config.run.id
+        check_no_link(directory)
         directory.mkdir(exist_ok=True)
         wait_until_free(directory)
         if has_checkpoints(config, directory):
@@ -162,6 +164,7 @@ def _make_new(root: Path, run_id: str) -> Path:
 def _named(config: RunConfig) -> Path | None:
     assert config.run.id is not None
     directory = Path(config.run.root) / config.run.id
+    check_no_link(directory)
     return directory if (directory / FROZEN_NAME).is_file() else None
 
 
@@ -216,7 +219,9 @@ def _nothing_to_continue(config: RunConfig) -> ConfigError:
 
 def _run_directories(config: RunConfig) -> list[Path]:
     root = Path(config.run.root)
-    return [path.parent for path in root.glob(f"*/{FROZEN_NAME}")] if root.is_dir() else []
+    if not root.is_dir():
+        return []
+    return [path.parent for path in root.glob(f"*/{FROZEN_NAME}") if not path.parent.is_symlink()]
 
 
 def _load_quietly(directory: Path) -> RunConfig | None:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
+from training.engine import rendezvous
 from training.engine.deepspeed_private import skip_shared_memory_op
 
 
@@ -134,6 +135,7 @@ def start(timeout_seconds: int, ballot: Ballot | None = None) -> ProcessGroup:
     assert accelerator is not None
     local_rank = int(os.environ["LOCAL_RANK"])
     accelerator.set_device(local_rank)
+    _meet(accelerator.communication_backend_name(), accelerator.device_name(), local_rank, timeout)
     deepspeed.init_distributed(accelerator.communication_backend_name(), timeout=timeout, verbose=False)
     cpu_group = dist.new_group(backend="gloo", timeout=timeout)
     assert isinstance(cpu_group, dist.ProcessGroup)  # every rank is a member
@@ -144,6 +146,22 @@ def start(timeout_seconds: int, ballot: Ballot | None = None) -> ProcessGroup:
         device=torch.device(accelerator.current_device_name()),
         cpu_group=cpu_group,
         ballot=ballot or Ballot(),
+    )
+
+
+def _meet(backend: str, device: str, local_rank: int, timeout: timedelta) -> None:
+    """Make torch's process group over a store that listens on the job's interface only; DeepSpeed then takes it."""
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    meeting = rendezvous.place(os.environ, num_nodes=launched_world()[0])
+    rendezvous.tie_gloo_to(meeting)
+    dist.init_process_group(
+        backend,
+        store=rendezvous.store(meeting, rank=rank, world_size=world_size, timeout=timeout),
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+        # As DeepSpeed 0.19.8 does it (comm/torch.py): one rank alone has no peer to be bound for.
+        device_id=torch.device(device, local_rank) if device == "cuda" and world_size > 1 else None,
     )
 
 

@@ -2,10 +2,13 @@
 
 records          one dataclass per kind of line in metrics.jsonl
 metrics          append-only JSONL on disk (the truth): write, read, follow
+log_writer       metrics.jsonl on a thread of its own: no disk holds training up
+background       a view on a thread of its own: no terminal and no process does either
 reporter         the facade that training uses: one call per record, on rank 0
 console          view: progress on a terminal, plain lines elsewhere
 wandb_view       view: starts and stops the process that feeds Weights & Biases
 wandb_follower   that process: follows metrics.jsonl, so wandb can neither slow nor stop training
+process_log      logs/rank-NNNNN.log, written on a thread of its own
 summary          a run directory as plain facts
 charts, report   those facts as one self-contained HTML page (`python -m training.reporting RUN_DIR`)
 """

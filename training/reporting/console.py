@@ -1,8 +1,13 @@
 """Progress for the person who watches: one live line on a terminal, plain lines in a log file."""
 
+import contextlib
+import io
+import os
 import statistics
+import sys
 from collections import deque
 from collections.abc import Sequence
+from typing import BinaryIO, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -46,7 +51,7 @@ class ConsoleView:
         self._every_steps = every_steps
         self._step_seconds: deque[float] = deque(maxlen=_STEPS_OF_MEAN)
         self._timed_stage = ""
-        self._console = console or _OutliveReader(highlight=False, soft_wrap=True)
+        self._console = console or _OutliveReader(file=_own_standard_output(), highlight=False, soft_wrap=True)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -102,7 +107,20 @@ class ConsoleView:
         return left if len(self._names) == 1 else f"{left}, run {duration(run_steps_left * mean_seconds)}"
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        with contextlib.suppress(OSError):  # a full disk under `> file`: the line is lost, the next one is tried
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _own_standard_output() -> TextIO:
+    """Return standard output as a stream of our own, which keeps nothing in a buffer.
+
+    While it waits for a slow reader it holds no lock of `sys.stdout`, which others print to and the process flushes at
+    its end; and `redirect_stdout`, which is for the whole process, does not reach it.
+    """
+    if sys.stdout is None:  # the process was started without one
+        return io.StringIO()
+    raw = os.fdopen(os.dup(1), "wb", buffering=0)
+    return io.TextIOWrapper(cast(BinaryIO, raw), encoding="utf-8", errors="replace", write_through=True)
 
 
 def _numbers(record: StepRecord) -> str:

@@ -4,6 +4,7 @@ Numbers are written as Python's json writes them, so a loss or gradient norm tha
 or Infinity: JSON has no such number, but a run that went wrong must not lose what it saw.
 """
 
+import errno
 import json
 import os
 import time
@@ -17,15 +18,15 @@ from training.reporting.records import Record, StepRecord, from_json_object, to_
 
 FILE_NAME = "metrics.jsonl"
 
-_STEPS_PER_FSYNC = 50
+STEPS_PER_SYNC = 50
 """Step records a power cut may cost (a crash of the process alone costs none). All other records are synced at once."""
 
 
 class MetricsLog:
     """The one writer of metrics.jsonl: every record is one line, written by one system call.
 
-    Opening changes nothing that is there, but a last line without its end (a crash in the middle of a write) is
-    ended, so that it can never run into the next record; readers skip and count it.
+    Opening changes nothing that is there, but a last line without its end (a crash or a full disk in the middle of a
+    write) is ended, so that it can never run into the next record; readers skip and count it.
 
     Raises:
         StorageError: the file cannot be opened or written.
@@ -33,39 +34,70 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._steps_since_fsync = 0
+        self._steps_since_sync = 0
         try:
-            self._file_descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            size_bytes = os.fstat(self._file_descriptor).st_size
-            self._torn = size_bytes > 0 and os.pread(self._file_descriptor, 1, size_bytes - 1) != b"\n"
+            self._open()
         except OSError as error:
-            raise _storage_error(path, error) from error
+            raise storage_error(path, error) from error
 
     def append(self, record: Record) -> None:
         """Write the record with the present time; on disk on return, for step records within 50 of them."""
-        line = json.dumps(to_json_object(record, time_seconds=time.time())).encode() + b"\n"
+        try:
+            self.write(to_line(record))
+            self._steps_since_sync += 1
+            if not isinstance(record, StepRecord) or self._steps_since_sync >= STEPS_PER_SYNC:
+                self.sync()
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def write(self, line: bytes) -> None:
+        """Hand a line of `to_line` to the operating system, which keeps it whatever becomes of this process.
+
+        Raises:
+            OSError: it is not in the file, or only a part of it, which readers skip.
+        """
         if self._torn:
             line = b"\n" + line
-        try:
-            num_written = os.write(self._file_descriptor, line)
-            self._torn = num_written < len(line)
-            if self._torn:
-                raise OSError(f"only {num_written} of {len(line)} bytes were written")
-            self._steps_since_fsync += 1
-            if not isinstance(record, StepRecord) or self._steps_since_fsync >= _STEPS_PER_FSYNC:
-                os.fsync(self._file_descriptor)
-                self._steps_since_fsync = 0
-        except OSError as error:
-            raise _storage_error(self.path, error) from error
+        num_written = os.write(self._file_descriptor, line)
+        self._torn = num_written < len(line)
+        if self._torn:
+            raise OSError(errno.ENOSPC, f"only {num_written} of {len(line)} bytes were written")
+
+    def sync(self) -> None:
+        """Wait until all lines are on disk.
+
+        Raises:
+            OSError: they are not.
+        """
+        os.fsync(self._file_descriptor)
+        self._steps_since_sync = 0
+
+    def reopen(self) -> None:
+        """Open the file anew, by its name: after a failure, since storage that was away may be mounted anew.
+
+        Raises:
+            OSError: it cannot be opened; the old one stays open.
+        """
+        old = self._file_descriptor
+        self._open()
+        os.close(old)
 
     def close(self) -> None:
         """Bring everything to disk and close the file."""
         try:
-            os.fsync(self._file_descriptor)
+            self.sync()
         except OSError as error:
-            raise _storage_error(self.path, error) from error
+            raise storage_error(self.path, error) from error
         finally:
             os.close(self._file_descriptor)
+
+    def _open(self) -> None:
+        # No link is followed: whoever may write to the run directory must not choose what a run appends to.
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self.path, flags, 0o644)
+        size_bytes = os.fstat(descriptor).st_size
+        self._torn = size_bytes > 0 and os.pread(descriptor, 1, size_bytes - 1) != b"\n"
+        self._file_descriptor = descriptor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +125,7 @@ class MetricsReader:
                 file.seek(self._offset_bytes)
                 text = file.read()
         except OSError as error:
-            raise _storage_error(self._path, error) from error
+            raise storage_error(self._path, error) from error
         complete = text[: text.rfind(b"\n") + 1]
         self._offset_bytes += len(complete)
         return _parse(complete.split(b"\n"))
@@ -108,7 +140,7 @@ def read_metrics(path: Path) -> Metrics:
     try:
         return _parse(path.read_bytes().split(b"\n"))
     except OSError as error:
-        raise _storage_error(path, error) from error
+        raise storage_error(path, error) from error
 
 
 def latest_steps(records: Iterable[Record]) -> list[StepRecord]:
@@ -145,7 +177,13 @@ def _time(value: object) -> float:
     raise ValueError("it has no time")
 
 
-def _storage_error(path: Path, error: OSError) -> StorageError:
+def to_line(record: Record) -> bytes:
+    """Return the record as a line of metrics.jsonl, with the present time."""
+    return json.dumps(to_json_object(record, time_seconds=time.time())).encode() + b"\n"
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """Return what a failed read or write of the log means, for people."""
     return StorageError(
         f"{path}: {error}\n  -> free space or repair the file system, then start again with resume=auto"
     )

@@ -4,31 +4,26 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
+from training.reporting.background import InBackground, Sink
 from training.reporting.console import ConsoleView
-from training.reporting.metrics import FILE_NAME, MetricsLog
+from training.reporting.log_writer import LogWriter
+from training.reporting.metrics import FILE_NAME
 from training.reporting.records import Record
-from training.reporting.wandb_view import WandbView
+from training.reporting.wandb_view import CLOSE_TIMEOUT_SECONDS, WandbView
 
-
-class Sink(Protocol):
-    """Something that takes records: the log or one of its views."""
-
-    def append(self, record: Record) -> None:
-        """Take one record."""
-        ...
-
-    def close(self) -> None:
-        """Finish; no record comes after this."""
-        ...
+_CONSOLE_CLOSE_SECONDS = 1.0
+_COMMIT_PATIENCE_SECONDS = 5.0
+"""Longest time that a checkpoint's commit waits for the log, on the saving thread; training does not wait."""
 
 
 class Reporter:
     """Hands each record to the metrics log first, then to the views. Use as a context manager, or call `close`."""
 
-    def __init__(self, sinks: Sequence[Sink]) -> None:
-        self._sinks = sinks
+    def __init__(self, log: LogWriter | None = None, views: Sequence[Sink] = ()) -> None:
+        self._log = log
+        self._views = views
 
     @classmethod
     def open(
@@ -58,42 +53,70 @@ class Reporter:
             attempt: how often the run directory was started before.
 
         Raises:
-            StorageError: metrics.jsonl cannot be written.
+            StorageError: metrics.jsonl cannot be opened.
         """
-        sinks: list[Sink] = [MetricsLog(run_directory / FILE_NAME)]
+        views: list[Sink] = []
+        log = LogWriter(run_directory / FILE_NAME, tell=lambda record: _show(views, record))
         if wandb_mode != "disabled":
-            sinks.append(
-                WandbView(
-                    run_directory,
-                    run_id=run_id,
-                    config=config,
-                    mode=wandb_mode,
-                    project=wandb_project,
-                    entity=wandb_entity,
+            offset_bytes = (run_directory / FILE_NAME).stat().st_size  # before this start's first record
+            views.append(
+                InBackground(
+                    "wandb",
+                    lambda: WandbView(
+                        run_directory,
+                        offset_bytes=offset_bytes,
+                        run_id=run_id,
+                        config=config,
+                        mode=wandb_mode,
+                        project=wandb_project,
+                        entity=wandb_entity,
+                    ),
+                    close_seconds=CLOSE_TIMEOUT_SECONDS + 1,
                 )
             )
-        sinks.append(ConsoleView(run_id=run_id, stages=stages, every_steps=console_every_steps, attempt=attempt))
-        return cls(sinks)
+        views.append(
+            InBackground(
+                "console",
+                lambda: ConsoleView(run_id=run_id, stages=stages, every_steps=console_every_steps, attempt=attempt),
+                close_seconds=_CONSOLE_CLOSE_SECONDS,
+            )
+        )
+        return cls(log, views)
 
     @classmethod
     def silent(cls) -> Self:
         """Return the reporter of the other ranks: it takes records and tells nobody."""
-        return cls([])
+        return cls()
 
     def record(self, record: Record) -> None:
-        """Hand over a record; it is in metrics.jsonl on return.
+        """Hand over a record and go on: the caller waits for nothing longer than log_writer.PATIENCE_SECONDS.
 
         Raises:
-            StorageError: metrics.jsonl cannot be written.
+            StorageError: metrics.jsonl could not be written for so long that memory would overflow.
         """
-        for sink in self._sinks:
-            sink.append(record)
+        if self._log is not None:
+            self._log.append(record)
+            _show(self._views, record)
+
+    def before_commit(self) -> None:
+        """Bring the records up to a checkpoint's step to disk before it is committed, for a few seconds if need be.
+
+        A log that cannot be written holds up no checkpoint: losing steps is worse than losing their records.
+        """
+        if self._log is not None:
+            self._log.flush(_COMMIT_PATIENCE_SECONDS)
 
     def close(self) -> None:
-        """Finish the views, last opened first, then the log. Returns within seconds whatever wandb does."""
+        """Finish the log, then the views, which read it. Returns within seconds whatever disk and wandb do.
+
+        Raises:
+            StorageError: the last records are not in metrics.jsonl.
+        """
         with ExitStack() as stack:
-            for sink in self._sinks:
-                stack.callback(sink.close)
+            for view in self._views:
+                stack.callback(view.close)
+            if self._log is not None:
+                self._log.close()
 
     def __enter__(self) -> Self:
         return self
@@ -105,3 +128,8 @@ class Reporter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _show(views: Sequence[Sink], record: Record) -> None:
+    for view in views:
+        view.append(record)

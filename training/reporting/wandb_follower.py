@@ -1,16 +1,20 @@
 """The process that feeds wandb (started by wandb_view): follow metrics.jsonl until standard input ends.
 
 Standard input holds one line, the settings; its end, however it comes, means that the trainer is done or dead.
+Standard output carries one line at most, for the trainer's log: what went wrong.
+
+Where the server cannot be used (gone, silent, an error, no key) the run is kept offline, for `wandb sync` to send.
 """
 
 import json
 import logging
+import os
 import select
 import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import wandb
 
@@ -47,13 +51,13 @@ def wandb_row(record: Record) -> dict[str, Any]:
     return row | {f"{record.kind}/{name}": value for name, value in values.items()}
 
 
-def _start_run(settings: dict[str, Any]) -> wandb.Run:
+def _start_run(settings: dict[str, Any], mode: Literal["online", "offline"]) -> wandb.Run:
     run = wandb.init(
         id=settings["run_id"],
         name=settings["run_id"],
         resume="allow",
         dir=settings["run_directory"],
-        mode=settings["mode"],
+        mode=mode,
         project=settings["project"],
         entity=settings["entity"],
         config=settings["config"],
@@ -63,6 +67,10 @@ def _start_run(settings: dict[str, Any]) -> wandb.Run:
             init_timeout=_INIT_TIMEOUT_SECONDS,
             finish_timeout=_FINISH_TIMEOUT_SECONDS,
             x_stats_pid=settings["trainer_pid"],
+            # A git remote may hold a password, an argument anything: what matters of both is in the config.
+            disable_git=True,
+            disable_code=True,
+            x_disable_meta=True,
         ),
     )
     run.define_metric("step")
@@ -70,6 +78,21 @@ def _start_run(settings: dict[str, Any]) -> wandb.Run:
     for namespace in ("train", "eval", "gate", "checkpoint", "incident", "stage"):
         run.define_metric(f"{namespace}/*", step_metric="step")
     return run
+
+
+def _start_run_somewhere(settings: dict[str, Any], tell: int) -> wandb.Run:
+    """Return the run as it is configured, or, after a line to the trainer, an offline one."""
+    mode = settings["mode"]
+    try:
+        return _start_run(settings, mode)
+    except (wandb.Error, OSError) as error:
+        if mode == "offline":
+            raise
+        _log.error("wandb could not start a run in mode %s: %s", mode, error)
+        wandb.teardown()
+        run = _start_run(settings, "offline")
+        os.write(tell, f"could not start in mode {mode} ({type(error).__name__}) and keeps the run offline\n".encode())
+        return run
 
 
 def _follow(run: wandb.Run, reader: MetricsReader) -> bool:
@@ -89,12 +112,14 @@ def main() -> None:
     """Follow one job from its settings line to the end of its input."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a job's SIGTERM goes to all its processes; our end is stdin's
+    tell = os.dup(1)
+    os.dup2(2, 1)  # what libraries print goes to our log, not to the trainer
     settings = json.loads(sys.stdin.readline())
     reader = MetricsReader(Path(settings["run_directory"], FILE_NAME), offset_bytes=settings["offset_bytes"])
     try:
-        run = _start_run(settings)
+        run = _start_run_somewhere(settings, tell)
     except (wandb.Error, OSError) as error:
-        _log.error("wandb could not start a run in mode %s: %s", settings["mode"], error)
+        _log.error("wandb could not start a run: %s", error)
         sys.exit(1)
     done = _follow(run, reader)
     signal.alarm(_ORPHAN_LIMIT_SECONDS)

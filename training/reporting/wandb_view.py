@@ -3,11 +3,15 @@
 Why a process and not a thread: wandb's exit hook waits for its service (0.31: as long as the network is gone), and a
 job of thousands of devices must never wait for a dashboard. A process can be left behind or killed; it needs no
 queue, because the log on disk is one; and when training dies, it still delivers the last lines.
+
+No secret goes through here: the process finds WANDB_API_KEY in its environment or its user's netrc by itself.
 """
 
 import json
 import logging
 import os
+import re
+import select
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import StorageError
-from training.reporting.metrics import FILE_NAME
 from training.reporting.records import Record
 
 _log = logging.getLogger(__name__)
@@ -34,6 +37,7 @@ class WandbView:
         self,
         run_directory: Path,
         *,
+        offset_bytes: int,
         run_id: str,
         config: Mapping[str, Any],
         mode: str,
@@ -43,10 +47,9 @@ class WandbView:
         self._run_directory = run_directory
         self._output_path = run_directory / "logs" / "wandb.log"
         self._complained = False
-        metrics_path = run_directory / FILE_NAME
         first_line = {
             "run_directory": str(run_directory.resolve()),
-            "offset_bytes": metrics_path.stat().st_size,
+            "offset_bytes": offset_bytes,
             "run_id": run_id,
             "config": dict(config),
             "mode": mode,
@@ -66,13 +69,19 @@ class WandbView:
                 return subprocess.Popen(
                     [sys.executable, "-m", "training.reporting.wandb_follower"],
                     stdin=subprocess.PIPE,
-                    stdout=output,
+                    stdout=subprocess.PIPE,
                     stderr=output,
-                    env={**os.environ, "PYTHONPATH": python_path, "WANDB_SILENT": "true"},
+                    env={**_without_password(os.environ), "PYTHONPATH": python_path, "WANDB_SILENT": "true"},
                     start_new_session=True,  # Ctrl-C is for the trainer; the follower ends when its input does
                 )
         except OSError as error:
             raise StorageError(f"{self._output_path}: {error}\n  -> make the run directory writable") from error
+
+    def _hear(self) -> None:
+        """Pass on, once, what the follower has to say; nothing if it has said nothing."""
+        assert self._process.stdout is not None
+        if select.select([self._process.stdout], [], [], 0)[0] and (line := self._process.stdout.readline()):
+            self._complain(line.decode(errors="replace").strip())
 
     def _send(self, line: bytes) -> None:
         assert self._process.stdin is not None
@@ -83,8 +92,11 @@ class WandbView:
             self._complain("ended at once")
 
     def append(self, record: Record) -> None:
-        """Do nothing but notice, once, that the follower is gone: it reads the record from metrics.jsonl itself."""
-        if not self._complained and self._process.poll() is not None:
+        """Notice, once, that the follower is in trouble; it reads the record from metrics.jsonl itself."""
+        if self._complained:
+            return
+        self._hear()
+        if self._process.poll() is not None:
             self._complain(f"ended early with exit code {self._process.returncode}")
 
     def close(self) -> None:
@@ -98,6 +110,7 @@ class WandbView:
             self._process.wait()
             self._complain(f"did not finish within {CLOSE_TIMEOUT_SECONDS:.0f} s")
             return
+        self._hear()
         if exit_code:
             self._complain(f"ended with exit code {exit_code}")
 
@@ -112,3 +125,9 @@ class WandbView:
             self._output_path,
             self._run_directory,
         )
+
+
+def _without_password(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without user and password in the server's address: wandb logs it, and uses its key."""
+    address = environment.get("WANDB_BASE_URL", "")
+    return {**environment, **({"WANDB_BASE_URL": re.sub(r"//[^/]*@", "//", address)} if address else {})}

@@ -18,6 +18,7 @@ from training.reporting.records import CheckpointRecord, IncidentRecord
 from training.reporting.reporter import Reporter
 
 _LONGEST_PAUSE_SECONDS = 60.0
+_POLL_SECONDS = 0.05
 
 
 class Checkpointing:
@@ -26,6 +27,8 @@ class Checkpointing:
     A failed save costs nothing but the checkpoint: it becomes an incident, training goes on, and the next try comes
     after 1, 2, 4 … `checkpoint.every_steps` steps, at the end of a training stage after 1, 2, 4 … seconds. After
     `checkpoint.max_failed_saves` in a row the run stops.
+
+    A save that still goes on when the next one is due holds training up for `checkpoint.max_stall_seconds` at most.
 
     Args:
         config: the run.
@@ -66,6 +69,8 @@ class Checkpointing:
         self._failed_saves = 0
         self._next_try = 0
         """After a failed save: the step of the next try."""
+        self._is_overdue = False
+        """A save was due, but the one before had not ended; it is made as soon as that one has."""
         self._saving: Progress | None = None
 
     def find(self) -> list[str]:
@@ -119,9 +124,13 @@ class Checkpointing:
         """
         if self._saver.in_flight and self._all_have_written():
             self._finish()
-        if self._is_time(progress.step):
+        if self._is_overdue or self._is_time(progress.step):
             if self._saver.in_flight:
+                if not self._ends_in_time(progress):
+                    self._is_overdue = True
+                    return
                 self._finish()
+            self._is_overdue = False
             self._begin(engine, progress)
             if not self._config.asynchronous:
                 self._finish()
@@ -184,6 +193,25 @@ class Checkpointing:
         """Return the steps up to this one whose checkpoints are never removed."""
         every = self._every_permanent
         return self._last_steps | (frozenset(range(0, step + 1, every)) if every else frozenset())
+
+    def _ends_in_time(self, progress: Progress) -> bool:
+        """Return on every rank alike whether the save in flight ends before training has waited too long for it.
+
+        Ranks count polls, not seconds, so that none of them gives up alone; who has waited in vain only looks.
+        """
+        assert self._saving is not None
+        if self._is_overdue:
+            return False
+        for _ in range(round(self._config.max_stall_seconds / _POLL_SECONDS)):
+            if self._all_have_written():
+                return True
+            time.sleep(_POLL_SECONDS)
+        self._incident(
+            progress,
+            "save_late",
+            f"the save of step {self._saving.step} has not ended, so the one due now waits for it; training goes on",
+        )
+        return False
 
     def _all_have_written(self) -> bool:
         return self._processes.sum([float(self._saver.is_written)])[0] == self._processes.world_size

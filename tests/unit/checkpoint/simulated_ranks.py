@@ -102,6 +102,7 @@ def order(directory: Path, *, step: int, num_ranks: int, **changes: Any) -> Save
         config={"model": {"hidden_size": 4}},
         attempt=1,
         check_lease=lambda: None,
+        before_commit=lambda: None,
         at_point=lambda _point, _step: None,
     )
     return replace(usual, **changes)

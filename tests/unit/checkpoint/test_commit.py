@@ -93,6 +93,18 @@ def test_a_start_that_was_replaced_commits_nothing(moment: int, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_must_not_be_older_than_a_checkpoint_is_asked_for_once_right_before_it_counts(tmp_path: Path) -> None:
+    there: list[list[str]] = []
+    save(
+        tmp_path,
+        step=1,
+        num_ranks=2,
+        seed=1,
+        before_commit=lambda: there.append([path.name for path in tmp_path.iterdir()]),
+    )
+    assert there == [["step-00000001.attempt-1.tmp"]]
+
+
 def test_a_step_is_committed_once(tmp_path: Path) -> None:
     first = saved(tmp_path, seed=1)
     errors = save(tmp_path, step=1, num_ranks=2, seed=2)

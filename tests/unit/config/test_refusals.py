@@ -74,6 +74,7 @@ REFUSED = [
     (["checkpoint.permanent_every_steps=130"], "checkpoint.permanent_every_steps", "no multiple", "steps=150 works"),
     (["checkpoint.permanent_every_steps=3"], "checkpoint.permanent_every_steps", "never saved", "steps=50 works"),
     (["checkpoint.commit_timeout_seconds=0"], "checkpoint.commit_timeout_seconds", "at least 1", "seconds=1"),
+    (["checkpoint.max_stall_seconds=-1"], "checkpoint.max_stall_seconds", "at least 0", "max_stall_seconds=0.0"),
     (["checkpoint.max_failed_saves=0"], "checkpoint.max_failed_saves", "at least 1", "saves=1"),
     (["checkpoint.asynchronous=maybe"], "checkpoint.asynchronous", "true or false", "true or false"),
     (["checkpoint.fast_root=runs/fast"], "checkpoint.fast_root", "run.root", "fast_root=null"),

@@ -167,3 +167,11 @@ def test_a_record_after_a_short_write_is_whole(tmp_path: Path, monkeypatch: pyte
     metrics = read_metrics(path)
     assert metrics.records == [step_record(1), step_record(3)]
     assert metrics.num_torn_lines == 1
+
+
+def test_a_log_that_is_a_link_is_refused(tmp_path: Path):
+    (tmp_path / "elsewhere").write_text("theirs")
+    (tmp_path / "metrics.jsonl").symlink_to("elsewhere")
+    with pytest.raises(StorageError, match=r"metrics\.jsonl"):
+        MetricsLog(tmp_path / "metrics.jsonl")
+    assert (tmp_path / "elsewhere").read_text() == "theirs"

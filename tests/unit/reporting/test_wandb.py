@@ -119,18 +119,22 @@ def test_a_missing_key_is_said_once_while_training_goes_on(
             time.sleep(0.05)
         reporter.record(step_record(step + 1))
         reporter.close()
-    assert [r.getMessage().split(";")[0] for r in caplog.records] == ["wandb ended early with exit code 1"]
+    words = [r.getMessage().split(";")[0] for r in caplog.records]
+    assert words == ["wandb could not start in mode online (UsageError) and keeps the run offline"]
+    assert len(_rows(_wandb_lines(tmp_path)[0])) == step + 1
     assert "No API key configured" in (tmp_path / "logs" / "wandb.log").read_text()
 
 
 def test_the_last_records_reach_wandb_when_the_trainer_is_killed(tmp_path: Path):
     program = (
-        "import os, signal, sys\n"
+        "import os, signal, sys, time\n"
         "from pathlib import Path\n"
         "from tests.unit.reporting.example_run import step_record\n"
         "from tests.unit.reporting.test_wandb import _open\n"
         "reporter = _open(Path(sys.argv[1]), 'offline')\n"
+        "while not Path(sys.argv[1], 'wandb').exists(): time.sleep(0.01)\n"
         "for step in range(1, 4): reporter.record(step_record(step))\n"
+        "reporter.before_commit()\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
