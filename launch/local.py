@@ -12,6 +12,7 @@ import socket
 import sys
 from pathlib import Path
 
+from launch.dry_run import describe
 from launch.supervise import Outcome, supervise
 from training.config.schema import RunConfig
 from training.errors import ConfigError
@@ -31,10 +32,21 @@ def check_startable(config: RunConfig) -> None:
         raise ConfigError(
             "cluster.num_nodes",
             cluster.num_nodes,
-            "launch.submit starts the processes of this machine only",
-            "cluster.num_nodes=1 works here; for more: deepspeed --hostfile FILE --module training.train key=value …",
+            "cluster.launcher=local starts the processes of this machine only",
+            "cluster.num_nodes=1 works here; for more: cluster=hostfile cluster.hostfile.path=FILE, or "
+            "by hand deepspeed --hostfile FILE --module training.train key=value …",
         )
     _device_ids(config)
+
+
+def dry_run(run_directory: Path, config: RunConfig) -> str:
+    """Return what `start` would do, as text; changes nothing."""
+    return describe(
+        commands=[launcher_command(run_directory, config)],
+        ranks=[(socket.gethostname(), local) for local in range(config.cluster.processes_per_node)],
+        environment=environment(run_directory, config),
+        files={},
+    )
 
 
 def start(run_directory: Path, config: RunConfig) -> Outcome:

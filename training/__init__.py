@@ -1,6 +1,7 @@
 """The job that runs on every rank, as a library with one composition root, `training/train.py`.
 
 errors            error classes and their exit codes
+rank_environment  which rank a process is, under every launcher
 durable_files     files that survive a kill
 config            schema, composition, checks; the only writer of DeepSpeed's key names
 reporting         records, metrics.jsonl and its views

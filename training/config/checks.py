@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from training.config.checkpoint_checks import check_checkpoints
+from training.config.cluster_checks import check_cluster
 from training.config.initial_weights import split_initial_weights
 from training.config.layout_checks import check_layout, check_model, check_sizes
 from training.config.resume_policy import check_allow
@@ -55,6 +56,7 @@ def check(config: RunConfig) -> None:
         check_training_stage(config, training_stage)
         check_layout(config, training_stage)
     check_checkpoints(config)
+    check_cluster(config)
     if config.init_from is not None:
         split_initial_weights(config.init_from)
     check_allow(config)
