@@ -78,8 +78,9 @@ def start(run_directory: Path, config: RunConfig) -> Outcome:
     write_durably(run_directory / _HOSTS_FILE, to_text(hosts))
     remote = remote_environment(run_directory, config, hosts)
     write_durably(run_directory / _ENVIRONMENT_FILE, environment_text(remote))
+    tether = [sys.executable, "-m", "launch.tether", str(run_directory), hosts[0].name, *ssh_options(_section(config))]
     return supervise(
-        [sys.executable, "-m", "launch.tether", *runner_command(run_directory, config, remote)],
+        [*tether, "--", *runner_command(run_directory, config, remote)],
         run_directory=run_directory,
         environment=environment(run_directory, config),
     )
@@ -113,6 +114,8 @@ def environment(run_directory: Path, config: RunConfig) -> dict[str, str]:
         "DS_ENV_FILE": str(run_directory / _ENVIRONMENT_FILE),
         "PYTHONPATH": str(_REPOSITORY),
         LAUNCHER_VARIABLE: f"{os.getpid()}:{start_time(os.getpid())}",
+        # A wish to stop is for the processes that have a rank: here the tether stands for those it cannot see.
+        "RANK": "-1",
     }
     if hostfile.ssh_config is not None:
         ours["PDSH_SSH_ARGS_APPEND"] = f"-F {hostfile.ssh_config}"

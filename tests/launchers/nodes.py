@@ -5,8 +5,6 @@ ids live in one temporary folder; nothing in /etc or ~/.ssh is read.
 """
 
 import contextlib
-import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -14,10 +12,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
+
+import psutil
 
 PACKAGES = ("openssh-server", "pdsh", "openmpi-bin")
 _INSTALL = Path(__file__).parents[1] / "debian_packages.sh"
 _NETWORK = "127.0.78"
+_MARK = "AUTARKY_TEST_NODE"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,8 +30,28 @@ class Nodes:
     ssh_config: Path
     """`ssh -F` this reaches them."""
     port: int
-    servers: dict[str, int]
-    """Address -> process id of its ssh server."""
+    mark: str
+    """What all processes that were started over ssh carry in their environment, before the node's address."""
+
+    def processes(self, address: str | None = None) -> list[psutil.Process]:
+        """Return what lives on all nodes, or on one: processes that came over ssh, whoever their parent is now."""
+        wanted = [address] if address else self.addresses
+        return [process for process in psutil.process_iter() if _marked(process, self.mark, wanted)]
+
+    def survivors(self, *, within_seconds: float) -> list[str]:
+        """Return the command lines of what still lives on the nodes after some seconds; [] as soon as nothing does."""
+        deadline = time.monotonic() + within_seconds
+        while left := self.processes():
+            if time.monotonic() > deadline:
+                return [" ".join(process.cmdline()) for process in left if process.is_running()]
+            time.sleep(0.05)
+        return []
+
+    def kill(self, address: str) -> None:
+        """End everything on a node at once, as a power cut would; the ssh server itself stays."""
+        for process in self.processes(address):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def hostfile(self, folder: Path, *, slots: int) -> Path:
         """Return a hostfile written into a folder."""
@@ -45,7 +67,7 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def running_nodes(folder: Path, number: int = 2, *, environment: dict[str, str] | None = None) -> Iterator[Nodes]:
+def running_nodes(folder: Path, number: int = 2) -> Iterator[Nodes]:
     """Install what is missing, start the nodes, and end them with everything that still runs under them."""
     subprocess.run([str(_INSTALL), *PACKAGES], check=True)
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd locks its unprivileged part in
@@ -55,19 +77,22 @@ def running_nodes(folder: Path, number: int = 2, *, environment: dict[str, str] 
     port = _free_port(addresses)
     ssh_config = _write_client_config(folder, addresses, port)
     (folder / "authorized_keys").write_text((folder / "user_key.pub").read_text())
-    servers: dict[str, subprocess.Popen[bytes]] = {}
+    mark = uuid4().hex
+    nodes = Nodes(addresses=addresses, ssh_config=ssh_config, port=port, mark=mark)
+    servers: list[subprocess.Popen[bytes]] = []
     try:
         for address in addresses:
-            config = _write_server_config(folder, address, port, environment or {})
+            config = _write_server_config(folder, address, port, mark)
             log = str(folder / f"sshd-{address}.log")
             command = ["/usr/sbin/sshd", "-D", "-f", str(config), "-E", log]
-            servers[address] = subprocess.Popen(command, start_new_session=True)
+            servers.append(subprocess.Popen(command, start_new_session=True))
         for address in addresses:
             _wait_until_it_listens(address, port)
-        pids = {address: server.pid for address, server in servers.items()}
-        yield Nodes(addresses=addresses, ssh_config=ssh_config, port=port, servers=pids)
+        yield nodes
     finally:
-        for server in servers.values():
+        for address in addresses:
+            nodes.kill(address)
+        for server in servers:
             server.send_signal(signal.SIGKILL)
             server.wait(timeout=10)
 
@@ -84,14 +109,12 @@ def _write_client_config(folder: Path, addresses: list[str], port: int) -> Path:
     return path
 
 
-def _write_server_config(folder: Path, address: str, port: int, environment: dict[str, str]) -> Path:
+def _write_server_config(folder: Path, address: str, port: int, mark: str) -> Path:
     path = folder / f"sshd_config-{address}"
-    assignments = " ".join(shlex.quote(f"{name}={value}") for name, value in environment.items())
     path.write_text(
         f"ListenAddress {address}:{port}\nHostKey {folder / 'host_key'}\nPidFile none\n"
         f"AuthorizedKeysFile {folder / 'authorized_keys'}\nPasswordAuthentication no\nStrictModes no\nUsePAM no\n"
-        "PermitRootLogin prohibit-password\nMaxStartups 100\nUseDNS no\n"
-        + (f"SetEnv {assignments}\n" if assignments else "")
+        f"PermitRootLogin prohibit-password\nMaxStartups 100\nUseDNS no\nSetEnv {_MARK}={mark}@{address}\n"
     )
     return path
 
@@ -111,3 +134,11 @@ def _wait_until_it_listens(address: str, port: int) -> None:
                 return
         assert time.monotonic() < deadline, f"no ssh server at {address}:{port} after 20 s"
         time.sleep(0.02)
+
+
+def _marked(process: psutil.Process, mark: str, addresses: list[str]) -> bool:
+    try:
+        seen = process.environ().get(_MARK)
+        return seen in [f"{mark}@{address}" for address in addresses] and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, OSError):
+        return False
