@@ -12,7 +12,7 @@ import secrets
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launch.dry_run import describe
@@ -36,7 +36,7 @@ _RUNNERS_OWN = ("MLFLOW", "PYTHON", "MV2", "UCX", "NCCL")
 """What the runner itself passes on (deepspeed/launcher/runner.py EXPORT_ENVS, and the accelerators' export_envs)."""
 _PLAIN_VALUE = re.compile(r"[\w@%+=:,./^ -]*", re.ASCII)
 """What the runner's quoting, plain double quotes, leaves alone in every shell."""
-_PORTS = range(20000, 30000)
+PORTS = range(20000, 30000)
 """Below the range that operating systems take ports for connections from (32768 on Linux)."""
 
 
@@ -74,22 +74,32 @@ def dry_run(run_directory: Path, config: RunConfig) -> str:
 
 def start(run_directory: Path, config: RunConfig) -> Outcome:
     """Run the ranks of a frozen run directory on the hosts to their end and return how it went."""
+    command, variables = run_module(["training.train", str(run_directory)], run_directory, config)
+    return supervise(command, run_directory=run_directory, environment=variables)
+
+
+def run_module(words: Sequence[str], folder: Path, config: RunConfig) -> tuple[list[str], dict[str, str]]:
+    """Return command line and environment that run a module as all ranks; its files are written into a folder.
+
+    Args:
+        words: the module's name and its arguments.
+        folder: one that all hosts see.
+        config: the run whose ranks they are.
+    """
     hosts = chosen_hosts(config.cluster)
-    write_durably(run_directory / _HOSTS_FILE, to_text(hosts))
-    remote = remote_environment(run_directory, config, hosts)
-    write_durably(run_directory / _ENVIRONMENT_FILE, environment_text(remote))
-    tether = [sys.executable, "-m", "launch.tether", str(run_directory), hosts[0].name, *ssh_options(_section(config))]
-    return supervise(
-        [*tether, "--", *runner_command(run_directory, config, remote)],
-        run_directory=run_directory,
-        environment=environment(run_directory, config),
-    )
+    write_durably(folder / _HOSTS_FILE, to_text(hosts))
+    remote = remote_environment(folder, config, hosts)
+    write_durably(folder / _ENVIRONMENT_FILE, environment_text(remote))
+    tether = [sys.executable, "-m", "launch.tether", str(folder), hosts[0].name, *ssh_options(_section(config))]
+    return [*tether, "--", *runner_command(folder, config, remote, words)], environment(folder, config)
 
 
-def runner_command(run_directory: Path, config: RunConfig, remote: Mapping[str, str]) -> list[str]:
-    """Return the command line of DeepSpeed's runner, started in the run directory."""
+def runner_command(
+    run_directory: Path, config: RunConfig, remote: Mapping[str, str], words: Sequence[str] = ()
+) -> list[str]:
+    """Return the command line of DeepSpeed's runner, started in the run directory; it trains unless told otherwise."""
     hostfile = _section(config)
-    words = [
+    command = [
         *("env", f"--chdir={run_directory}", sys.executable, "-m", "deepspeed.launcher.runner"),
         f"--hostfile={run_directory / _HOSTS_FILE}",
         f"--launcher={hostfile.launcher}",
@@ -98,10 +108,10 @@ def runner_command(run_directory: Path, config: RunConfig, remote: Mapping[str, 
         *("--force_multi", "--no_ssh_check", "--no_local_rank", "--log_level=warning"),
     ]
     if hostfile.launcher is HostfileLauncher.pdsh and hostfile.ssh_port is not None:
-        words.append(f"--ssh_port={hostfile.ssh_port}")
+        command.append(f"--ssh_port={hostfile.ssh_port}")
     if arguments := _launcher_arguments(hostfile):
-        words.append(f"--launcher_args={shlex.join(arguments)}")
-    return [*words, "--module", "training.train", str(run_directory)]
+        command.append(f"--launcher_args={shlex.join(arguments)}")
+    return [*command, "--module", *(words or ("training.train", str(run_directory)))]
 
 
 def environment(run_directory: Path, config: RunConfig) -> dict[str, str]:
@@ -152,7 +162,7 @@ def remote_environment(run_directory: Path, config: RunConfig, hosts: list[Host]
         | {
             "TORCH_EXTENSIONS_DIR": str(run_directory / "torch_extensions"),
             "MASTER_ADDR": hostfile.master_addr or hosts[0].name,
-            "MASTER_PORT": str(config.cluster.master_port or secrets.choice(_PORTS)),
+            "MASTER_PORT": str(config.cluster.master_port or secrets.choice(PORTS)),
         }
     )
 

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from launch.dry_run import describe
@@ -58,8 +59,11 @@ def start(run_directory: Path, config: RunConfig) -> Outcome:
     )
 
 
-def launcher_command(run_directory: Path, config: RunConfig) -> list[str]:
-    """Return the command that starts all ranks; the rendezvous port is free right now unless the config names one."""
+def launcher_command(run_directory: Path, config: RunConfig, words: Sequence[str] = ()) -> list[str]:
+    """Return the command that starts all ranks; the rendezvous port is free right now unless the config names one.
+
+    They train, unless other words are given: a module's name and its arguments.
+    """
     world = json.dumps({"localhost": _device_ids(config)})
     return [
         sys.executable,
@@ -71,8 +75,7 @@ def launcher_command(run_directory: Path, config: RunConfig) -> list[str]:
         "--log_level=warning",
         "--no_local_rank",
         "--module",
-        "training.train",
-        str(run_directory),
+        *(words or ("training.train", str(run_directory))),
     ]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from launch import hostfile, local
+from launch.preflight.before_start import check_nodes
 from training.config.arguments import parse_arguments
 from training.config.load import compose, load_frozen, to_yaml
 from training.config.overrides import expand_sweep
@@ -78,6 +79,7 @@ def run_one(overrides: list[str]) -> Job:
         if config.cluster.dry_run:
             print(launcher.dry_run(Path(config.run.root) / (config.run.id or new_run_id(config)), config))
             return Job(overrides=overrides, exit_code=ExitCode.DONE)
+        check_nodes(config)
         directory = resolve(config, overrides)
         print(f"run directory: {directory}", flush=True)
         outcome = launcher.start(directory, load_frozen(directory))

@@ -12,5 +12,6 @@ checkpoint        layout-free sharded checkpoints
 engine            DeepSpeed behind one protocol
 fault_tolerance   ends what is broken, and says why
 stages            curriculum, ledger, runner
+bandwidth         an all-reduce over all ranks, measured before a start
 train             wires it all together, once per rank
 """
