@@ -18,7 +18,7 @@ from pathlib import Path
 from launch.preflight.across import to_json
 from launch.preflight.before_start import check_all, remedy
 from launch.preflight.findings import NodeReport, table
-from launch.preflight.node import Place, check_node, to_line
+from launch.preflight.node import Place, blind, check_node, to_line
 from training.config.load import FROZEN_NAME, compose, load_frozen
 from training.config.schema import RunConfig
 from training.errors import AutarkyError, ExitCode
@@ -29,17 +29,13 @@ def main(argv: Sequence[str]) -> int:
     begun = time.time()
     options = _parser().parse_args(argv)
     try:
+        if options.number is not None:
+            place = Place(folder=Path(options.words[0]), number=options.number, count=options.count, meet=options.meet)
+            report = check_node(load_frozen(place.folder), place) if _is_run_directory(options.words) else blind(place)
+            print(to_line(report, place, begun=begun), flush=True)
+            return ExitCode.DONE  # whoever asked judges
         config = _config(options.words)
-        if options.node_only:
-            if options.number is not None:
-                place = Place(
-                    folder=Path(options.words[0]), number=options.number, count=options.count, meet=options.meet
-                )
-                print(to_line(check_node(config, place), place, begun=begun), flush=True)
-                return ExitCode.DONE  # whoever asked judges
-            reports = [check_node(config)]
-        else:
-            reports = check_all(config)
+        reports = [check_node(config)] if options.node_only else check_all(config)
     except AutarkyError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -61,7 +61,7 @@ def run(config: RunConfig, way: Way, *, meet: str | None, run_ranks: RunRanks | 
         reports = [_report(way, number, heard, replies) for number in range(len(way.nodes))]
         reports = [
             _with(report, [_clock(config, heard[number]), shared_folder(folder, number, nonce)])
-            if number in heard
+            if number in heard and report.facts  # one that sees nothing has said so
             else report
             for number, report in enumerate(reports)
         ]

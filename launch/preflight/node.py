@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from launch.preflight.bounded import run_all
-from launch.preflight.findings import Finding, NodeReport
+from launch.preflight.findings import Finding, NodeReport, Status
 from launch.preflight.gpus import dcgm, gpu_state, nvlinks, xids
 from launch.preflight.infiniband import infiniband
 from launch.preflight.machine import clock_service, disk_free, disk_speed, facts, interface, stale_locks
@@ -44,8 +44,8 @@ def check_node(config: RunConfig, place: Place | None = None) -> NodeReport:
         "clock service": clock_service,
     }
     hostfile = config.cluster.hostfile
-    if hostfile is not None and (name := hostfile.interface) is not None:
-        checks["interface"] = lambda: interface(name)
+    if hostfile is not None and (device := hostfile.interface) is not None:
+        checks["interface"] = lambda: interface(device)
     if place is not None:
         checks["shared folder"] = lambda: _answer(place)
     if place is not None and (meet := place.meet) is not None and place.count > 1:
@@ -61,13 +61,28 @@ def check_node(config: RunConfig, place: Place | None = None) -> NodeReport:
         checks["gpu xid"] = xids
         checks["dcgmi diag"] = lambda: dcgm(config)
     checks["infiniband"] = lambda: infiniband(config)
-    name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    return NodeReport(node=name, findings=run_all(checks, seconds=limits.check_seconds), facts=facts())
+    return NodeReport(node=_name(), findings=run_all(checks, seconds=limits.check_seconds), facts=facts())
+
+
+def blind(place: Place) -> NodeReport:
+    """Return the report of a node that does not see the folder of the one who asks: it knows nothing to check by."""
+    finding = Finding(
+        check="shared folder",
+        status=Status.fail,
+        seen=f"{place.folder} is not there",
+        expected="run.root is the same folder on all nodes",
+        remedy="mount it, or choose a run.root on storage that all nodes see",
+    )
+    return NodeReport(node=_name(), findings=[finding])
 
 
 def to_line(report: NodeReport, place: Place, *, begun: float) -> str:
     """Return a report as a line for whoever asked, with this node's clock at the begin and now."""
     return MARK + json.dumps({"number": place.number, "begun": begun, "ended": time.time(), **asdict(report)})
+
+
+def _name() -> str:
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def _answer(place: Place) -> list[Finding]:

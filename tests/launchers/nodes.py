@@ -5,11 +5,12 @@ ids live in one temporary folder; nothing in /etc or ~/.ssh is read.
 """
 
 import contextlib
+import shlex
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -67,8 +68,14 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def running_nodes(folder: Path, number: int = 2) -> Iterator[Nodes]:
-    """Install what is missing, start the nodes, and end them with everything that still runs under them."""
+def running_nodes(folder: Path, number: int = 2, *, mounted_over: Mapping[int, Path] | None = None) -> Iterator[Nodes]:
+    """Install what is missing, start the nodes, and end them with everything that still runs under them.
+
+    Args:
+        folder: an empty one, for keys, configurations and logs.
+        number: how many nodes.
+        mounted_over: index of a node -> folder over which it has an empty file system of its own.
+    """
     subprocess.run([str(_INSTALL), *PACKAGES], check=True)
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd locks its unprivileged part in
     for name in ("host_key", "user_key"):
@@ -81,10 +88,13 @@ def running_nodes(folder: Path, number: int = 2) -> Iterator[Nodes]:
     nodes = Nodes(addresses=addresses, ssh_config=ssh_config, port=port, mark=mark)
     servers: list[subprocess.Popen[bytes]] = []
     try:
-        for address in addresses:
+        for index, address in enumerate(addresses):
             config = _write_server_config(folder, address, port, mark)
             log = str(folder / f"sshd-{address}.log")
             command = ["/usr/sbin/sshd", "-D", "-f", str(config), "-E", log]
+            if mounted_over and index in mounted_over:
+                mount = f"mount -t tmpfs none {shlex.quote(str(mounted_over[index]))} && exec {shlex.join(command)}"
+                command = ["unshare", "--mount", "sh", "-c", mount]
             servers.append(subprocess.Popen(command, start_new_session=True))
         for address in addresses:
             _wait_until_it_listens(address, port)
