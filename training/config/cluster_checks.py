@@ -21,7 +21,7 @@ def check_cluster(config: RunConfig) -> None:
     cluster = config.cluster
     if cluster.launcher is Launcher.hostfile:
         if cluster.hostfile is None:
-            remedy = "cluster=hostfile cluster.hostfile.path=FILE"
+            remedy = "cluster.hostfile.path=FILE"
             raise ConfigError("cluster.hostfile", None, "launcher=hostfile needs the hosts", remedy)
         _check_hostfile(cluster.hostfile)
     elif cluster.hostfile is not None:
