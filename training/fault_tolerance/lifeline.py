@@ -26,7 +26,7 @@ _LAUNCHER_COMMANDS = frozenset(
     }
 )
 _LAUNCHER_MODULES = ("deepspeed.launcher.", "torch.distributed.", "accelerate.commands.", "launch.submit")
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class _Ancestor:
 
 
 def tie_to_launcher() -> None:
-    """Make sure that this process is killed within about a second after any process of its launcher has died."""
+    """Make sure that this process is killed within a second after any process of its launcher has died."""
     if not Path("/proc/self/stat").exists():
         return  # not Linux: the launcher's own cleaning up has to do
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
