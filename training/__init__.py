@@ -1,6 +1,7 @@
 """The job that runs on every rank, as a library with one composition root, `training/train.py`.
 
 errors            error classes and their exit codes
+rank_environment  which rank a process is, under every launcher
 durable_files     files that survive a kill
 config            schema, composition, checks; the only writer of DeepSpeed's key names
 reporting         records, metrics.jsonl and its views
@@ -11,5 +12,6 @@ checkpoint        layout-free sharded checkpoints
 engine            DeepSpeed behind one protocol
 fault_tolerance   ends what is broken, and says why
 stages            curriculum, ledger, runner
+bandwidth         an all-reduce over all ranks, measured before a start
 train             wires it all together, once per rank
 """

@@ -115,6 +115,13 @@ class Lease:
                 continue  # storage that comes back is no reason to stop beating
 
 
+def newest_holder(run_directory: Path) -> Holder | None:
+    """Return who holds, or last held, a run directory; None if nobody ever did."""
+    folder = run_directory / _FOLDER
+    newest = _newest(folder)
+    return None if newest is None else _read(folder, newest)
+
+
 def wait_until_free(run_directory: Path) -> None:
     """Return when nobody holds a run directory, without taking it.
 

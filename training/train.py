@@ -2,7 +2,7 @@
 
     deepspeed --module training.train ARGS          torchrun --nproc_per_node N -m training.train ARGS
     accelerate launch -m training.train ARGS        python -m training.train ARGS          (one process)
-    srun python -m training.train ARGS
+    srun python -m training.train ARGS              mpirun -x MASTER_ADDR -x MASTER_PORT python -m training.train ARGS
 
 ARGS is a run directory made by `launch.submit` (plus `resume=…` and `resume.allow=[…]` if wanted), or the same
 overrides as launch.submit. All spellings of --local_rank are accepted.
@@ -17,6 +17,7 @@ from training.durable_files import refuse_world_writable
 from training.errors import AutarkyError, ExitCode
 from training.fault_tolerance.lifeline import tie_to_launcher
 from training.fault_tolerance.signals import StopRequest
+from training.rank_environment import complete
 
 
 def main(argv: Sequence[str]) -> ExitCode:
@@ -25,6 +26,7 @@ def main(argv: Sequence[str]) -> ExitCode:
     tie_to_launcher(stop_request)
     refuse_world_writable()
     try:
+        os.environ |= complete(os.environ)
         arguments = parse_arguments(argv)
     except AutarkyError as error:
         print(error, file=sys.stderr)  # noqa: T201

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from training.config.checkpoint_checks import check_checkpoints
+from training.config.cluster_checks import check_cluster
 from training.config.fault_tolerance_checks import check_fault_tolerance
 from training.config.initial_weights import split_initial_weights
 from training.config.layout_checks import check_layout, check_model, check_sizes
@@ -64,6 +65,7 @@ def check(config: RunConfig) -> None:
     check_checkpoints(config)
     check_fault_tolerance(config)
     check_recovery(config)
+    check_cluster(config)
     if config.init_from is not None:
         split_initial_weights(config.init_from)
     check_allow(config)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from training.config.checks import check, check_used
+from training.config.hosts import chosen_hosts, listed_hosts
 from training.config.initial_weights import absolute_initial_weights, check_initial_weights_exist
 from training.config.keys import nearest, type_of
 from training.config.overrides import (
@@ -28,7 +29,7 @@ from training.config.overrides import (
     to_container,
 )
 from training.config.resume_policy import numbers_of
-from training.config.schema import Resume, RunConfig
+from training.config.schema import Launcher, Resume, RunConfig
 from training.config.secret_checks import refuse_resolvers
 from training.config.typed import to_plain, to_run_config
 from training.durable_files import write_durably
@@ -64,6 +65,8 @@ def compose(overrides: Sequence[str], *, world: tuple[int, int] | None = None) -
         key = str(error.full_key or "config")
         raise ConfigError(key, "${…}", str(error).splitlines()[0], "write the value itself") from None
     config = _make_paths_absolute(to_run_config(values), Path.cwd())
+    if world is None:
+        config = _sized_by_hostfile(config, {str(override.key_or_group) for override in parsed})
     check(config)
     if config.resume.mode is not Resume.must:  # a run that goes on has no more need of what it started from
         check_initial_weights_exist(config)
@@ -136,6 +139,20 @@ def config_hash(config: RunConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def _sized_by_hostfile(config: RunConfig, given: Collection[str]) -> RunConfig:
+    """Return the config with the nodes and processes that its hostfile has, where these keys are not given."""
+    cluster = config.cluster
+    if cluster.launcher is not Launcher.hostfile or cluster.hostfile is None:
+        return config
+    hosts = listed_hosts(cluster.hostfile)
+    if "cluster.num_nodes" not in given:
+        cluster = replace(cluster, num_nodes=len(hosts))
+    if "cluster.processes_per_node" not in given:
+        cluster = replace(cluster, processes_per_node=hosts[0].slots)
+    chosen_hosts(cluster)
+    return replace(config, cluster=cluster)
+
+
 def _compose_groups(choices: Sequence[Override], *, return_hydra: bool = False) -> DictConfig:
     for choice in choices:
         if not choice.is_delete():
@@ -178,8 +195,13 @@ def _make_paths_absolute(config: RunConfig, directory: Path) -> RunConfig:
         for name, source in config.data.sources.items()
     }
     fast_root = config.checkpoint.fast_root
+    cluster = config.cluster
+    if (hostfile := cluster.hostfile) is not None:
+        ssh_config = hostfile.ssh_config and absolute(hostfile.ssh_config)
+        cluster = replace(cluster, hostfile=replace(hostfile, path=absolute(hostfile.path), ssh_config=ssh_config))
     return replace(
         config,
+        cluster=cluster,
         run=replace(config.run, root=absolute(config.run.root)),
         data=replace(config.data, sources=sources, prepared_root=absolute(config.data.prepared_root)),
         checkpoint=replace(config.checkpoint, fast_root=fast_root and absolute(fast_root)),

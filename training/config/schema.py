@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from training.config.cluster_schema import HostfileConfig, PreflightConfig
 from training.config.fault_tolerance_schema import CorruptionConfig, RecoveryConfig
 from training.config.watchdog_schema import HangConfig, StragglerConfig
 
@@ -86,6 +87,14 @@ class WandbMode(StrEnum):
     offline = "offline"
     online = "online"
     disabled = "disabled"
+
+
+class Launcher(StrEnum):
+    """Who starts the ranks: DeepSpeed's launcher on this machine, the same over the hosts of a file, or Slurm."""
+
+    local = "local"
+    hostfile = "hostfile"
+    slurm = "slurm"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -388,7 +397,7 @@ class AcceleratorConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterConfig:
-    """Where a run starts."""
+    """Where a run starts, and who starts it."""
 
     num_nodes: int
     """Nodes."""
@@ -399,7 +408,15 @@ class ClusterConfig:
     threads_per_process: int = 1
     """OMP_NUM_THREADS of each rank; part of bitwise reproducibility on CPU."""
     master_port: int | None = None
-    """Rendezvous port; null takes a free one from the operating system."""
+    """Rendezvous port; null takes a free one."""
+    launcher: Launcher = Launcher.local
+    """Who starts the ranks."""
+    dry_run: bool = False
+    """Print every command, which rank runs where, and the environment; start nothing."""
+    hostfile: HostfileConfig | None = None
+    """Hosts of launcher=hostfile."""
+    preflight: PreflightConfig = field(default_factory=PreflightConfig)
+    """Checks of the nodes before the start."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

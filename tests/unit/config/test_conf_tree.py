@@ -19,8 +19,12 @@ EIGHT_RANKS = ["cluster.processes_per_node=8", "stages.pretrain.global_batch_seq
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_every_file_of_every_group_composes_to_a_checked_config(group: str, choice: str) -> None:
+def test_every_file_of_every_group_composes_to_a_checked_config(group: str, choice: str, tmp_path: Path) -> None:
     fitting = EIGHT_RANKS if choice == "azure_nd_h100_v5" else ["cluster.processes_per_node=2"]
+    if (group, choice) == ("cluster", "hostfile"):
+        hosts = tmp_path / "hosts"
+        hosts.write_text("node1 slots=2\n")
+        fitting = [f"cluster.hostfile.path={hosts}"]
     if group == "experiment":
         fitting = []
     assert isinstance(compose([f"{group}={choice}", *fitting, "run.root=/r"]), RunConfig)

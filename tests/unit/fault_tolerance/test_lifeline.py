@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from training.fault_tolerance import lifeline
+
 REPOSITORY = Path(__file__).parents[3]
 SOON_SECONDS = 10
 
@@ -134,3 +136,34 @@ def test_a_rank_whose_launcher_died_before_it_could_look_dies_too(tmp_path: Path
         if rank.is_running():
             rank.kill()
             pytest.fail("the rank outlived its launcher")
+
+
+def ssh_server(terminal: str, shell_text: str) -> subprocess.Popen[bytes]:
+    """A process with the title of an ssh server's session, which runs a shell as ssh's command line is run."""
+    script = f"exec -a 'sshd: root@{terminal}' bash -c '$0 -c \"$1\"; :' bash '{shell_text}'"
+    return subprocess.Popen(["bash", "-c", script], start_new_session=True)
+
+
+@pytest.mark.parametrize(
+    ("terminal", "shell_text", "belongs"),
+    [
+        ("notty", "sleep 300; : deepspeed.launcher.launch", True),
+        ("notty", "sleep 300; : orted", True),
+        ("notty", "sleep 300; : something else", False),
+        ("pts/0", "sleep 300; : deepspeed.launcher.launch", False),
+    ],
+)
+def test_only_an_ssh_session_that_was_opened_for_the_launcher_belongs_to_it(
+    terminal: str, shell_text: str, belongs: bool
+) -> None:
+    server = ssh_server(terminal, shell_text)
+    try:
+        deadline = time.monotonic() + 20
+        while not (sleepers := [p for p in psutil.Process(server.pid).children(recursive=True) if p.name() == "sleep"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        found = lifeline._ssh_session(sleepers[0].ppid())
+        assert [ancestor.pid for ancestor in found] == ([server.pid] if belongs else [])
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(timeout=10)

@@ -1,0 +1,1 @@
+"""Several nodes on this machine: real ssh servers on loopback addresses."""

@@ -1,0 +1,56 @@
+"""Whether the settings of the cluster fit its launcher, and are words that may stand in a command line."""
+
+import re
+
+from training.config.cluster_schema import HostfileConfig
+from training.config.schema import Launcher, RunConfig
+from training.errors import ConfigError
+
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9._/@%+,:=-]+")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASS|CREDENTIALS?|AUTH)(_|$)", re.IGNORECASE)
+
+
+def check_cluster(config: RunConfig) -> None:
+    """Check that the launcher has what it needs, and that nothing of it can be taken for something else.
+
+    Raises:
+        ConfigError: a section is missing or superfluous, or a value does not fit into a command line.
+    """
+    cluster = config.cluster
+    if cluster.launcher is Launcher.hostfile:
+        if cluster.hostfile is None:
+            remedy = "cluster.hostfile.path=FILE"
+            raise ConfigError("cluster.hostfile", None, "launcher=hostfile needs the hosts", remedy)
+        _check_hostfile(cluster.hostfile)
+    elif cluster.hostfile is not None:
+        reason = f"launcher={cluster.launcher} would ignore it"
+        raise ConfigError("cluster.hostfile", "…", reason, "cluster.launcher=hostfile, or cluster.hostfile=null")
+
+
+def looks_secret(variable: str) -> bool:
+    """Return whether an environment variable's name says that its value is nobody else's business."""
+    return _SECRET.search(variable) is not None
+
+
+def _check_hostfile(hostfile: HostfileConfig) -> None:
+    section = "cluster.hostfile"
+    for name, value in (("master_addr", hostfile.master_addr), ("interface", hostfile.interface)):
+        if value is not None and not _WORD.fullmatch(value):
+            raise ConfigError(f"{section}.{name}", value, "has letters, digits, '.', '-', '_' and ':'", "leave it out")
+    if hostfile.ssh_config is not None and not _PLAIN_PATH.fullmatch(hostfile.ssh_config):
+        reason = "pdsh cuts ssh's options at spaces, and quotes mean nothing to it"
+        raise ConfigError(f"{section}.ssh_config", hostfile.ssh_config, reason, "give a path of plain characters")
+    for word in hostfile.launcher_args:
+        if not word or not word.isprintable():
+            reason = "is empty or holds control characters"
+            raise ConfigError(f"{section}.launcher_args", repr(word), reason, "one option or value per entry")
+    for variable in hostfile.export:
+        if not _VARIABLE.fullmatch(variable):
+            reason = "is no name of an environment variable"
+            raise ConfigError(f"{section}.export", variable, reason, "give names; values are taken from here")
+        if looks_secret(variable):
+            reason = "its value would be seen in the process list of every node"
+            remedy = "leave it out; keep secrets in files that the ranks read (wandb: ~/.netrc)"
+            raise ConfigError(f"{section}.export", variable, reason, remedy)

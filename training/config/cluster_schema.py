@@ -1,0 +1,75 @@
+"""Sections of `cluster`: the hosts of a file, and what nodes must show before a start. Part of `schema.py`."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class HostfileLauncher(StrEnum):
+    """How DeepSpeed's launcher reaches the hosts of a file (its option --launcher)."""
+
+    pdsh = "pdsh"
+    openmpi = "openmpi"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostfileConfig:
+    """Hosts that DeepSpeed's launcher starts the ranks on (cluster.launcher=hostfile)."""
+
+    path: str
+    """File with one line `NAME slots=N` per host; a relative path counts from the launch directory. It decides
+    num_nodes and processes_per_node unless these are given: then the first so many hosts and slots are used."""
+    launcher: HostfileLauncher = HostfileLauncher.pdsh
+    """What starts processes on the hosts: pdsh (over ssh) or openmpi (mpirun)."""
+    include: list[str] = field(default_factory=list)
+    """Names of hosts to use, of those in the file; empty takes all."""
+    exclude: list[str] = field(default_factory=list)
+    """Names of hosts to leave out."""
+    ssh_config: str | None = None
+    """OpenSSH client configuration (`ssh -F`): keys, users, jump hosts; null takes ssh's own."""
+    ssh_port: int | None = None
+    """Port of the hosts' ssh servers; null takes ssh's own."""
+    master_addr: str | None = None
+    """Address of the first host as all hosts reach it; null takes its name in the file."""
+    interface: str | None = None
+    """Network interface of the rendezvous and of gloo and NCCL's connections (eth0); null lets them choose."""
+    export: list[str] = field(default_factory=list)
+    """Names of further environment variables that ranks need; their values are seen in process lists, so no secrets."""
+    launcher_args: list[str] = field(default_factory=list)
+    """Further words for pdsh or mpirun."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreflightConfig:
+    """What every node must show before a run over several nodes starts (`python -m launch.preflight`)."""
+
+    enabled: bool = True
+    """Whether launch.submit checks the nodes first; false starts unseen."""
+    check_seconds: float = 20.0
+    """Longest one check may take; then it is killed and counts as failed."""
+    free_bytes: float = 20e9
+    """Free space that run.root and data.prepared_root need, in bytes."""
+    write_bytes_per_second: float = 50e6
+    """Speed at which a node must write to run.root, in bytes per second; slower is a warning."""
+    clock_offset_seconds: float = 2.0
+    """How far a node's clock may be from the clock of the machine that asks."""
+    gpu_temperature_celsius: float = 55.0
+    """How warm an idle GPU may be (OLMo-core's start script: 50 warns, 55 fails)."""
+    gpu_memory_used_bytes: float = 1e9
+    """Memory of a GPU that may be taken before the start: more is somebody else's process."""
+    correctable_ecc_errors: int = 20_000_000
+    """Correctable ECC errors of a GPU since its driver was loaded; more is a warning (azurehpc-health-checks:
+    check_gpu_ecc 20000000)."""
+    nvlinks_per_gpu: int | None = None
+    """NVLinks of each GPU that must be up; null does not look."""
+    infiniband_ports: int | None = None
+    """InfiniBand ports of a node that must be active; null does not look."""
+    infiniband_bits_per_second: float | None = None
+    """Rate of each of these ports, in bits per second."""
+    dcgm_level: int | None = None
+    """Level of `dcgmi diag -r`; 1 takes seconds, 2 minutes, 3 half an hour. Null does not run it."""
+    collective_bytes: int = 64_000_000
+    """Size of the all-reduce of the bandwidth test, in bytes."""
+    collective_bytes_per_second: float | None = None
+    """Bus bandwidth that the all-reduce over all ranks must reach, in bytes per second; null does not measure."""
+    collective_seconds: float = 120.0
+    """Longest the bandwidth test may take, the start of its ranks included."""
