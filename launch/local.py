@@ -43,6 +43,7 @@ def start(run_directory: Path, config: RunConfig) -> Outcome:
         launcher_command(run_directory, config),
         run_directory=run_directory,
         environment=environment(run_directory, config),
+        until=config.run.until,
     )
 
 
@@ -69,6 +70,7 @@ def environment(run_directory: Path, config: RunConfig) -> dict[str, str]:
     paths = [str(_REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
+        **config.cluster.environment,
         "DS_ACCELERATOR": config.cluster.accelerator.device,
         "OMP_NUM_THREADS": str(config.cluster.threads_per_process),
         "TORCH_EXTENSIONS_DIR": str(run_directory / "torch_extensions"),

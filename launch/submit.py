@@ -3,7 +3,8 @@
     python -m launch.submit [group=choice …] [key=value …] [-m key=a,b …] [--cfg job]
 
 Composes and checks the config, makes (or with resume=auto|must finds) the run directory, freezes the config into it
-and starts the ranks. Exit codes: docs/exit_codes.md. The groups, keys and their meanings: conf/README.md.
+and starts the ranks; with cluster=slurm it submits a job that does (a sweep as one array). Exit codes:
+docs/exit_codes.md. The groups, keys and their meanings: conf/README.md.
 """
 
 import sys
@@ -12,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch import local
+from launch.slurm import submission
 from training.config.arguments import parse_arguments
 from training.config.load import compose, load_frozen, to_yaml
 from training.config.overrides import expand_sweep
 from training.config.run_directory import resolve
+from training.config.schema import Launcher
 from training.errors import AutarkyError, ConfigError, ExitCode
 
 
@@ -47,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
     except AutarkyError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    if _goes_to_slurm(points[0]):
+        return submission.submit(points)
     jobs = run_all(points)
     if arguments.multirun:
         print(table(jobs))
@@ -91,6 +96,13 @@ def table(jobs: Sequence[Job]) -> str:
     ]
     done = sum(job.exit_code == 0 for job in jobs)
     return "\n".join(["", f"{done} of {len(jobs)} runs done", *rows])
+
+
+def _goes_to_slurm(overrides: list[str]) -> bool:
+    try:
+        return compose(overrides).cluster.launcher is Launcher.slurm
+    except AutarkyError:
+        return False  # it is refused with all it takes where runs are started
 
 
 def _refuse_shared_directory(points: Sequence[list[str]]) -> None:

@@ -19,7 +19,7 @@ _PR_SET_PDEATHSIG = 1
 """prctl(2), Linux."""
 _RANK_ERRORS = "rank-*.error"
 """Text files that failing ranks leave in RUN_DIR/logs."""
-_RANK_EXIT = "exit.json"
+RANK_EXIT = "exit.json"
 """{"exit_code": …, "error": …} of the first failing rank, in the run directory."""
 
 
@@ -32,13 +32,15 @@ class Outcome:
     """True if it ended because this process was told to stop."""
 
 
-def supervise(command: Sequence[str], *, run_directory: Path, environment: Mapping[str, str]) -> Outcome:
+def supervise(
+    command: Sequence[str], *, run_directory: Path, environment: Mapping[str, str], until: str | None = None
+) -> Outcome:
     """Run a command in its own session until it ends and return the run's exit code.
 
     SIGINT and SIGTERM reach the whole session (a second one kills it); SIGKILL of this process kills the command;
     whatever the command leaves behind is killed. On failure the first failing rank's text is printed last.
     """
-    _clear_reports(run_directory)
+    clear_reports(run_directory)
     libc = ctypes.CDLL(None)
     parent = os.getpid()
 
@@ -53,23 +55,23 @@ def supervise(command: Sequence[str], *, run_directory: Path, environment: Mappi
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        code = exit_code(run_directory, process.wait())
+        code = exit_code(run_directory, process.wait(), until=until)
     if code is not ExitCode.DONE:
         print(failure_report(run_directory, code), file=sys.stderr, flush=True)
     return Outcome(exit_code=code, interrupted=bool(received))
 
 
-def exit_code(run_directory: Path, command_code: int) -> ExitCode:
+def exit_code(run_directory: Path, command_code: int, *, until: str | None = None) -> ExitCode:
     """Return the run's exit code: the first failing rank's own, else the command's if it is one of ours, else FAILED.
 
-    0 is only believed if the ledger says that the run is done.
+    0 is only believed if the ledger says that the run, or its training stage `until`, is done.
     """
     try:
-        return ExitCode(read_json(run_directory / _RANK_EXIT)["exit_code"])
+        return ExitCode(read_json(run_directory / RANK_EXIT)["exit_code"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # a killed rank leaves no file, or half of one
     if command_code == 0:
-        return ExitCode.DONE if is_done(run_directory) else ExitCode.FAILED
+        return ExitCode.DONE if is_done(run_directory, until=until) else ExitCode.FAILED
     return ExitCode(command_code) if command_code in list(ExitCode) else ExitCode.FAILED
 
 
@@ -93,9 +95,9 @@ def _is_about_a_lost_peer(file: Path) -> bool:
         return "PeerLost" in lines.readline()
 
 
-def _clear_reports(run_directory: Path) -> None:
+def clear_reports(run_directory: Path) -> None:
     """Remove what an earlier attempt reported, so that it is not taken for this one's."""
-    (run_directory / _RANK_EXIT).unlink(missing_ok=True)
+    (run_directory / RANK_EXIT).unlink(missing_ok=True)
     for file in (run_directory / "logs").glob(_RANK_ERRORS):
         file.unlink(missing_ok=True)
 

@@ -82,10 +82,10 @@ def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunC
     answer: dict[str, Any] = {}
     if processes.rank == 0:
         try:
-            directory, resume = _choose_run(arguments.positional, processes.world_size)
+            directory, resume, until = _choose_run(arguments.positional, processes.world_size)
             lease = Lease.take(directory)
             forget(directory)  # before the others know it, so that no rank's new last words are taken for old
-            answer = {"directory": str(directory), "mode": resume.mode, "allow": resume.allow}
+            answer = {"directory": str(directory), "mode": resume.mode, "allow": resume.allow, "until": until}
         except ConfigError as error:
             answer = {"key": error.key, "given": str(error.given), "reason": error.reason, "remedy": error.remedy}
         except RunInUse as error:
@@ -97,15 +97,16 @@ def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunC
         raise RunInUse(told["in_use"])
     directory = Path(told["directory"])
     resume = ResumeConfig(mode=Resume(told["mode"]), allow=told["allow"])
-    return directory, replace(load_frozen(directory), resume=resume), lease
+    config = load_frozen(directory)
+    return directory, replace(config, resume=resume, run=replace(config.run, until=told["until"])), lease
 
 
 def _is_run_directory(path: Path) -> bool:
     return (path / "config.yaml").is_file()
 
 
-def _choose_run(words: list[str], world_size: int) -> tuple[Path, ResumeConfig]:
-    """Return the run directory that the arguments name or ask for, with its config frozen inside, and how to resume."""
+def _choose_run(words: list[str], world_size: int) -> tuple[Path, ResumeConfig, str | None]:
+    """Return the run directory that the arguments name or ask for (config frozen inside), how to resume, run.until."""
     if _is_run_directory(Path(words[0])):
         directory = Path(words[0]).resolve()
         config = _continued(directory, words[1:])
@@ -114,7 +115,7 @@ def _choose_run(words: list[str], world_size: int) -> tuple[Path, ResumeConfig]:
         config = compose(words, world=process_group.launched_world())
         check_world_size(config, world_size)
         directory = resolve(config, words)
-    return directory, config.resume
+    return directory, config.resume, config.run.until
 
 
 def check_world_size(config: RunConfig, world_size: int) -> None:

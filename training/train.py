@@ -2,7 +2,7 @@
 
     deepspeed --module training.train ARGS          torchrun --nproc_per_node N -m training.train ARGS
     accelerate launch -m training.train ARGS        python -m training.train ARGS          (one process)
-    srun python -m training.train ARGS
+    srun python -m training.train ARGS              (inside a Slurm allocation)
 
 ARGS is a run directory made by `launch.submit` (plus `resume=…` and `resume.allow=[…]` if wanted), or the same
 overrides as launch.submit. All spellings of --local_rank are accepted.
@@ -16,6 +16,7 @@ from training.config.arguments import parse_arguments
 from training.errors import AutarkyError, ExitCode
 from training.fault_tolerance.lifeline import tie_to_launcher
 from training.fault_tolerance.signals import StopRequest
+from training.rank_environment import adopt_launcher
 
 
 def main(argv: Sequence[str]) -> ExitCode:
@@ -23,6 +24,7 @@ def main(argv: Sequence[str]) -> ExitCode:
     tie_to_launcher()
     stop_request = StopRequest.listen()
     try:
+        adopt_launcher(os.environ)
         arguments = parse_arguments(argv)
     except AutarkyError as error:
         print(error, file=sys.stderr)  # noqa: T201

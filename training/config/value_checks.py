@@ -105,6 +105,12 @@ _RANGES: list[tuple[str, Range | OpenRange]] = [
     ("cluster.processes_per_node", _COUNT),
     ("cluster.threads_per_process", _COUNT),
     ("cluster.master_port", Range(low=1, high=65535)),
+    ("cluster.slurm.signal_seconds", Range(low=1, high=65_535)),
+    ("cluster.slurm.max_requeues", Range(low=0)),
+    ("cluster.slurm.no_progress_starts", Range(low=2)),
+    ("cluster.slurm.gpus_per_node", _COUNT),
+    ("cluster.slurm.spare_nodes", Range(low=0)),
+    ("cluster.slurm.array_limit", _COUNT),
     ("cluster.accelerator.peak_flops_per_second", OpenRange(usual=1e12)),
     ("cluster.accelerator.memory_bytes", OpenRange(usual=80e9)),
 ]

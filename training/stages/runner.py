@@ -125,7 +125,7 @@ class Runner:
         return self._ledger
 
     def run(self) -> None:
-        """Bring the run to its end.
+        """Bring the run to its end, or to that of the training stage `run.until`.
 
         Raises:
             GateBlocked: a gate did not promote.
@@ -135,6 +135,9 @@ class Runner:
         self._find_checkpoint()
         try:
             while (entry := transitions.current_stage(self._ledger)) is not None:
+                if self._is_past_until(entry.name):
+                    self._journal.stage("run", "until")
+                    return
                 self._run_training_stage(entry.name)
         except AutarkyError as error:
             if error.on_every_rank:
@@ -142,6 +145,11 @@ class Runner:
             raise
         self._advance(transitions.done(self._ledger))
         self._journal.stage("run", "done")
+
+    def _is_past_until(self, name: str) -> bool:
+        """Return whether a training stage comes after the one that this start was asked to end with."""
+        until, names = self._config.run.until, list(self._config.stages)
+        return until is not None and names.index(name) > names.index(until)
 
     # -- start ------------------------------------------------------------------------------------------------------
 
