@@ -28,7 +28,8 @@ _PERSON = {
     ExitCode.NO_PROGRESS: "several starts in a row failed at the same step",
 }
 """Ends that would only come again."""
-_BLAMES_A_NODE = frozenset({ExitCode.HANG, ExitCode.SILENT_CORRUPTION, ExitCode.PREFLIGHT})
+BLAMES_A_NODE = frozenset({ExitCode.HANG, ExitCode.SILENT_CORRUPTION, ExitCode.PREFLIGHT})
+"""Ends that can be one node's fault."""
 _NO_FAULT_OF_THE_STEP = frozenset({ExitCode.DONE, ExitCode.STOPPED, ExitCode.PREFLIGHT})
 """Told to stop from outside, or not started at all."""
 
@@ -95,7 +96,7 @@ def decide(attempts: Sequence[Attempt], *, blamed: Sequence[str], restarts: int,
         )
     if restarts >= limits.max_requeues:
         return Stop(exit_code=code, reason=f"{_AGAIN[code]}, and {restarts} restarts are as many as allowed")
-    exclude = tuple(dict.fromkeys(blamed)) if code in _BLAMES_A_NODE else ()
+    exclude = tuple(dict.fromkeys(blamed)) if code in BLAMES_A_NODE else ()
     without = f"; from now on without {', '.join(exclude)}" if exclude else ""
     return Requeue(exclude=exclude, reason=f"{_AGAIN[code]}{without}")
 

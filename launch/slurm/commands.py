@@ -9,7 +9,8 @@ from training.errors import AutarkyError, ConfigError, ExitCode
 
 _LIMIT_SECONDS = 60.0
 """A busy controller may take its time; Slurm's MessageTimeout is 10 s, and clients try again by themselves."""
-_TRIES = 5
+_TRIES = 9
+"""With pauses of 0.2, 0.4, 0.8 … s between them: 51 s in all, which a controller's failover may take."""
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z:/]*)=(\S*)")
 
 

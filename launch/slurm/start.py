@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from launch import attempts
-from launch.requeue import Attempt, Limits, Requeue, Stop, decide
+from launch.requeue import BLAMES_A_NODE, Attempt, Limits, Requeue, Stop, decide
 from launch.slurm.allocation import Allocation
 from launch.slurm.bad_nodes import read_bad_nodes, remember_bad_nodes
 from launch.slurm.commands import SlurmError, fields_of_job, slurm_insistently
@@ -148,7 +148,8 @@ def _run_ranks(
         code = ExitCode.PEER_LOST
     if code is not ExitCode.DONE:
         print(failure_report(directory, code), file=sys.stderr, flush=True)
-    return End(exit_code=code, blamed=blamed_nodes(report, nodes, config.cluster.processes_per_node))
+    blamed = blamed_nodes(report, nodes, config.cluster.processes_per_node) if code in BLAMES_A_NODE else ()
+    return End(exit_code=code, blamed=blamed)
 
 
 def _report(directory: Path) -> Any:
@@ -174,7 +175,7 @@ def _follow(directory: Path, config: RunConfig, allocation: Allocation, wishes: 
         remember_bad_nodes(
             directory, {node: f"{end.exit_code.name} in start {_of(allocation)}" for node in decision.exclude}
         )
-        state = fields_of_job(allocation.name).get("JobState", "unknown to Slurm")
+        state = fields_of_job(allocation.name).get("JobState", "RUNNING")  # no answer: try all the same
         if state == "RUNNING":
             text = f"requeue: {text}"
         else:  # cancelled, preempted, or a node failed: Slurm has decided already
