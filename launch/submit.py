@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     except AutarkyError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    if _goes_to_slurm(points[0]):
+    if _go_to_slurm(points):
         return submission.submit(points)
     jobs = run_all(points)
     if arguments.multirun:
@@ -98,11 +98,14 @@ def table(jobs: Sequence[Job]) -> str:
     return "\n".join(["", f"{done} of {len(jobs)} runs done", *rows])
 
 
-def _goes_to_slurm(overrides: list[str]) -> bool:
-    try:
-        return compose(overrides).cluster.launcher is Launcher.slurm
-    except AutarkyError:
-        return False  # it is refused with all it takes where runs are started
+def _go_to_slurm(points: Sequence[list[str]]) -> bool:
+    """Return what the first point says that can be composed; the refused ones are told about where runs start."""
+    for overrides in points:
+        try:
+            return compose(overrides).cluster.launcher is Launcher.slurm
+        except AutarkyError:
+            continue
+    return False
 
 
 def _refuse_shared_directory(points: Sequence[list[str]]) -> None:

@@ -85,15 +85,15 @@ def job_command(directories: Sequence[Path], *, until: str | None = None) -> lis
     return [sys.executable, "-m", "launch.slurm.job", *end, *map(str, directories)]
 
 
-def render(asked: Mapping[str, str], command: Sequence[str]) -> str:
-    """Return the text of a batch script.
+def render(asked: Mapping[str, str], command: Sequence[str], *, repository: Path = REPOSITORY) -> str:
+    """Return the text of a batch script; the command finds the code in `repository`.
 
     Raises:
         ConfigError: an option, a value or a word of the command has characters that do not belong there.
     """
     lines = [_directive(name, value) for name, value in asked.items()]
     words = [_word(word) for word in command]
-    body = _BODY.format(repository=_word(str(REPOSITORY)), command=" \\\n    ".join([" ".join(words[:3]), *words[3:]]))
+    body = _BODY.format(repository=_word(str(repository)), command=" \\\n    ".join([" ".join(words[:3]), *words[3:]]))
     return _HEAD + "".join(f"{line}\n" for line in lines) + body
 
 

@@ -1,4 +1,4 @@
-"""Jobs on a throw-away cluster: submitted as a user does, watched by polling (`sbatch --wait` looks ever more seldom)."""
+"""Jobs on a throw-away cluster: submitted as a user does, watched by polling (`sbatch --wait` looks too seldom)."""
 
 import json
 import os

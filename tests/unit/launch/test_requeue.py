@@ -65,7 +65,8 @@ def test_nothing_restarts_for_ever(history: list[Attempt], limits: Limits, blame
     if restarts >= limits.max_requeues:
         assert isinstance(decision, Stop)
     if isinstance(decision, Stop) and decision.exit_code is not ExitCode.NO_PROGRESS:
-        assert decision.exit_code is (history[-1].exit_code or ExitCode.PEER_LOST)
+        last = history[-1].exit_code
+        assert decision.exit_code is (ExitCode.PEER_LOST if last is None else last)
 
 
 @given(histories, limits, node_names, st.integers(0, 30))
