@@ -15,6 +15,7 @@ import psutil
 from tests.slurm_cluster.cluster import SlurmCluster, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
+PYTHON = Path(sys.executable)
 ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"})
 _SUBMIT_SECONDS = 60
 _INHERITED = re.compile(r"SLURM_.*|RANK|WORLD_SIZE|LOCAL_RANK|MASTER_ADDR|MASTER_PORT")
