@@ -10,12 +10,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Self
 
 from training.errors import AutarkyError, ExitCode
+
+_PATIENCE_SECONDS = 60.0
+"""More than what a rank does last: a report, wandb's last records (15 s), Slurm's KillWait (30 s)."""
+_LOOK_SECONDS = 0.25
 
 
 class Wishes:
@@ -41,14 +46,39 @@ class Wishes:
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
 
-    def run_step(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
-        """Run an srun command to its end, handing wishes on to it; return its exit code."""
+    def run_step(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        is_ending: Callable[[], bool],
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> int:
+        """Run an srun command to its end, handing wishes on to it; return its exit code.
+
+        Args:
+            command: the command.
+            environment: its environment.
+            is_ending: whether a rank has left already; srun would wait for ever for one that nobody can report any
+                more (its slurmstepd was killed, Slurm 22.05).
+            patience_seconds: how long the others may take to leave after that; then srun is told to end the step, and
+                killed if it does not.
+        """
         with subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL) as step:
             self._step = step.pid
             if self.received:  # between the last look and the line above
                 self._forward()
+            last_second: float | None = None
             # Not reaped before the handler has forgotten it: its process id cannot be anybody else's.
-            os.waitid(os.P_PID, step.pid, os.WEXITED | os.WNOWAIT)
+            while os.waitid(os.P_PID, step.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+                time.sleep(_LOOK_SECONDS)
+                now = time.monotonic()
+                if last_second is None:
+                    last_second = now + patience_seconds if is_ending() else None
+                elif now > last_second + patience_seconds:
+                    step.kill()
+                elif now > last_second:
+                    step.terminate()
             self._step = None
             return step.wait()
 

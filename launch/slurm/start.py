@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from launch.slurm.commands import SlurmError, fields_of_job, slurm_insistently
 from launch.slurm.node_check import read_checks
 from launch.slurm.script import section
 from launch.slurm.step import CHECK_SECONDS, check_command, rank_command, rank_environment
-from launch.supervise import RANK_EXIT, clear_reports, exit_code, failure_report
+from launch.supervise import RANK_EXIT, clear_reports, exit_code, failure_report, first_error
 from training.config.load import load_frozen
 from training.config.run_directory import checkpoint_folders, is_done
 from training.config.schema import RunConfig
@@ -32,8 +32,8 @@ class Wishes(Protocol):
 
     received: list[int]
 
-    def run_step(self, command: Sequence[str], environment: dict[str, str]) -> int:
-        """Run srun to its end, handing signals on; return its exit code."""
+    def run_step(self, command: Sequence[str], environment: Mapping[str, str], *, is_ending: Callable[[], bool]) -> int:
+        """Run srun to its end, handing signals on; end it if it outlives a rank's end for long. Return its exit code."""
         ...
 
     def deafen(self) -> None:
@@ -141,7 +141,7 @@ def _run_ranks(
             folder.mkdir(parents=True, exist_ok=True)
     print(f"start {_of(allocation)} of {directory.name} on {', '.join(nodes)}", flush=True)
     command = rank_command(directory, config, nodes=nodes, restarts=allocation.restarts, until=until)
-    step_code = wishes.run_step(command, environment)
+    step_code = wishes.run_step(command, environment, is_ending=lambda: first_error(directory) is not None)
     code = exit_code(directory, step_code, until=until)
     report = _report(directory)
     if report is None and step_code > _KILLED:

@@ -12,6 +12,7 @@ import pytest
 
 from launch.slurm import submission
 from launch.slurm.bad_nodes import read_bad_nodes, remember_bad_nodes
+from launch.slurm.job import Wishes
 from launch.slurm.node_check import main as check_node
 from launch.slurm.node_check import read_checks
 from launch.slurm.start import blamed_nodes, choose
@@ -168,7 +169,7 @@ JOB = f"""
 import os, sys
 from launch.slurm.job import Wishes
 wishes = Wishes.listen()
-code = wishes.run_step([sys.executable, "-c", {STEP!r}], os.environ)
+code = wishes.run_step([sys.executable, "-c", {STEP!r}], os.environ, is_ending=lambda: False)
 print("code", code, "received", len(wishes.received), flush=True)
 """
 
@@ -181,6 +182,14 @@ def test_both_signals_reach_the_step_as_the_one_that_srun_hands_on(number: signa
         time.sleep(0.05)
         os.kill(job.pid, number)
         assert job.stdout.read().splitlines() == ["told SIGUSR1", "code 10 received 1"]
+
+
+def test_a_step_that_nobody_reports_the_end_of_is_ended() -> None:
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    begun = time.monotonic()
+    code = Wishes().run_step([sys.executable, "-c", deaf], os.environ, is_ending=lambda: True, patience_seconds=0.5)
+    assert code == -signal.SIGKILL
+    assert time.monotonic() - begun < 20
 
 
 def test_the_list_of_jobs_of_a_run_is_numbers_only(tmp_path: Path) -> None:
