@@ -76,9 +76,9 @@ class Wishes:
                 if last_second is None:
                     last_second = now + patience_seconds if is_ending() else None
                 elif now > last_second + patience_seconds:
-                    step.kill()
+                    os.kill(step.pid, signal.SIGKILL)
                 elif now > last_second:
-                    step.terminate()
+                    os.kill(step.pid, signal.SIGTERM)
             self._step = None
             return step.wait()
 

@@ -24,7 +24,7 @@ from training.plain_files import read_json
 from training.rank_environment import slurm_address
 
 _KILLED = 128
-"""srun's exit code is 128 + the number of the signal that ended a task."""
+"""srun's exit code is 128 + the number of the signal that ended a task; it is negative if srun itself was killed."""
 
 
 class Wishes(Protocol):
@@ -33,7 +33,7 @@ class Wishes(Protocol):
     received: list[int]
 
     def run_step(self, command: Sequence[str], environment: Mapping[str, str], *, is_ending: Callable[[], bool]) -> int:
-        """Run srun to its end, handing signals on; end it if it outlives a rank's end for long. Return its exit code."""
+        """Run srun to its end, handing signals on; end it if it outlives a rank's end. Return its exit code."""
         ...
 
     def deafen(self) -> None:
@@ -144,7 +144,7 @@ def _run_ranks(
     step_code = wishes.run_step(command, environment, is_ending=lambda: first_error(directory) is not None)
     code = exit_code(directory, step_code, until=until)
     report = _report(directory)
-    if report is None and step_code > _KILLED:
+    if report is None and not 0 <= step_code <= _KILLED:
         code = ExitCode.PEER_LOST
     if code is not ExitCode.DONE:
         print(failure_report(directory, code), file=sys.stderr, flush=True)
