@@ -3,5 +3,9 @@
 check      `python -m launch.check …`: only say whether a run can start, and what it would do
 submit     `python -m launch.submit …`: check, make the run directory, start; -m starts one run per point of a sweep
 local      DeepSpeed's launcher on this machine: command and environment
+slurm      the same as a batch job of Slurm, which checks its nodes and puts itself back into the queue
+requeue    what follows from how a start ended: again, without a node, or stop and say why. Pure
+attempts   every start of a run, in its directory
+status     `python -m launch.status RUN_DIR`: the job, the last step, the last end
 supervise  one child process to its end: signals in, exit code out, the first failing rank's words last
 """

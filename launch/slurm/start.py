@@ -19,7 +19,7 @@ from launch.supervise import RANK_EXIT, clear_reports, exit_code, failure_report
 from training.config.load import load_frozen
 from training.config.run_directory import checkpoint_folders, is_done
 from training.config.schema import RunConfig
-from training.errors import ExitCode
+from training.errors import ExitCode, StorageError
 from training.plain_files import read_json
 from training.rank_environment import slurm_address
 
@@ -61,13 +61,17 @@ def run_start(directory: Path, until: str | None, wishes: Wishes) -> ExitCode:
     if is_done(directory, until=until):
         print(f"run {directory.name}: nothing is left to do", flush=True)
         return ExitCode.DONE
-    clear_reports(directory)
-    passed = _check_nodes(directory, allocation, wishes)
-    nodes = choose(allocation.nodes, passed=passed, bad=read_bad_nodes(directory), number=config.cluster.num_nodes)
-    attempts.write_start(
-        directory, job=allocation.job, restarts=allocation.restarts, nodes=nodes or [], allocated=allocation.nodes
-    )
-    end = _run_ranks(directory, config, allocation, until, wishes, nodes, passed)
+    try:
+        clear_reports(directory)
+        passed = _check_nodes(directory, allocation, wishes)
+        nodes = choose(allocation.nodes, passed=passed, bad=read_bad_nodes(directory), number=config.cluster.num_nodes)
+        attempts.write_start(
+            directory, job=allocation.job, restarts=allocation.restarts, nodes=nodes or [], allocated=allocation.nodes
+        )
+        end = _run_ranks(directory, config, allocation, until, wishes, nodes, passed)
+    except (StorageError, OSError) as error:
+        print(f"the run directory cannot be used: {error}", file=sys.stderr, flush=True)
+        end = End(exit_code=ExitCode.STORAGE)
     return _follow(directory, config, allocation, wishes, end)
 
 
@@ -183,14 +187,17 @@ def _follow(directory: Path, config: RunConfig, allocation: Allocation, wishes: 
     else:
         text = f"stop: {text}"
     print(f"start {_of(allocation)} ended with {end.exit_code.name}; {text}", flush=True)
-    attempts.write_end(
-        directory,
-        job=allocation.job,
-        restarts=allocation.restarts,
-        exit_code=code,
-        blamed=end.blamed,
-        decision=text,
-    )
+    try:
+        attempts.write_end(
+            directory,
+            job=allocation.job,
+            restarts=allocation.restarts,
+            exit_code=code,
+            blamed=end.blamed,
+            decision=text,
+        )
+    except StorageError as error:  # it is in the job's output; the decision stands
+        print(error, file=sys.stderr, flush=True)
     if isinstance(decision, Requeue):
         _requeue(directory, slurm.exclude, allocation)
     return code
