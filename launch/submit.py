@@ -3,7 +3,8 @@
     python -m launch.submit [group=choice …] [key=value …] [-m key=a,b …] [--cfg job]
 
 Composes and checks the config, makes (or with resume=auto|must finds) the run directory, freezes the config into it
-and starts the ranks. Exit codes: docs/exit_codes.md. The groups, keys and their meanings: conf/README.md.
+and starts the ranks; with cluster=slurm it submits a job that does (a sweep as one array). Exit codes:
+docs/exit_codes.md. The groups, keys and their meanings: conf/README.md.
 """
 
 import sys
@@ -14,6 +15,7 @@ from types import ModuleType
 
 from launch import hostfile, local
 from launch.preflight.before_start import check_nodes
+from launch.slurm import submission
 from training.config.arguments import parse_arguments
 from training.config.load import compose, load_frozen, to_yaml
 from training.config.overrides import expand_sweep
@@ -54,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
     except AutarkyError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    if _go_to_slurm(points):
+        return submission.submit(points)
     jobs = run_all(points)
     if arguments.multirun:
         print(table(jobs))
@@ -116,6 +120,16 @@ def table(jobs: Sequence[Job]) -> str:
     ]
     done = sum(job.exit_code == 0 for job in jobs)
     return "\n".join(["", f"{done} of {len(jobs)} runs done", *rows])
+
+
+def _go_to_slurm(points: Sequence[list[str]]) -> bool:
+    """Return what the first point says that can be composed; the refused ones are told about where runs start."""
+    for overrides in points:
+        try:
+            return compose(overrides).cluster.launcher is Launcher.slurm
+        except AutarkyError:
+            continue
+    return False
 
 
 def _refuse_shared_directory(points: Sequence[list[str]]) -> None:

@@ -22,7 +22,7 @@ _PR_SET_PDEATHSIG = 1
 """prctl(2), Linux."""
 _RANK_ERRORS = "rank-*.error"
 """Text files that failing ranks leave in RUN_DIR/logs."""
-_RANK_EXIT = "exit.json"
+RANK_EXIT = "exit.json"
 """{"exit_code": …, "error": …} of the first failing rank, in the run directory."""
 _EARLIER_EXIT = "exit.earlier.json"
 """What exit.json is called once the next attempt begins."""
@@ -40,14 +40,16 @@ class Outcome:
     """True if it ended because this process was told to stop."""
 
 
-def supervise(command: Sequence[str], *, run_directory: Path, environment: Mapping[str, str]) -> Outcome:
+def supervise(
+    command: Sequence[str], *, run_directory: Path, environment: Mapping[str, str], until: str | None = None
+) -> Outcome:
     """Run a command in its own session until it ends and return the run's exit code.
 
     SIGTERM, SIGUSR1 and SIGINT reach all ranks, however often they come; a second SIGINT kills the command. SIGKILL of
     this process kills it, too; whatever it leaves behind is killed. On failure the first failing rank's text is printed
     last.
     """
-    _clear_reports(run_directory)
+    clear_reports(run_directory)
     libc = ctypes.CDLL(None)
     parent = os.getpid()
 
@@ -63,7 +65,7 @@ def supervise(command: Sequence[str], *, run_directory: Path, environment: Mappi
         _wait(process.pid, run_directory, signals)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        code = exit_code(run_directory, process.wait())
+        code = exit_code(run_directory, process.wait(), until=until)
     if code is not ExitCode.DONE:
         print(failure_report(run_directory, code), file=sys.stderr, flush=True)
     return Outcome(exit_code=code, interrupted=bool(signals.received))
@@ -89,7 +91,7 @@ def _wait(pid: int, run_directory: Path, signals: StopSignals) -> None:
 def _has_hung_or_lost_a_peer(run_directory: Path) -> bool:
     """Return whether a rank has ended in a way in which no other one can go on."""
     try:
-        if read_json(run_directory / _RANK_EXIT)["exit_code"] == ExitCode.HANG:
+        if read_json(run_directory / RANK_EXIT)["exit_code"] == ExitCode.HANG:
             return True
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there, or half of one
@@ -113,18 +115,18 @@ def _died(pid: int) -> bool:
     return fields[0] == "Z" and os.WIFSIGNALED(int(fields[-1]))
 
 
-def exit_code(run_directory: Path, command_code: int) -> ExitCode:
+def exit_code(run_directory: Path, command_code: int, *, until: str | None = None) -> ExitCode:
     """Return the run's exit code: the first failing rank's own, else the command's if it is one of ours.
 
     Else PEER_LOST, if a rank could say that another one has gone, or FAILED. 0 is only believed if the ledger says that
-    the run is done.
+    the run, or its training stage `until`, is done.
     """
     try:
-        return ExitCode(read_json(run_directory / _RANK_EXIT)["exit_code"])
+        return ExitCode(read_json(run_directory / RANK_EXIT)["exit_code"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # a killed rank leaves no file, or half of one
     if command_code == 0:
-        return ExitCode.DONE if is_done(run_directory) else ExitCode.FAILED
+        return ExitCode.DONE if is_done(run_directory, until=until) else ExitCode.FAILED
     if command_code in list(ExitCode):
         return ExitCode(command_code)
     first = first_error(run_directory)
@@ -153,9 +155,9 @@ def _is_about_a_lost_peer(file: Path) -> bool:
         return "PeerLost" in lines.readline()
 
 
-def _clear_reports(run_directory: Path) -> None:
+def clear_reports(run_directory: Path) -> None:
     """Put away what an earlier attempt reported, so that it is not taken for this one's."""
     with contextlib.suppress(FileNotFoundError):
-        os.replace(run_directory / _RANK_EXIT, run_directory / _EARLIER_EXIT)  # its first rank records a hang
+        os.replace(run_directory / RANK_EXIT, run_directory / _EARLIER_EXIT)  # its first rank records a hang
     for file in (run_directory / "logs").glob(_RANK_ERRORS):
         file.unlink(missing_ok=True)

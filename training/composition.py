@@ -122,12 +122,12 @@ def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunC
     answer: dict[str, Any] = {}
     if processes.rank == 0:
         try:
-            directory, resume = _choose_run(arguments.positional, processes.world_size)
+            directory, resume, until = _choose_run(arguments.positional, processes.world_size)
             lease = Lease.take(directory)
             # Before the others know it, so that no rank's new last words are taken for old.
             hang_before = forget(directory)
             clear_locks(directory)
-            answer = {"directory": str(directory), "mode": resume.mode, "allow": resume.allow}
+            answer = {"directory": str(directory), "mode": resume.mode, "allow": resume.allow, "until": until}
         except ConfigError as error:
             answer = {"key": error.key, "given": str(error.given), "reason": error.reason, "remedy": error.remedy}
         except RunInUse as error:
@@ -140,15 +140,17 @@ def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunC
     directory = Path(told["directory"])
     resume = ResumeConfig(mode=Resume(told["mode"]), allow=told["allow"])
     use_private_extensions(directory)
-    return directory, replace(load_frozen(directory), resume=resume), lease, hang_before
+    config = load_frozen(directory)
+    config = replace(config, resume=resume, run=replace(config.run, until=told["until"]))
+    return directory, config, lease, hang_before
 
 
 def _is_run_directory(path: Path) -> bool:
     return (path / "config.yaml").is_file()
 
 
-def _choose_run(words: list[str], world_size: int) -> tuple[Path, ResumeConfig]:
-    """Return the run directory that the arguments name or ask for, with its config frozen inside, and how to resume."""
+def _choose_run(words: list[str], world_size: int) -> tuple[Path, ResumeConfig, str | None]:
+    """Return the run directory that the arguments name or ask for (config frozen inside), how to resume, run.until."""
     if _is_run_directory(Path(words[0])):
         directory = Path(words[0]).resolve()
         config = _continued(directory, words[1:])
@@ -157,7 +159,7 @@ def _choose_run(words: list[str], world_size: int) -> tuple[Path, ResumeConfig]:
         config = compose(words, world=process_group.launched_world())
         check_world_size(config, world_size)
         directory = resolve(config, words)
-    return directory, config.resume
+    return directory, config.resume, config.run.until
 
 
 def check_world_size(config: RunConfig, world_size: int) -> None:

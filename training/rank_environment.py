@@ -1,4 +1,4 @@
-"""Which rank a process is, under every launcher: what torch wants to be told, from what the launcher tells. Pure.
+"""Which rank a process is, under every launcher: what torch wants to be told, from what the launcher tells.
 
 DeepSpeed's launcher, torchrun and accelerate set RANK and the rest themselves. MPI and Slurm have names of their own.
 """
@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from training.errors import ConfigError
+from training.slurm_rendezvous import step_rendezvous
 
+_SRUN = "srun"
 _WHOLE = re.compile(r"[0-9]{1,9}")
 
 
@@ -51,7 +53,7 @@ _KNOWN = (
     ),
     # A batch script has SLURM_PROCID=0 too; only a process of a step has a step's id.
     _Names(
-        launcher="srun",
+        launcher=_SRUN,
         rank="SLURM_PROCID",
         world_size="SLURM_STEP_NUM_TASKS",
         local_rank="SLURM_LOCALID",
@@ -62,9 +64,9 @@ _KNOWN = (
 
 
 def complete(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that are missing: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE; {} if none is.
+    """Return the variables that are missing: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, under srun MASTER_* too.
 
-    Without any launcher nothing is missing: the process is alone.
+    Nothing is missing under launchers that speak torch's words, nor without any launcher: the process is alone.
 
     Raises:
         ConfigError: the launcher says which rank this is but not where all ranks meet, or something that is no number.
@@ -74,8 +76,9 @@ def complete(environment: Mapping[str, str]) -> dict[str, str]:
         return {}
     for names in _KNOWN:
         if names.rank in environment and (names.only_with is None or names.only_with in environment):
-            _check_rendezvous(environment, names.launcher)
-            return {
+            found = step_rendezvous(environment) if names.launcher == _SRUN else {}
+            _check_rendezvous({**environment, **found}, names.launcher)
+            return found | {
                 "RANK": _number(environment, names.rank),
                 "WORLD_SIZE": _number(environment, names.world_size),
                 "LOCAL_RANK": _number(environment, names.local_rank),

@@ -1,4 +1,4 @@
-"""Write the golden files anew: every experiment's resolved config and DeepSpeed dictionaries. Review the diff.
+"""Write the golden files anew: every experiment's resolved config and DeepSpeed dictionaries, batch scripts. Review it.
 
 python -m tests.golden.rewrite
 """
@@ -6,13 +6,55 @@ python -m tests.golden.rewrite
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+from launch.slurm.script import options, render
 from training.config.deepspeed_config import deepspeed_config
 from training.config.load import compose, to_yaml
 from training.config.overrides import group_choices
 
 GOLDEN = Path(__file__).parent
 FIXED_PATHS = ["run.root=/launch-directory/runs", "data.prepared_root=/launch-directory/prepared"]
+
+
+BATCH_SCRIPTS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "demo": (["cluster=slurm", "cluster.num_nodes=2", "cluster.processes_per_node=1"], {}),
+    "everything": (
+        [
+            "cluster=azure_nd_h100_v5",
+            "cluster.num_nodes=2",
+            "cluster.processes_per_node=8",
+            "stages.pretrain.global_batch_sequences=64",
+            "stages.anneal.global_batch_sequences=64",
+            "cluster.slurm.partition=gpu",
+            "cluster.slurm.account=language-models",
+            "cluster.slurm.qos=high",
+            "cluster.slurm.time_limit=2-00:00:00",
+            'cluster.slurm.constraint="h100&ib"',
+            "cluster.slurm.exclude=[node017,node018]",
+            "cluster.slurm.spare_nodes=1",
+            "cluster.slurm.array_limit=2",
+            "+cluster.slurm.directives.reservation=night",
+            "+cluster.slurm.directives.contiguous=''",
+            "+cluster.slurm.directives.switches='1@12:00:00'",
+        ],
+        {"exclude": ["node018", "node099"], "array_size": 5},
+    ),
+}
+"""Name -> (overrides of experiment=demo, further arguments of `options`)."""
+
+
+def batch_scripts() -> dict[Path, str]:
+    """Return path -> text of the golden batch scripts, as from /opt/autarky."""
+    texts = {}
+    for name, (overrides, further) in BATCH_SCRIPTS.items():
+        config = compose(["experiment=demo", *FIXED_PATHS, *overrides])
+        asked = options(config, output=f"{config.run.root}/night/slurm/%j.out", **further)
+        number = further.get("array_size", 1)
+        runs = [f"{config.run.root}/night-{index}" for index in range(number)] if number > 1 else ["/runs/night"]
+        command = ["/opt/autarky/.venv/bin/python", "-m", "launch.slurm.job", *runs]
+        texts[GOLDEN / "slurm" / f"{name}.sbatch"] = render(asked, command, repository=Path("/opt/autarky"))
+    return texts
 
 
 def golden_files() -> dict[Path, str]:
@@ -24,7 +66,7 @@ def golden_files() -> dict[Path, str]:
         for name in config.stages:
             dictionary = json.dumps(deepspeed_config(config, name), indent=2) + "\n"
             contents[GOLDEN / "deepspeed" / f"{experiment}.{name}.json"] = dictionary
-    return contents
+    return contents | batch_scripts()
 
 
 def main() -> int:

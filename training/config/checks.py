@@ -14,6 +14,7 @@ from training.config.recovery_checks import check_recovery
 from training.config.resume_policy import check_allow
 from training.config.schema import ModelConfig, RunConfig
 from training.config.secret_checks import refuse_secret_values
+from training.config.slurm_checks import check_slurm
 from training.config.training_stage_checks import check_sources, check_suites, check_training_stage
 from training.config.value_checks import check_numbers, check_values
 from training.errors import ConfigError
@@ -66,6 +67,7 @@ def check(config: RunConfig) -> None:
     check_fault_tolerance(config)
     check_recovery(config)
     check_cluster(config)
+    check_slurm(config)
     if config.init_from is not None:
         split_initial_weights(config.init_from)
     check_allow(config)

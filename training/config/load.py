@@ -98,22 +98,22 @@ def load_frozen(directory: Path) -> RunConfig:
 
 
 def with_resume(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """Return a frozen config with resume.mode and resume.allow as a command line sets them; nothing else may be set.
+    """Return a frozen config with resume.mode, resume.allow and run.until as a command line sets them; nothing else.
 
     Raises:
         ConfigError: an override speaks of another key, or has an impossible value.
     """
     plain = to_plain(config)
-    section = OmegaConf.create({"resume": plain["resume"]})
+    section = OmegaConf.create({"resume": plain["resume"], "run": plain["run"]})
     for override in parse(overrides):
-        if override.key_or_group.split(".")[0] != "resume":
+        if override.key_or_group.split(".")[0] != "resume" and override.key_or_group != "run.until":
             key, _, value = str(override.input_line).partition("=")
             raise ConfigError(
                 key,
                 value,
                 "a run directory's config is frozen",
-                f"give only resume={'|'.join(Resume)} and resume.allow=[…] beside it, or the run's overrides "
-                f"instead of the directory, with this one, run.id={config.run.id} and resume=auto",
+                f"give only resume={'|'.join(Resume)}, resume.allow=[…] and run.until=… beside it, or the run's "
+                f"overrides instead of the directory, with this one, run.id={config.run.id} and resume=auto",
             )
         apply(section, override)
     changed = to_run_config({**plain, **to_container(section)})

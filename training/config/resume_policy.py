@@ -44,6 +44,7 @@ class Change:
 POLICY: tuple[tuple[str, ChangeKind, str], ...] = (
     ("run.id", ChangeKind.free, ""),
     ("run.root", ChangeKind.free, ""),
+    ("run.until", ChangeKind.free, ""),
     ("resume", ChangeKind.free, ""),
     ("parallel", ChangeKind.free, ""),
     ("stages.*.parallel", ChangeKind.free, ""),

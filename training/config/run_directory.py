@@ -102,13 +102,15 @@ def new_run_id(config: RunConfig) -> str:
     return f"{time}-{config.run.name[:_LONGEST_NAME_IN_ID]}-{config_hash(config)[:6]}"
 
 
-def is_done(directory: Path) -> bool:
-    """Return whether the run's ledger says that every training stage is complete."""
+def is_done(directory: Path, *, until: str | None = None) -> bool:
+    """Return whether the run's ledger says that every training stage is complete, or the one that is named."""
     try:
         ledger = read_json(directory / "stages.json")
-    except (FileNotFoundError, ValueError):
+        return ledger["state"] == "done" or any(
+            entry["name"] == until and entry["status"] == "promoted" for entry in ledger["stages"]
+        )
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
-    return isinstance(ledger, dict) and ledger.get("state") == "done"
 
 
 def check_not_done(config: RunConfig, directory: Path) -> None:

@@ -125,6 +125,12 @@ _RANGES: list[tuple[str, Range | OpenRange]] = [
     ("cluster.preflight.collective_bytes", Range(low=1024)),
     ("cluster.preflight.collective_bytes_per_second", OpenRange(usual=1e9)),
     ("cluster.preflight.collective_seconds", OpenRange(usual=120.0)),
+    ("cluster.slurm.signal_seconds", Range(low=1, high=65_535)),
+    ("cluster.slurm.max_requeues", Range(low=0)),
+    ("cluster.slurm.no_progress_starts", Range(low=2)),
+    ("cluster.slurm.gpus_per_node", _COUNT),
+    ("cluster.slurm.spare_nodes", Range(low=0)),
+    ("cluster.slurm.array_limit", _COUNT),
     ("cluster.accelerator.peak_flops_per_second", OpenRange(usual=1e12)),
     ("cluster.accelerator.memory_bytes", OpenRange(usual=80e9)),
 ]

@@ -120,7 +120,7 @@ class StageRecord:
     step: int
     stage: str
     event: str
-    """begin, end, or (stage "run") done, blocked, stopped, failed."""
+    """begin, end, or (stage "run") done, blocked, stopped, failed, until (this start was asked to end here)."""
     layout: str
     """One-line description of the layout, for example "pipeline 2 × data 1, ZeRO-1, 2 ranks"."""
     attempt: int

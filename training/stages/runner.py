@@ -133,7 +133,7 @@ class Runner:
         return self._ledger
 
     def run(self) -> None:
-        """Bring the run to its end.
+        """Bring the run to its end, or to that of the training stage `run.until`.
 
         Raises:
             GateBlocked: a gate did not promote.
@@ -148,6 +148,9 @@ class Runner:
         try:
             while (entry := transitions.current_stage(self._ledger)) is not None:
                 self._parts.interruption.check()
+                if self._is_past_until(entry.name):
+                    self._journal.stage("run", "until")
+                    return
                 self._run_training_stage(entry.name)
         except AutarkyError as error:
             if isinstance(error, SilentCorruption):
@@ -160,6 +163,11 @@ class Runner:
             raise
         self._advance(transitions.done(self._ledger))
         self._journal.stage("run", "done")
+
+    def _is_past_until(self, name: str) -> bool:
+        """Return whether a training stage comes after the one that this start was asked to end with."""
+        until, names = self._config.run.until, list(self._config.stages)
+        return until is not None and names.index(name) > names.index(until)
 
     # -- start ------------------------------------------------------------------------------------------------------
 

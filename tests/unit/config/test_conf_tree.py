@@ -36,7 +36,7 @@ def test_an_experiment_equals_its_golden_file(path: Path) -> None:
 
 
 def test_no_golden_file_is_left_over_from_a_removed_experiment() -> None:
-    held = {path for folder in ("config", "deepspeed") for path in (GOLDEN / folder).iterdir()}
+    held = {path for folder in ("config", "deepspeed", "slurm") for path in (GOLDEN / folder).iterdir()}
     assert held == set(GOLDEN_FILES)
 
 

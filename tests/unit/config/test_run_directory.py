@@ -241,6 +241,14 @@ def test_only_a_ledger_that_says_done_counts_as_done(tmp_path: Path, content: st
     assert is_done(tmp_path) is done
 
 
+def test_one_training_stage_may_count_as_done_before_the_run_is(tmp_path: Path) -> None:
+    stages = [{"name": "pretrain", "status": "promoted"}, {"name": "anneal", "status": "trained"}]
+    (tmp_path / "stages.json").write_text(json.dumps({"state": "running", "stages": stages}))
+    assert is_done(tmp_path, until="pretrain")
+    assert not is_done(tmp_path, until="anneal")
+    assert not is_done(tmp_path)
+
+
 def test_a_root_that_cannot_be_made_is_a_storage_error(config: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     blocked = replace(config, run=replace(config.run, root=os.fspath(tmp_path / "file" / "runs")))
