@@ -10,6 +10,9 @@ kill        kill -9 of ranks and launchers: at random moments, and at every poin
   moments       where a run is, and waiting for the moment of a kill
   campaign      one run, killed at random moments until it is done
   points        one run, killed at every point of the save protocol on every rank
+signals     wishes to stop, to any rank, in every phase
+  phases        what all ranks are doing, seen from outside
+  stops         one run, told to stop in every phase until it is done
 corruption  damaged files of every kind (damages, random_states), and good ones
 freeze      ranks stopped in the middle of a thousand saves (freeze_worker)
 payloads    malicious files in the place of every kind of file (payload_cases, payload_contents, bounded)

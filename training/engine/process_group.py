@@ -18,8 +18,8 @@ from training.engine.deepspeed_private import skip_shared_memory_op
 class Ballot:
     """A yes or no of every rank that rides on each `ProcessGroup.sum`, so that asking costs no collective of its own.
 
-    Gloo's `agree` once per step goes round all ranks, which at ten thousand of them is a second; one more number in an
-    all-reduce of the device that a step does anyway costs nothing that can be measured.
+    A question once per step must not cost one: gloo's `agree` goes round a ring of all ranks. Here it is one more
+    number in an all-reduce that the step does anyway.
     """
 
     def __init__(self, mine: Callable[[], bool] = lambda: False) -> None:

@@ -1,5 +1,6 @@
 """The chain of training stages: what is planned, what is done, and what happens next.
 
 Map: `curriculum` learning rate, from the config alone (pure) · `ledger` what is done, committed to
-stages.json at every arrow · `transitions` the arrows (pure) · `runner` the state machine that walks them.
+stages.json at every arrow · `transitions` the arrows (pure) · `runner` the state machine that walks them ·
+`interruption` where it looks whether it was told to stop.
 """

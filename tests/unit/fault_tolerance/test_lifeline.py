@@ -25,7 +25,10 @@ if len(names) > 1:
     subprocess.run([sys.executable, "-c", os.environ["LINK"], *names[1]])
 else:
     from training.fault_tolerance.lifeline import tie_to_launcher
-    tie_to_launcher()
+    from training.fault_tolerance.signals import StopRequest
+    request = StopRequest.listen()
+    request.has_started()
+    tie_to_launcher(request)
     open(os.environ["TIED"], "w").write("tied")
     time.sleep(300)
 """
@@ -93,6 +96,13 @@ def test_a_rank_dies_with_any_process_of_its_launcher(chain: Chain, index: int) 
     assert chain.rank_dies()
 
 
+@pytest.mark.parametrize("chain", [[SUBMIT, RUNNER, LAUNCH, RANK]], indirect=True)
+def test_a_rank_that_was_told_to_stop_gets_time_to_save_when_the_same_signal_ended_its_launcher(chain: Chain) -> None:
+    chain.processes[1].send_signal(signal.SIGTERM)
+    chain.processes[-1].send_signal(signal.SIGTERM)
+    assert not chain.rank_dies(within_seconds=4)
+
+
 @pytest.mark.parametrize(
     "chain", [[["sh", "-c", "cd /x; torchrun --nproc_per_node 2"], ["/env/bin/torchrun"], RANK]], indirect=True
 )
@@ -104,7 +114,7 @@ def test_a_rank_outlives_the_shell_that_its_launcher_was_started_from(chain: Cha
 @pytest.mark.parametrize("chain", [[SUBMIT, LAUNCH, RANK]], indirect=True)
 def test_a_rank_of_a_healthy_launcher_lives(chain: Chain) -> None:
     assert not chain.rank_dies(within_seconds=3)
-    chain.processes[-1].send_signal(signal.SIGTERM)  # and ends as any other process
+    chain.processes[-1].kill()  # and ends as any other process
     assert chain.rank_dies()
 
 
