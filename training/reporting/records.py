@@ -107,7 +107,7 @@ class IncidentRecord:
     step: int
     stage: str
     what: str
-    """Short name: non_finite, corrupt_checkpoint, save_failed, restart, config_changed, failure."""
+    """Short name: non_finite, corrupt_checkpoint, save_failed, restart, config_changed, hang, slow_rank, failure."""
     message: str
     attempt: int
 
