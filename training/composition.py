@@ -38,22 +38,23 @@ from training.engine.matmul_rate import measured_matmul_rate
 from training.engine.process_group import Ballot, ProcessGroup
 from training.errors import AutarkyError, ConfigError, ExitCode, PeerLost, RunInUse
 from training.fault_tolerance.corruption import CorruptionChecks, compute_reproducibly
-from training.fault_tolerance.heartbeat import Heartbeat, Notice, Section
+from training.fault_tolerance.heartbeat import Heartbeat, Section
 from training.fault_tolerance.injected import fault_at_point, make_heartbeat
 from training.fault_tolerance.jit_locks import clear_locks, use_private_extensions
-from training.fault_tolerance.last_words import as_autarky_error, forget, leave
+from training.fault_tolerance.last_words import as_autarky_error, earlier_hang, forget, leave
 from training.fault_tolerance.poisoned import poisoned
 from training.fault_tolerance.signals import StopRequest
 from training.fault_tolerance.watchdog import Watchdog
 from training.lease import Lease
 from training.reporting.process_log import ProcessLog
+from training.reporting.records import IncidentRecord
 from training.reporting.report import write_report as write_html
 from training.reporting.reporter import Reporter
 from training.stages import transitions
 from training.stages.beating import Beating
 from training.stages.checkpointing import Checkpointing
 from training.stages.interruption import Interruption
-from training.stages.ledger import RunState, commit
+from training.stages.ledger import Ledger, RunState, commit
 from training.stages.runner import Parts, Runner, open_ledger
 
 
@@ -72,11 +73,11 @@ def run_rank(argv: Sequence[str], stop_request: StopRequest) -> ExitCode:
         processes = process_group.start(limits.collective_timeout_seconds, ballot)
         stop_request.has_started()
         watchdog = _start_watchdog(processes)
-        run_directory, config, lease, hang_before = _find_run(arguments, processes)
+        run_directory, config, lease = _find_run(arguments, processes)
         log = _log_to(_log_path(run_directory, rank))
         watchdog.use(config, run_directory)
         interruption = Interruption(request=stop_request, processes=processes)
-        _train(config, run_directory, processes, lease, interruption, watchdog.heartbeat, hang_before)
+        _train(config, run_directory, processes, lease, interruption, watchdog.heartbeat)
         watchdog.close()
         process_group.stop()
     except Exception as caught:  # the outermost frame: every error becomes an exit code and a file
@@ -108,24 +109,20 @@ def _start_watchdog(processes: ProcessGroup) -> Watchdog:
     return watchdog
 
 
-def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunConfig, Lease | None, str | None]:
-    """Return the run directory and its config on every rank; on rank 0 its lease, and how the start before hung, if so.
-
-    Rank 0 decides, once for all.
+def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunConfig, Lease | None]:
+    """Return the run directory and its config on every rank, and on rank 0 its lease; rank 0 decides, once for all.
 
     Raises:
         ConfigError: on every rank, with rank 0's words.
         RunInUse: likewise.
     """
     lease: Lease | None = None
-    hang_before: str | None = None
     answer: dict[str, Any] = {}
     if processes.rank == 0:
         try:
             directory, resume, until = _choose_run(arguments.positional, processes.world_size)
             lease = Lease.take(directory)
-            # Before the others know it, so that no rank's new last words are taken for old.
-            hang_before = forget(directory)
+            forget(directory)  # before the others know it, so that no rank's new last words are taken for old
             clear_locks(directory)
             answer = {"directory": str(directory), "mode": resume.mode, "allow": resume.allow, "until": until}
         except ConfigError as error:
@@ -141,8 +138,7 @@ def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunC
     resume = ResumeConfig(mode=Resume(told["mode"]), allow=told["allow"])
     use_private_extensions(directory)
     config = load_frozen(directory)
-    config = replace(config, resume=resume, run=replace(config.run, until=told["until"]))
-    return directory, config, lease, hang_before
+    return directory, replace(config, resume=resume, run=replace(config.run, until=told["until"])), lease
 
 
 def _is_run_directory(path: Path) -> bool:
@@ -196,7 +192,6 @@ def _train(
     lease: Lease | None,
     interruption: Interruption,
     heartbeat: Heartbeat,
-    hang_before: str | None,
 ) -> None:
     """Do the run: data, ledger, reporter, runner; the report is written however it ends."""
     is_first = processes.rank == 0
@@ -207,8 +202,8 @@ def _train(
     interruption.check()
     ledger = open_ledger(config, run_directory, processes)
     reporter = _open_reporter(config, run_directory, ledger.attempt) if is_first else Reporter.silent()
-    if hang_before is not None:
-        heartbeat.notices.append(Notice("hang", f"the start before this one ended so: {hang_before}"))
+    if is_first:
+        _record_earlier_hang(reporter, run_directory, ledger)
     corruption = CorruptionChecks(config.fault_tolerance.corruption, processes)
     compute_reproducibly(config.fault_tolerance.corruption, processes.device)
     checkpoints = Checkpointing(
@@ -285,6 +280,16 @@ def _prepared_data(config: RunConfig, processes: ProcessGroup, interruption: Int
         interruption.check()
         raise failure or PeerLost("rank 0 could not open the prepared data; its message says why")
     return made or ensure(config.data)
+
+
+def _record_earlier_hang(reporter: Reporter, run_directory: Path, ledger: Ledger) -> None:
+    """Let metrics.jsonl say how the start before this one ended, if it hung: it could not do so itself."""
+    with earlier_hang(run_directory) as hang:
+        if hang is not None:
+            step, words = hang
+            entry = transitions.current_stage(ledger) or ledger.stages[-1]
+            attempt = max(0, ledger.attempt - 1)
+            reporter.record(IncidentRecord(step=step, stage=entry.name, what="hang", message=words, attempt=attempt))
 
 
 def _open_reporter(config: RunConfig, run_directory: Path, attempt: int) -> Reporter:

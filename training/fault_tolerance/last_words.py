@@ -3,10 +3,11 @@
 `launch.submit` prints the first of them last, where a person looks.
 """
 
+import contextlib
 import json
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from training.errors import AutarkyError, ExitCode, PeerLost
@@ -36,19 +37,25 @@ def as_autarky_error(error: BaseException) -> BaseException:
     return error
 
 
-def forget(run_directory: Path) -> str | None:
-    """Remove what an earlier attempt left behind; return its words if it ended with a hang. One rank does it, first."""
-    hang = None
-    for name in (_EARLIER_EXIT, _EXIT):
-        try:
-            left = read_json(run_directory / name)
-            hang = str(left["error"]) if left["exit_code"] == ExitCode.HANG else None
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # not there, or half of one
-        (run_directory / name).unlink(missing_ok=True)
+def forget(run_directory: Path) -> None:
+    """Put away what an earlier attempt left behind, for `earlier_hang`; one rank does it at the start."""
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(run_directory / _EXIT, run_directory / _EARLIER_EXIT)
     for path in (run_directory / "logs").glob("rank-*.error"):
         path.unlink(missing_ok=True)
-    return hang
+
+
+@contextlib.contextmanager
+def earlier_hang(run_directory: Path) -> Iterator[tuple[int, str] | None]:
+    """Give (step, words) if the attempt before ended with a hang, else None; forgotten once the block is done."""
+    path = run_directory / _EARLIER_EXIT
+    try:
+        left = read_json(path)
+        hang = (int(left["step"]), str(left["error"])) if left["exit_code"] == ExitCode.HANG else None
+    except (OSError, ValueError, KeyError, TypeError):
+        hang = None  # not there, or half of one
+    yield hang
+    path.unlink(missing_ok=True)
 
 
 def leave(error: BaseException, *, run_directory: Path | None, rank: int) -> tuple[ExitCode, str]:

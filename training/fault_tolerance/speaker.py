@@ -51,16 +51,18 @@ class Speaker(threading.Thread):
 class Suspicion:
     """A first look at the table, by one rank of all whose time is nearly up."""
 
-    def __init__(self, board: Board, doing: Doing, *, attempt: int, look_seconds: float) -> None:
+    def __init__(self, connect: Callable[[], Board], doing: Doing, *, attempt: int, look_seconds: float) -> None:
         self.doing = doing
         self.attempt = attempt
         self._look_seconds = look_seconds
+        self.board: Board | None = None
+        """A connection of its own, made only now: thousands of ranks share one server."""
         self.before: Mapping[int, Status] | None = None
         """The table, if this rank was the first to look; it has to decide then."""
         self.failed = False
         """Whether the store is gone."""
         self._begun = time.monotonic()
-        self._board = board
+        self._connect = connect
         threading.Thread(target=self._look, name="suspicion", daemon=True).start()
 
     @property
@@ -76,7 +78,8 @@ class Suspicion:
     def _look(self) -> None:
         question = f"{self.doing.section}-{self.doing.step}-{self.attempt}"
         try:
-            if self._board.is_first(question):
-                self.before = self._board.table()
+            self.board = self._connect()
+            if self.board.is_first(question):
+                self.before = self.board.table()
         except RuntimeError:
             self.failed = True

@@ -59,8 +59,7 @@ class Watchdog:
         self._limits = Limits(FaultToleranceConfig(), commit_timeout_seconds=math.inf, device=device)
         self._evidence = Evidence(rank)
         self._run_directory: Path | None = None
-        self._speaker = Speaker(Board(store, rank=rank, world_size=world_size), self._interval_seconds, self._status)
-        self._board = Board(store, rank=rank, world_size=world_size)
+        self._speaker = Speaker(self._connect(), self._interval_seconds, self._status)
         self._closing = self._speaker.closing
         self._awake_seconds = self._since = 0.0
         self._ending = threading.Event()
@@ -83,7 +82,7 @@ class Watchdog:
 
         if self._rank == 0:
             Survey(
-                Board(self._store, rank=0, world_size=self._world_size),
+                self._connect(),
                 self.heartbeat,
                 config.fault_tolerance.stragglers,
                 run_directory,
@@ -120,7 +119,7 @@ class Watchdog:
             limit = self._limits.of(doing.section)
             left = self._since + limit - now
             if suspicion is None and left < self._look_seconds(limit):
-                suspicion = Suspicion(self._board, doing, attempt=0, look_seconds=self._look_seconds(limit))
+                suspicion = Suspicion(self._connect, doing, attempt=0, look_seconds=self._look_seconds(limit))
             if suspicion is not None and left < 0:
                 silent = now - spoke_at > max(_PATIENCE_SECONDS, _LOOK_INTERVALS * self._interval_seconds)
                 suspicion = self._judge(suspicion, limit, store_is_silent=silent or speaker.lost)
@@ -129,23 +128,25 @@ class Watchdog:
         """Time is up: decide if that is this rank's part, else return with what is to be waited for."""
         if store_is_silent or suspicion.failed:
             self._end(self._about_store(suspicion.doing, limit))
-        if suspicion.before is not None and suspicion.is_ripe:
+        if suspicion.board is not None and suspicion.before is not None and suspicion.is_ripe:
             try:
-                self._decide(suspicion.doing, suspicion.before, limit)
+                self._decide(suspicion.board, suspicion.doing, suspicion.before, limit)
             except (NoAnswer, RuntimeError):
                 self._end(self._about_store(suspicion.doing, limit))
         elif suspicion.is_stale:  # whoever was first has not decided: it may have gone on, or be frozen by now
             again = suspicion.attempt + 1
-            return Suspicion(self._board, suspicion.doing, attempt=again, look_seconds=self._look_seconds(limit))
+            return Suspicion(self._connect, suspicion.doing, attempt=again, look_seconds=self._look_seconds(limit))
         return suspicion
+
+    def _connect(self) -> Board:
+        return Board(self._store, rank=self._rank, world_size=self._world_size)
 
     def _look_seconds(self, limit: float) -> float:
         """Return how long before its limit a rank takes a first look; every rank that lives speaks twice meanwhile."""
         return max(min(_LOOK_SECONDS, limit / 2), _LOOK_INTERVALS * self._interval_seconds)
 
-    def _decide(self, doing: Doing, before: Mapping[int, Status], limit: float) -> None:
+    def _decide(self, board: Board, doing: Doing, before: Mapping[int, Status], limit: float) -> None:
         """End this process with a verdict, unless the training thread went on in the meantime."""
-        board = self._board
         table = within(_PATIENCE_SECONDS, board.table)
         if self.heartbeat.doing is not doing:
             return
@@ -157,7 +158,8 @@ class Watchdog:
         frozen = tuple(who for who in people.values() if who is not None and blamed.silent)
         first = people.get(blamed.ranks[0]) if blamed.ranks else None
         verdict = Verdict(message=words, frozen=frozen)
-        self._claim(verdict, rank=blamed.ranks[0] if blamed.ranks else None, host=first.host if first else None)
+        rank = blamed.ranks[0] if blamed.ranks else None
+        self._claim(verdict, rank=rank, host=first.host if first else None, step=doing.step)
         counts = within(_PATIENCE_SECONDS, lambda: board.announce(json.dumps(asdict(verdict))))
         self._end(Verdict.from_json(counts))
 
@@ -171,16 +173,17 @@ class Watchdog:
             f"{ADVICE}",
             frozen=() if host is None else (host,),
         )
-        self._claim(verdict, rank=None if host is None else 0, host=host.host if host else None)
+        rank = None if host is None else 0
+        self._claim(verdict, rank=rank, host=host.host if host else None, step=doing.step)
         return verdict
 
     # -- ending -----------------------------------------------------------------------------------------------------
 
-    def _claim(self, verdict: Verdict, *, rank: int | None, host: str | None) -> None:
+    def _claim(self, verdict: Verdict, *, rank: int | None, host: str | None, step: int) -> None:
         """Make this hang what the run ended with, unless something else was first."""
         directory, error = self._run_directory, f"{Hang.__name__}: {verdict.message}"
         if directory is not None:
-            content = {"exit_code": int(ExitCode.HANG), "error": error, "rank": rank, "host": host}
+            content = {"exit_code": int(ExitCode.HANG), "error": error, "rank": rank, "host": host, "step": step}
             self._bounded(lambda: claim_exit(directory, content))
 
     def _end(self, verdict: Verdict) -> NoReturn:

@@ -107,7 +107,8 @@ class IncidentRecord:
     step: int
     stage: str
     what: str
-    """Short name: non_finite, corrupt_checkpoint, save_failed, save_late, log_unwritable, restart, config_changed …"""
+    """Short name: non_finite, loss_spike, rollback, silent_corruption, corrupt_checkpoint, save_failed, save_late,
+    log_unwritable, hang, slow_rank, restart, config_changed, failure."""
     message: str
     attempt: int
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import CorruptCheckpoint, ExitCode, PeerLost, StorageError
-from training.fault_tolerance.last_words import as_autarky_error, forget, leave
+from training.fault_tolerance.last_words import as_autarky_error, earlier_hang, forget, leave
 
 
 def raised(error: Exception) -> Exception:
@@ -69,14 +69,22 @@ def test_other_errors_stay_what_they_are() -> None:
         assert as_autarky_error(error) is error
 
 
-@pytest.mark.parametrize("name", ["exit.json", "exit.earlier.json"])
-def test_the_next_start_hears_that_the_one_before_hung(name: str, tmp_path: Path) -> None:
-    assert forget(tmp_path) is None
-    (tmp_path / name).write_text(json.dumps({"exit_code": 11, "error": "Hang: rank 1"}))
-    assert forget(tmp_path) == "Hang: rank 1"
-    assert forget(tmp_path) is None
-    (tmp_path / name).write_text(json.dumps({"exit_code": 5, "error": "NaN"}))
-    assert forget(tmp_path) is None
-    (tmp_path / name).write_text("{")
-    assert forget(tmp_path) is None
-    assert list(tmp_path.glob("*.json")) == []
+def test_the_next_start_hears_once_that_the_one_before_hung(tmp_path: Path) -> None:
+    hung = {"exit_code": 11, "error": "Hang: rank 1", "step": 7}
+    for name in ("exit.json", "exit.earlier.json"):  # the second is what launch.submit makes of the first
+        (tmp_path / name).write_text(json.dumps(hung))
+        forget(tmp_path)
+        with pytest.raises(ZeroDivisionError), earlier_hang(tmp_path) as found:
+            raise ZeroDivisionError
+        with earlier_hang(tmp_path) as found:
+            assert found == (7, "Hang: rank 1"), "it was not recorded the first time"
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"exit_code": 5, "error": "NaN", "step": 3}', '{"exit_code": 11}'])
+def test_what_was_no_hang_is_forgotten(text: str, tmp_path: Path) -> None:
+    (tmp_path / "exit.json").write_text(text)
+    forget(tmp_path)
+    with earlier_hang(tmp_path) as found:
+        assert found is None
+    assert list(tmp_path.iterdir()) == []
