@@ -11,6 +11,7 @@ kill        kill -9 of ranks and launchers: at random moments, and at every poin
   campaign      one run, killed at random moments until it is done
   points        one run, killed at every point of the save protocol on every rank
 corruption  damaged files of every kind (damages, random_states), and good ones
+corruption_in_memory  flipped bits in weights, optimizer state, activations and gradients (its _worker is one rank)
 freeze      ranks stopped in the middle of a thousand saves (freeze_worker)
 payloads    malicious files in the place of every kind of file (payload_cases, payload_contents, bounded)
 """

@@ -107,7 +107,8 @@ class IncidentRecord:
     step: int
     stage: str
     what: str
-    """Short name: non_finite, corrupt_checkpoint, save_failed, restart, config_changed, failure."""
+    """Short name: non_finite, loss_spike, grad_norm_spike, rollback, silent_corruption, corrupt_checkpoint,
+    save_failed, restart, config_changed, failure."""
     message: str
     attempt: int
 
