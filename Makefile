@@ -50,6 +50,7 @@ drill: $(STAMP) ## the slow tests: all layouts' equivalence, 200 kills, 800 sign
 	$(PY) -m tests.drills.kill --points --kills 200
 	$(PY) -m tests.drills.signals --count 100 --too-short 20
 	$(PY) -m tests.drills.corruption --count 500 --loads 1000
+	$(PY) -m tests.drills.corruption_in_memory --count 50
 	$(PY) -m tests.drills.freeze --count 1000
 	$(PY) -m tests.drills.payloads
 	$(PY) -m tests.drills.slurm

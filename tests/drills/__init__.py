@@ -14,6 +14,7 @@ signals     wishes to stop, to any rank, in every phase
   phases        what all ranks are doing, seen from outside
   stops         one run, told to stop in every phase until it is done
 corruption  damaged files of every kind (damages, random_states), and good ones
+corruption_in_memory  flipped bits in weights, optimizer state, activations and gradients (its _worker is one rank)
 freeze      ranks stopped in the middle of a thousand saves (freeze_worker)
 payloads    malicious files in the place of every kind of file (payload_cases, payload_contents, bounded)
 """

@@ -38,7 +38,7 @@ class StepRecord:
     seconds: float
     """Wall time of the step."""
     skipped: bool = False
-    """True if the gradients were not finite and nothing was updated."""
+    """True if nothing was updated: the gradients were not finite, or the loss was a spike that was held back."""
     bubble: float | None = None
     """Share of a pipeline's forwards and backwards in which ranks computed nothing, mean over ranks; else null."""
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.checkpoint.simulated_ranks import ALONE, on_ranks, saved
-from training.checkpoint.catalog import Folders, committed, newest_whole, prune, remove_torsos, verify
+from training.checkpoint.catalog import Folders, committed, newest_whole, prune, remove_after, remove_torsos, verify
 from training.errors import CorruptCheckpoint, StorageError
 
 
@@ -150,6 +150,15 @@ def test_prune_keeps_the_newest_and_the_named(
     assert {path.name for path in directory.iterdir()} == {f"step-{step:08d}" for step in kept} | {
         "step-00000003.damaged"
     }
+
+
+def test_what_was_saved_after_a_step_is_removed_from_all_folders(tmp_path: Path) -> None:
+    permanent, fast = tmp_path / "permanent", tmp_path / "fast"
+    early, permanent_later = saved(permanent, step=4), saved(permanent, step=8)
+    frequent, frequent_later = saved(fast, step=6), saved(fast, step=10)
+    assert remove_after([permanent, fast], 7) == [frequent_later, permanent_later], "newest first"
+    assert committed(permanent, fast) == [frequent, early]
+    assert remove_after([permanent, fast], 7) == []
 
 
 def test_the_manifest_is_json_that_other_programs_can_read(tmp_path: Path) -> None:

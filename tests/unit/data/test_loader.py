@@ -117,6 +117,23 @@ def test_no_two_samples_of_a_run_share_an_id(prepared: PreparedData, small_data:
     assert len(set(seen)) == len(seen) == (40 + 5 + 40) * 24
 
 
+def test_batches_left_out_of_one_training_stage_are_not_drawn_by_the_next(
+    prepared: PreparedData, small_data: DataConfig
+) -> None:
+    config = run_config(small_data, STAGE, STAGE)
+    seen: list[int] = []
+    for name, batches in (("s0", 40 + 3), ("s1", 40)):
+        loader = StageLoader(prepared, config, name, left_out={"s0": 3})
+        for number in range(batches):
+            for batch in loader.micro_batches(number, replica=0, num_replicas=1):
+                assert batch.sample_ids_B is not None
+                seen += batch.sample_ids_B.tolist()
+    assert sorted(seen) == list(range((40 + 3 + 40) * 24))
+    undisturbed = [StageLoader(prepared, config, "s0").batch_id(number) for number in range(40)]
+    shifted = [StageLoader(prepared, config, "s0", left_out={"s0": 3}).batch_id(number) for number in range(40)]
+    assert shifted == undisturbed, "a training stage's own order does not depend on what it leaves out"
+
+
 def test_labels_are_the_next_tokens_of_the_stream(prepared: PreparedData, loader: StageLoader) -> None:
     sample = loader.sample(0)
     start = sample.window * 32

@@ -47,6 +47,9 @@ ASSIGNED = [
     # (module, name): attributes that DeepSpeed sets in code, so only its source tells.
     ("deepspeed.runtime.zero.stage3", "self.fp32_partitioned_groups_flat"),
     ("deepspeed.runtime.zero.stage3", "self.fp16_groups"),
+    ("deepspeed.runtime.zero.stage3", "self.fp16_partitioned_groups_flat"),
+    ("deepspeed.runtime.zero.stage_1_and_2", "self.parallel_partitioned_bit16_groups"),
+    ("deepspeed.runtime.bf16_optimizer", "self.bf16_partitioned_groups"),
     ("deepspeed.runtime.zero.stage3", "self.persistent_parameters"),
     ("deepspeed.runtime.zero.stage3", "self.grad_position"),
     ("deepspeed.runtime.zero.stage_1_and_2", "self.single_partition_of_fp32_groups"),
