@@ -65,9 +65,8 @@ def main() -> int:
     print(f"{'fault':<18} {'seen (s)':>8} {'again (s)':>10} {'restarts':>9} {'ended as':<10} equal bitwise")
     rows = [row(name, case, cases["finish"]) for name, case in cases.items()]
     print("\n".join(line for line, _ in rows))
-    print(
-        f"{len(rows)} runs, {time.monotonic() - begun:.0f} s; processes left after {_ORPHAN_SECONDS:.0f} s: {len(orphans)}"
-    )
+    seconds = time.monotonic() - begun
+    print(f"{len(rows)} runs, {seconds:.0f} s; processes left after {_ORPHAN_SECONDS:.0f} s: {len(orphans)}")
     if orphans or not all(well for _, well in rows):
         print("\n".join([f"the runs are in {folder}", *orphans]))
         return 1
