@@ -53,21 +53,22 @@ def main() -> int:
     begun = time.monotonic()
     with SlurmCluster(_NUM_NODES, kill_wait_seconds=10) as cluster:
         cases: dict[str, Case] = {}
+        orphans: list[str] = []
         for start in range(0, len(names), 4):  # a node that is down is missing to the others: bring it back in between
             group = names[start : start + 4]
             cases |= run_campaign(cluster, group, folder / "runs", folder / "prepared", limit_seconds=_LIMIT_SECONDS)
             deadline = time.monotonic() + _ORPHAN_SECONDS
             while (left := cluster.processes_left()) and time.monotonic() < deadline:
                 time.sleep(0.1)
+            orphans += left
             cluster.bring_back()
     print(f"{'fault':<18} {'seen (s)':>8} {'again (s)':>10} {'restarts':>9} {'ended as':<10} equal bitwise")
     rows = [row(name, case, cases["finish"]) for name, case in cases.items()]
     print("\n".join(line for line, _ in rows))
-    print(
-        f"{len(rows)} runs, {time.monotonic() - begun:.0f} s; processes left after {_ORPHAN_SECONDS:.0f} s: {len(left)}"
-    )
-    if left or not all(well for _, well in rows):
-        print("\n".join([f"the runs are in {folder}", *left]))
+    seconds = time.monotonic() - begun
+    print(f"{len(rows)} runs, {seconds:.0f} s; processes left after {_ORPHAN_SECONDS:.0f} s: {len(orphans)}")
+    if orphans or not all(well for _, well in rows):
+        print("\n".join([f"the runs are in {folder}", *orphans]))
         return 1
     shutil.rmtree(folder)
     return 0
