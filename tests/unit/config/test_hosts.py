@@ -67,16 +67,22 @@ def test_a_line_that_is_none_is_named(text: str, reason: str) -> None:
 
 
 def test_the_file_decides_how_many_ranks_there_are(tmp_path: Path) -> None:
-    path = hostfile(tmp_path, "a slots=2\nb slots=2\nc slots=2\nd slots=2\n")
+    path = hostfile(tmp_path, "a slots=1\nb slots=1\nc slots=1\nd slots=1\n")
     words = ["experiment=smoke", "cluster=hostfile", path]
     cluster = compose([*words]).cluster
-    assert (cluster.num_nodes, cluster.processes_per_node) == (4, 2)
-    fewer = compose([*words, "cluster.num_nodes=2", "cluster.processes_per_node=1"]).cluster
-    assert [(host.name, host.slots) for host in chosen_hosts(fewer)] == [("a", 1), ("b", 1)]
+    assert (cluster.num_nodes, cluster.processes_per_node) == (4, 1)
+    fewer = compose([*words, "cluster.num_nodes=2"]).cluster
+    assert [host.name for host in chosen_hosts(fewer)] == ["a", "b"]
     chosen = compose([*words, "cluster.hostfile.exclude=[b,c]"]).cluster
     assert [host.name for host in chosen_hosts(chosen)] == ["a", "d"]
     chosen = compose([*words, "cluster.hostfile.include=[d,b]"]).cluster
     assert [host.name for host in chosen_hosts(chosen)] == ["b", "d"]
+
+
+def test_a_run_may_use_fewer_slots_than_hosts_have(tmp_path: Path) -> None:
+    path = hostfile(tmp_path, "a slots=8\n")
+    cluster = compose(["experiment=smoke", "cluster=hostfile", path, "cluster.processes_per_node=2"]).cluster
+    assert chosen_hosts(cluster) == [Host(name="a", slots=2, line=1)]
 
 
 def test_a_launchers_own_world_counts_more_than_the_file(tmp_path: Path) -> None:
@@ -119,7 +125,7 @@ def test_what_is_no_text_file_is_refused(make: object, tmp_path: Path) -> None:
         ("cluster.hostfile.export=[WANDB_API_KEY]", "process list"),
         ("cluster.hostfile.export=[hf_token]", "process list"),
         ("cluster.hostfile.export=['A=1']", "no name of an environment variable"),
-        ('cluster.hostfile.launcher_args=["a\\nb"]', "control characters"),
+        ("cluster.hostfile.launcher_args=['a\x07b']", "control characters"),
         ("cluster.hostfile.ssh_port=0", "between 1 and 65535"),
         ("cluster.launcher=local", "would ignore it"),
     ],
