@@ -9,7 +9,7 @@ from training.config.initial_weights import split_initial_weights
 from training.config.layout_checks import check_layout, check_model, check_sizes
 from training.config.resume_policy import check_allow
 from training.config.schema import ModelConfig, RunConfig
-from training.config.slurm_checks import check_cluster
+from training.config.slurm_checks import check_slurm
 from training.config.training_stage_checks import check_sources, check_suites, check_training_stage
 from training.config.value_checks import check_numbers, check_values
 from training.errors import ConfigError
@@ -56,7 +56,7 @@ def check(config: RunConfig) -> None:
         check_training_stage(config, training_stage)
         check_layout(config, training_stage)
     check_checkpoints(config)
-    check_cluster(config)
+    check_slurm(config)
     if config.init_from is not None:
         split_initial_weights(config.init_from)
     check_allow(config)

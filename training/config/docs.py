@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from training import errors
-from training.config import schema
+from training.config import schema, slurm_schema
 from training.config.keys import describe, without_none
 from training.config.overrides import CONF_DIRECTORY, group_choices, group_names
 from training.config.resume_policy import POLICY, ChangeKind
@@ -67,7 +67,7 @@ def text() -> str:
     """Return the content of conf/README.md."""
     groups = "\n".join(f"| `{name}` | {', '.join(f'`{c}`' for c in group_choices(name))} |" for name in _shown_groups())
     parts = [_HEAD, f"## Groups\n\n| group | choices |\n|---|---|\n{groups}\n", _when_a_run_goes_on(), "## Keys\n"]
-    meanings = _meanings(schema)
+    meanings = _meanings(schema) | _meanings(slurm_schema)
     parts += [_table(path, dataclass, meanings) for path, dataclass in _sections(schema.RunConfig, "")]
     return "\n".join(parts)
 
