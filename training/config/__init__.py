@@ -1,6 +1,7 @@
 """What a run is: types, values, checks, and the directory they are frozen into. No torch, no DeepSpeed import.
 
 schema            frozen dataclasses, one per section; the field docstrings are the reference (conf/README.md)
+slurm_schema      its section cluster.slurm
 arguments         the command line that every entry point shares; takes launchers' --local_rank away
 load              YAML and overrides -> RunConfig (once), frozen YAML -> RunConfig, hash
 overrides         one `key=value`: parse, tell groups from values, apply
