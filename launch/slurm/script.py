@@ -10,8 +10,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from training.config.schema import RunConfig, SlurmConfig
+from training.config.schema import RunConfig
 from training.config.slurm_checks import PATH
+from training.config.slurm_schema import SlurmConfig
 from training.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[2]

@@ -11,7 +11,8 @@ from launch.slurm.script import job_command, options, render, section
 from launch.slurm.step import added_environment, rank_command
 from training.config.load import compose, load_frozen
 from training.config.run_directory import new_run_id, resolve
-from training.config.schema import RunConfig, SlurmChain
+from training.config.schema import RunConfig
+from training.config.slurm_schema import SlurmChain
 from training.durable_files import write_durably
 from training.errors import AutarkyError, ConfigError, ExitCode
 

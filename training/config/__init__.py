@@ -3,6 +3,7 @@
 schema            frozen dataclasses, one per section; the field docstrings are the reference (conf/README.md)
 cluster_schema    the sections of `cluster` about hosts and preflight
 hosts             which hosts a hostfile names
+slurm_schema      its section cluster.slurm
 arguments         the command line that every entry point shares; takes launchers' --local_rank away
 load              YAML and overrides -> RunConfig (once), frozen YAML -> RunConfig, hash
 overrides         one `key=value`: parse, tell groups from values, apply

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.config.keys import nearest
-from training.config.schema import Launcher, RunConfig, SlurmChain, SlurmConfig
+from training.config.schema import Launcher, RunConfig
+from training.config.slurm_schema import SlurmChain, SlurmConfig
 from training.errors import ConfigError
 
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

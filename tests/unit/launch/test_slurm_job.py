@@ -19,7 +19,8 @@ from launch.slurm.start import blamed_nodes, choose
 from launch.slurm.step import added_environment, container_options, rank_command
 from launch.submit import main
 from training.config.load import compose
-from training.config.schema import ContainerConfig, Resume, RunConfig
+from training.config.schema import Resume, RunConfig
+from training.config.slurm_schema import ContainerConfig
 from training.errors import ConfigError
 
 TWO_NODES = ["experiment=smoke", "cluster=slurm", "cluster.num_nodes=2", "cluster.processes_per_node=1"]

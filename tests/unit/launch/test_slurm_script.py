@@ -14,7 +14,8 @@ from launch.slurm.script import options, render
 from tests.golden.rewrite import batch_scripts
 from training.config.checks import check
 from training.config.load import compose
-from training.config.schema import ContainerConfig, RunConfig, SlurmConfig
+from training.config.schema import RunConfig
+from training.config.slurm_schema import ContainerConfig, SlurmConfig
 from training.errors import ConfigError
 
 BASE = compose(["experiment=smoke", "cluster=slurm", "cluster.num_nodes=2", "run.root=/runs", "data.prepared_root=/p"])
