@@ -24,6 +24,7 @@ SAVE_EVERY_STEPS = 3
 WISHES = (signal.SIGTERM, signal.SIGUSR1)
 _SHARE_OF_PHASE = 0.7
 """Signals are sent up to here, since what a phase takes differs from start to start."""
+_SHORTER = 0.8
 _TOO_SHORT_SECONDS = 0.2
 """Row P2 of the fault matrix: SIGKILL so soon after the wish."""
 
@@ -179,6 +180,7 @@ def stop_one_run(
 
     Args:
         wanted: a phase as often as it is wanted; what the run has no room for is left out.
+        phase_seconds: about how long a phase takes; shortened where that turns out to be too long.
         too_short: how many starts are killed 0.2 s after they were told, in the middle of training.
     """
     stopped = StoppedRun(server, reference, root, draw)
@@ -192,7 +194,10 @@ def stop_one_run(
         if stopped.run.findings.all():
             break
         if stopped.can_reach(phase):
+            num_late = stopped.num_late
             stopped.stop(phase, phase_seconds=phase_seconds[phase], too_short=soon_killed)
+            if stopped.num_late > num_late:
+                phase_seconds[phase] *= _SHORTER  # the machine was busier when it was measured
     if not stopped.run.findings.retries:
         stopped.run.finish()
     return StopOutcome(
