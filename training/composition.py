@@ -70,6 +70,7 @@ def run_rank(argv: Sequence[str], stop_request: StopRequest) -> ExitCode:
         _log_to(_log_path(run_directory, rank))
         watchdog.use(config, run_directory)
         _train(config, run_directory, processes, lease, stop_request, watchdog.heartbeat)
+        processes.agree(True)  # whoever left before would be taken for dead, should another one hang at the end
         watchdog.close()
         process_group.stop()
     except Exception as caught:  # the outermost frame: every error becomes an exit code and a file
