@@ -78,6 +78,7 @@ def run_rank(argv: Sequence[str], stop_request: StopRequest) -> ExitCode:
         watchdog.use(config, run_directory)
         interruption = Interruption(request=stop_request, processes=processes)
         _train(config, run_directory, processes, lease, interruption, watchdog.heartbeat)
+        processes.agree(True)  # whoever left before would be taken for dead, should another one hang at the end
         watchdog.close()
         process_group.stop()
     except Exception as caught:  # the outermost frame: every error becomes an exit code and a file

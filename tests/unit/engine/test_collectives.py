@@ -55,13 +55,14 @@ def test_collectives_are_counted_by_group_and_their_results_are_the_same(log: Co
     dist.all_reduce(tensor)
     dist.broadcast(tensor, src=0)
     group = dist.new_group([0], backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)
     dist.barrier(group)
     work = dist.all_reduce(tensor, async_op=True)
     assert work is not None
     work.wait()
     assert tensor.tolist() == [1.0, 1.0, 1.0]
-    world = f"{dist.group.WORLD.group_name} 0"
-    assert log.started[world] == 3
+    assert dist.group.WORLD is not None
+    assert log.started[f"{dist.group.WORLD.group_name} 0"] == 3
     assert log.started["new_group 0"] == 1
     assert sorted(log.started.values()) == [1, 1, 3]
     assert log.training.last == "allreduce #3 (ranks 0)"

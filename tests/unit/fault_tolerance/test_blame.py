@@ -52,10 +52,10 @@ class Job:
 @st.composite
 def jobs(draw: st.DrawFn) -> tuple[Job, int, int]:
     world_size = draw(st.integers(2, 9))
-    ranks = st.sets(st.integers(0, world_size - 1), min_size=2).map(lambda found: tuple(sorted(found)))
-    groups = draw(st.lists(ranks, min_size=1, max_size=5, unique=True))
+    ranks = st.sets(st.integers(0, world_size - 1), min_size=2).map(sorted)
+    groups = draw(st.lists(ranks, min_size=1, max_size=5, unique_by=tuple))
     keys = [
-        (f"{number} {shown_ranks(group)}" if len(group) > 2 else f"{number} {group[0]}>{group[1]}", group)
+        (f"{number} {shown_ranks(group)}" if len(group) > 2 else f"{number} {group[0]}>{group[1]}", tuple(group))
         for number, group in enumerate(groups)
     ]
     calls = draw(st.lists(st.sampled_from(keys), min_size=1, max_size=30))
