@@ -2,6 +2,7 @@
 
 import torch
 
+from training.config.reporting_schema import ReportingConfig
 from training.config.schema import (
     AcceleratorConfig,
     CheckpointConfig,
@@ -18,7 +19,6 @@ from training.config.schema import (
     Precision,
     Recompute,
     Regather,
-    ReportingConfig,
     RunConfig,
     RunSection,
     ScheduleConfig,

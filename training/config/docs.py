@@ -14,7 +14,14 @@ from types import ModuleType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from training import errors
-from training.config import cluster_schema, fault_tolerance_schema, schema, slurm_schema, watchdog_schema
+from training.config import (
+    cluster_schema,
+    fault_tolerance_schema,
+    reporting_schema,
+    schema,
+    slurm_schema,
+    watchdog_schema,
+)
 from training.config.keys import describe, without_none
 from training.config.overrides import CONF_DIRECTORY, group_choices, group_names
 from training.config.resume_policy import POLICY, ChangeKind, covers
@@ -68,7 +75,7 @@ def text() -> str:
     groups = "\n".join(f"| `{name}` | {', '.join(f'`{c}`' for c in group_choices(name))} |" for name in _shown_groups())
     parts = [_HEAD, f"## Groups\n\n| group | choices |\n|---|---|\n{groups}\n", _when_a_run_goes_on(), "## Keys\n"]
     meanings = {}
-    for module in (schema, watchdog_schema, fault_tolerance_schema, cluster_schema, slurm_schema):
+    for module in (schema, watchdog_schema, fault_tolerance_schema, cluster_schema, slurm_schema, reporting_schema):
         meanings |= _meanings(module)
     parts += [_table(path, dataclass, meanings) for path, dataclass in _sections(schema.RunConfig, "")]
     return "\n".join(parts)

@@ -10,6 +10,7 @@ from typing import Any
 
 from training.config.cluster_schema import HostfileConfig, PreflightConfig
 from training.config.fault_tolerance_schema import CorruptionConfig, RecoveryConfig
+from training.config.reporting_schema import ReportingConfig
 from training.config.slurm_schema import SlurmConfig
 from training.config.watchdog_schema import HangConfig, StragglerConfig
 
@@ -80,14 +81,6 @@ class PrepareData(StrEnum):
 
     auto = "auto"
     require = "require"
-
-
-class WandbMode(StrEnum):
-    """How metrics reach Weights & Biases."""
-
-    offline = "offline"
-    online = "online"
-    disabled = "disabled"
 
 
 class Launcher(StrEnum):
@@ -360,28 +353,6 @@ class FaultToleranceConfig:
     """Limits of the watchdog."""
     stragglers: StragglerConfig = field(default_factory=StragglerConfig)
     """Slow ranks."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WandbConfig:
-    """Weights & Biases."""
-
-    mode: WandbMode = WandbMode.offline
-    """offline writes files in the run directory; online needs a key in the environment."""
-    project: str = "autarky"
-    """Project name."""
-    entity: str | None = None
-    """Team or user; null takes the account's default."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReportingConfig:
-    """What is shown while a run goes on. metrics.jsonl is always written, every step."""
-
-    console_every_steps: int = 10
-    """Steps between log lines where the output is not a terminal."""
-    wandb: WandbConfig = field(default_factory=WandbConfig)
-    """Weights & Biases."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from training.config.load import compose, config_hash, freeze, load_frozen, to_yaml, with_resume
 from training.config.overrides import expand_sweep
-from training.config.schema import Resume, ResumeConfig, RunConfig, SourceKind, StageConfig, WandbMode
+from training.config.reporting_schema import WandbMode
+from training.config.schema import Resume, ResumeConfig, RunConfig, SourceKind, StageConfig
 from training.config.typed import to_run_config
 from training.errors import ConfigError
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from training.config.reporting_schema import ReportingConfig
 from training.config.schema import (
     AcceleratorConfig,
     CheckpointConfig,
@@ -15,7 +16,6 @@ from training.config.schema import (
     OptimizerConfig,
     ParallelConfig,
     Precision,
-    ReportingConfig,
     RunConfig,
     RunSection,
     ScheduleConfig,

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from training.config.reporting_schema import ReportingConfig
 from training.config.schema import (
     AcceleratorConfig,
     CheckpointConfig,
@@ -19,7 +20,6 @@ from training.config.schema import (
     OptimizerConfig,
     ParallelConfig,
     Precision,
-    ReportingConfig,
     RunConfig,
     RunSection,
     ScheduleConfig,
