@@ -15,13 +15,17 @@ import pytest
 from tests.integration.conftest import Reference
 from tests.integration.reading import contents, last_checkpoint, ledger, numbers_by_step, records
 from tests.integration.running import Job, submit_to_end
-from tests.integration.test_launchers import deepspeed, torchrun
+from tests.integration.test_launchers import BIN, MODULE, deepspeed
 from training.config.load import compose
 from training.config.run_directory import create
 from training.errors import ExitCode
 from training.plain_files import read_json
 
 SOON_SECONDS = 60
+
+
+def torchrun() -> list[str]:
+    return [str(BIN / "torchrun"), "--standalone", "--nproc_per_node=2", *MODULE]
 
 
 def of_submit(job: Job) -> list[psutil.Process]:
