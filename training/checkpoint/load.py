@@ -17,7 +17,7 @@ import numpy as np
 from training.checkpoint.digest import MODULUS, digest
 from training.checkpoint.manifest import MOMENTS, WEIGHT, Progress, Slice, read_manifest
 from training.checkpoint.ranks import Ranks, do_together
-from training.checkpoint.snapshot import Piece, Snapshot, parameter_shapes
+from training.checkpoint.snapshot import Piece, Snapshot
 from training.checkpoint.tensor_file import NUM_THREADS, TensorFileReader
 from training.errors import CorruptCheckpoint
 
@@ -229,7 +229,7 @@ def load_weights(open_source: Callable[[], WeightSource], snapshot: Snapshot, ra
 
 def _fill(source: WeightSource, snapshot: Snapshot, pieces: list[Piece], name: str) -> None:
     shapes = source.shapes
-    for parameter, shape in parameter_shapes(snapshot).items():
+    for parameter, shape in snapshot.parameter_shapes.items():
         if parameter not in shapes:
             raise CorruptCheckpoint(f"{name}: holds no {parameter}; is it another model's?")
         if shapes[parameter] != shape:

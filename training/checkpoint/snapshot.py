@@ -106,6 +106,11 @@ class Snapshot:
         """Bytes of what this rank writes."""
         return 4 * sum(piece.numel for piece in self.owned)
 
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Global shapes of the parameters that this rank holds a part of."""
+        return {piece.parameter: piece.shape for piece in self.pieces if piece.kind == WEIGHT}
+
     def expect_take(self) -> None:
         """Let `settle` wait from now on until `take` has returned; the thread that trains calls it."""
         self._copied.clear()
@@ -175,8 +180,3 @@ class Snapshot:
     def _wait_for_device(self) -> None:
         if self._on_device():
             torch.accelerator.current_stream().synchronize()
-
-
-def parameter_shapes(snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
-    """Return the global shapes of the parameters that a rank holds a part of."""
-    return {piece.parameter: piece.shape for piece in snapshot.pieces if piece.kind == WEIGHT}
