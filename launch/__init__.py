@@ -8,6 +8,7 @@ tether     holds such a command: nothing of it outlives the starter, a wish to s
 dry_run    what a start would do, as text
 preflight  what every node must show first: `python -m launch.preflight …`
 slurm      the same as a batch job of Slurm, which checks its nodes and puts itself back into the queue
+again      the same for the other two: started again as often as cluster.max_restarts allows
 requeue    what follows from how a start ended: again, without a node, or stop and say why. Pure
 attempts   every start of a run, in its directory
 status     `python -m launch.status RUN_DIR`: the job, the last step, the last end

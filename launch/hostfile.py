@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launch.dry_run import describe
+from launch.local import training_words
 from launch.supervise import Outcome, supervise
 from training.config.cluster_checks import looks_secret
 from training.config.cluster_schema import HostfileConfig, HostfileLauncher
@@ -72,10 +73,10 @@ def dry_run(run_directory: Path, config: RunConfig) -> str:
     )
 
 
-def start(run_directory: Path, config: RunConfig) -> Outcome:
-    """Run the ranks of a frozen run directory on the hosts to their end and return how it went."""
-    command, variables = run_module(["training.train", str(run_directory)], run_directory, config)
-    return supervise(command, run_directory=run_directory, environment=variables)
+def start(run_directory: Path, config: RunConfig, *, again: bool = False) -> Outcome:
+    """Run the ranks of a frozen run directory on the hosts to their end and return how it went; see `local.start`."""
+    command, variables = run_module(training_words(run_directory, again=again), run_directory, config)
+    return supervise(command, run_directory=run_directory, environment=variables, until=config.run.until)
 
 
 def run_module(words: Sequence[str], folder: Path, config: RunConfig) -> tuple[list[str], dict[str, str]]:
@@ -111,7 +112,7 @@ def runner_command(
         command.append(f"--ssh_port={hostfile.ssh_port}")
     if arguments := _launcher_arguments(hostfile):
         command.append(f"--launcher_args={shlex.join(arguments)}")
-    return [*command, "--module", *(words or ("training.train", str(run_directory)))]
+    return [*command, "--module", *(words or training_words(run_directory))]
 
 
 def environment(run_directory: Path, config: RunConfig) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from launch.dry_run import describe
 from launch.supervise import Outcome, supervise
-from training.config.schema import RunConfig
+from training.config.schema import Resume, RunConfig
 from training.errors import ConfigError
 from training.process_identity import LAUNCHER_VARIABLE, start_time
 
@@ -50,14 +50,25 @@ def dry_run(run_directory: Path, config: RunConfig) -> str:
     )
 
 
-def start(run_directory: Path, config: RunConfig) -> Outcome:
-    """Run the ranks of a frozen run directory to their end and return how it went."""
+def start(run_directory: Path, config: RunConfig, *, again: bool = False) -> Outcome:
+    """Run the ranks of a frozen run directory to their end and return how it went.
+
+    Args:
+        run_directory: the run's.
+        config: its config.
+        again: go on from what an earlier start has left, whatever the config says.
+    """
     return supervise(
-        launcher_command(run_directory, config),
+        launcher_command(run_directory, config, training_words(run_directory, again=again)),
         run_directory=run_directory,
         environment=environment(run_directory, config),
         until=config.run.until,
     )
+
+
+def training_words(run_directory: Path, *, again: bool = False) -> list[str]:
+    """Return the module that trains, and its arguments."""
+    return ["training.train", str(run_directory), *([f"resume={Resume.auto}"] if again else [])]
 
 
 def launcher_command(run_directory: Path, config: RunConfig, words: Sequence[str] = ()) -> list[str]:
@@ -76,7 +87,7 @@ def launcher_command(run_directory: Path, config: RunConfig, words: Sequence[str
         "--log_level=warning",
         "--no_local_rank",
         "--module",
-        *(words or ("training.train", str(run_directory))),
+        *(words or training_words(run_directory)),
     ]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from launch import hostfile, local
+from launch.again import run_with_restarts
 from launch.preflight.before_start import check_nodes
 from launch.slurm import submission
 from training.config.arguments import parse_arguments
@@ -88,7 +89,8 @@ def run_one(overrides: list[str]) -> Job:
         check_nodes(config)
         directory = resolve(config, overrides)
         print(f"run directory: {directory}", flush=True)
-        outcome = launcher.start(directory, load_frozen(directory))
+        frozen = load_frozen(directory)
+        outcome = run_with_restarts(lambda again: launcher.start(directory, frozen, again=again), directory, frozen)
     except AutarkyError as error:
         print(error, file=sys.stderr)
         return Job(overrides=overrides, exit_code=error.exit_code)

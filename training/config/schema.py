@@ -385,6 +385,9 @@ class ClusterConfig:
     """Rendezvous port; null takes a free one."""
     launcher: Launcher = Launcher.local
     """Who starts the ranks."""
+    max_restarts: int = 0
+    """How often launch.submit starts a run again by itself, unless a person has to look (local, hostfile; Slurm has
+    cluster.slurm.max_requeues). 0 leaves it to whoever started it."""
     dry_run: bool = False
     """Print every command, which rank runs where, and the environment; start nothing."""
     hostfile: HostfileConfig | None = None

@@ -125,6 +125,7 @@ _RANGES: list[tuple[str, Range | OpenRange]] = [
     ("cluster.preflight.collective_bytes", Range(low=1024)),
     ("cluster.preflight.collective_bytes_per_second", OpenRange(usual=1e9)),
     ("cluster.preflight.collective_seconds", OpenRange(usual=120.0)),
+    ("cluster.max_restarts", Range(low=0)),
     ("cluster.slurm.signal_seconds", Range(low=1, high=65_535)),
     ("cluster.slurm.max_requeues", Range(low=0)),
     ("cluster.slurm.no_progress_starts", Range(low=2)),
