@@ -95,7 +95,8 @@ def running_nodes(folder: Path, number: int = 2, *, mounted_over: Mapping[int, P
             if mounted_over and index in mounted_over:
                 mount = f"mount -t tmpfs none {shlex.quote(str(mounted_over[index]))} && exec {shlex.join(command)}"
                 command = ["unshare", "--mount", "sh", "-c", mount]
-            servers.append(subprocess.Popen(command, start_new_session=True))
+            # Tests that are killed run no `finally`: the kernel ends the server then.
+            servers.append(subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], start_new_session=True))
         for address in addresses:
             _wait_until_it_listens(address, port)
         yield nodes

@@ -237,7 +237,7 @@ def test_a_lock_that_a_dead_build_left_is_found(tmp_path: Path) -> None:
     lock.parent.mkdir(parents=True)
     lock.touch()
     assert stale_locks(str(tmp_path))[0].status is Status.ok
-    os.utime(lock, (time.time() - 3600,) * 2)
+    os.utime(lock, (time.time() - 3600, time.time() - 3600))
     (finding,) = stale_locks(str(tmp_path))
     assert (finding.status, finding.seen) == (Status.warn, str(lock))
 
