@@ -81,6 +81,9 @@ class CollectiveLog:
         groups: Any = c10d.ProcessGroup
         originals = {name: getattr(groups, name) for name in (*COLLECTIVES, *TRANSFERS)}
         wait, new_group = c10d.Work.wait, dist.new_group
+        # What getattr gives of an extension's class is no method any more: put back, it would get no `self`.
+        unbound = {name: vars(groups)[name] for name in originals}
+        unbound_wait = vars(c10d.Work)["wait"]
         for name in COLLECTIVES:
             setattr(groups, name, self._collective(name, originals[name]))
         for name in TRANSFERS:
@@ -89,9 +92,9 @@ class CollectiveLog:
         dist.new_group = self._new_group(new_group)
 
         def end() -> None:
-            for name, original in originals.items():
+            for name, original in unbound.items():
                 setattr(groups, name, original)
-            c10d.Work.wait, dist.new_group = wait, new_group
+            c10d.Work.wait, dist.new_group = unbound_wait, new_group
 
         return end
 

@@ -36,6 +36,8 @@ def log() -> Iterator[CollectiveLog]:
         yield found
     finally:
         end()
+        # As if nobody had ever watched.
+        dist.all_reduce(torch.ones(1), async_op=True).wait()  # pyright: ignore[reportOptionalMemberAccess]
         dist.destroy_process_group()
 
 
