@@ -104,7 +104,7 @@ def test_a_log_disk_that_is_full_holds_up_no_step(comes_back: bool, reference: R
     enlarge = f'(until [ -e "{root}/chosen/checkpoints/step-00000012" ]; do sleep 0.1; done; {REMOUNT} {disk}) &'
     in_own_mounts = (
         f"mount -t tmpfs -o size=4k tmpfs {disk} && touch {disk}/log && mount --bind {disk}/log {log} && "
-        f'{{ {enlarge if comes_back else ":"} }} && {sys.executable} -m launch.submit "$@"; '
+        f'{{ {enlarge if comes_back else ":;"} }} && {sys.executable} -m launch.submit "$@"; '
         f"code=$?; cp {log} {tmp_path}/log; exit $code"
     )
     finished = run_to_end(["unshare", "-rm", "sh", "-c", in_own_mounts, "sh", *overrides], folder=tmp_path)
