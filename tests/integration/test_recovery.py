@@ -141,6 +141,21 @@ def test_a_rollback_drops_the_batches_before_it_too_if_asked_for_and_forgets_lat
     assert [i["message"] for i in ran.incidents("restart")] == ["continues from step-00000006"]
 
 
+def test_a_rollback_needs_nothing_of_the_engine_so_deepspeeds_pipeline_can_too(server: ForkServer, root: Path) -> None:
+    more = [*ROLLBACK, "parallel@stages.anneal.parallel=pipeline"]
+    step = STEPS[0] + 7
+    poison = {"AUTARKY_POISON": f"logits=1e4:*:{BATCH * (step - 1) + 3}"}
+    straight = run(server, root, more, poison)
+    resumed = run(server, root, more, poison | {"AUTARKY_FAULT": "snapshot_taken:1:21"}, poison)
+    assert straight.exit_codes == [0], straight.output[-4000:]
+    assert resumed.exit_codes[1] == 0, resumed.output[-4000:]
+    (incident,) = straight.incidents("rollback")
+    assert incident["step"] == step
+    assert f"back to step {step - 1}; batches 6 to 6 of anneal are left out" in incident["message"]
+    assert straight.steps() == resumed.steps()
+    assert contents(last_checkpoint(straight.directory)) == contents(last_checkpoint(resumed.directory))
+
+
 def test_a_spike_before_the_first_checkpoint_goes_back_to_the_start(server: ForkServer, root: Path) -> None:
     more = [*ROLLBACK, "checkpoint.every_steps=13"]
     ran = run(server, root, more, {"AUTARKY_POISON": SPIKE})
