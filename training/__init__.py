@@ -1,4 +1,4 @@
-"""The job that runs on every rank, as a library with one composition root, `training/train.py`.
+"""The job that runs on every rank, as a library with one composition root, `training/composition.py`.
 
 errors            error classes and their exit codes
 rank_environment  which rank a process is, under every launcher
@@ -14,5 +14,7 @@ engine            DeepSpeed behind one protocol
 fault_tolerance   ends what is broken, and says why
 stages            curriculum, ledger, runner
 bandwidth         an all-reduce over all ranks, measured before a start
-train             wires it all together, once per rank
+find_run          which run directory a start is about, decided by rank 0
+composition       wires a rank together
+train             the entry, once per rank
 """

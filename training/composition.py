@@ -6,9 +6,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,11 +19,10 @@ from training.checkpoint.commit import POINTS
 from training.checkpoint.hugging_face import HuggingFaceSource
 from training.checkpoint.load import CheckpointReader, WeightSource
 from training.checkpoint.saver import Saver
-from training.config.arguments import Arguments, parse_arguments
+from training.config.arguments import parse_arguments
 from training.config.initial_weights import WeightsFormat, split_initial_weights
-from training.config.load import compose, load_frozen, with_resume
-from training.config.run_directory import check_not_done, has_checkpoints, resolve
-from training.config.schema import FaultToleranceConfig, Precision, Resume, ResumeConfig, RunConfig
+from training.config.load import load_frozen
+from training.config.schema import FaultToleranceConfig, Precision, RunConfig
 from training.config.typed import to_plain
 from training.data.loader import StageLoader
 from training.data.prepare import ensure
@@ -36,15 +34,15 @@ from training.engine.build import build_engine
 from training.engine.collectives import CollectiveLog
 from training.engine.matmul_rate import measured_matmul_rate
 from training.engine.process_group import Ballot, ProcessGroup
-from training.errors import AutarkyError, ConfigError, ExitCode, PeerLost, RunInUse
+from training.errors import AutarkyError, ExitCode, PeerLost
 from training.fault_tolerance.corruption import CorruptionChecks, compute_reproducibly
 from training.fault_tolerance.heartbeat import Heartbeat, Section
 from training.fault_tolerance.injected import fault_at_point, make_heartbeat
-from training.fault_tolerance.jit_locks import clear_locks, use_private_extensions
-from training.fault_tolerance.last_words import as_autarky_error, earlier_hang, forget, leave
+from training.fault_tolerance.last_words import as_autarky_error, earlier_hang, leave
 from training.fault_tolerance.poisoned import poisoned
 from training.fault_tolerance.signals import StopRequest
 from training.fault_tolerance.watchdog import Watchdog
+from training.find_run import find_run, is_run_directory
 from training.lease import Lease
 from training.reporting.process_log import ProcessLog
 from training.reporting.records import IncidentRecord
@@ -68,12 +66,12 @@ def run_rank(argv: Sequence[str], stop_request: StopRequest) -> ExitCode:
     try:
         arguments = parse_arguments(argv)
         frozen = Path(arguments.positional[0])
-        limits = load_frozen(frozen).fault_tolerance if _is_run_directory(frozen) else FaultToleranceConfig()
+        limits = load_frozen(frozen).fault_tolerance if is_run_directory(frozen) else FaultToleranceConfig()
         ballot = Ballot(lambda: stop_request.is_told)
         processes = process_group.start(limits.collective_timeout_seconds, ballot)
         stop_request.has_started()
         watchdog = _start_watchdog(processes)
-        run_directory, config, lease = _find_run(arguments, processes)
+        run_directory, config, lease = find_run(arguments, processes)
         log = _log_to(_log_path(run_directory, rank))
         watchdog.use(config, run_directory)
         interruption = Interruption(request=stop_request, processes=processes)
@@ -108,82 +106,6 @@ def _start_watchdog(processes: ProcessGroup) -> Watchdog:
     )
     watchdog.start()
     return watchdog
-
-
-def _find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunConfig, Lease | None]:
-    """Return the run directory and its config on every rank, and on rank 0 its lease; rank 0 decides, once for all.
-
-    Raises:
-        ConfigError: on every rank, with rank 0's words.
-        RunInUse: likewise.
-    """
-    lease: Lease | None = None
-    answer: dict[str, Any] = {}
-    if processes.rank == 0:
-        try:
-            directory, resume, until = _choose_run(arguments.positional, processes.world_size)
-            lease = Lease.take(directory)
-            forget(directory)  # before the others know it, so that no rank's new last words are taken for old
-            clear_locks(directory)
-            answer = {"directory": str(directory), "mode": resume.mode, "allow": resume.allow, "until": until}
-        except ConfigError as error:
-            answer = {"key": error.key, "given": str(error.given), "reason": error.reason, "remedy": error.remedy}
-        except RunInUse as error:
-            answer = {"in_use": str(error)}
-    told = json.loads(processes.broadcast_text(json.dumps(answer)))
-    if "remedy" in told:
-        raise ConfigError(**told)
-    if "in_use" in told:
-        raise RunInUse(told["in_use"])
-    directory = Path(told["directory"])
-    resume = ResumeConfig(mode=Resume(told["mode"]), allow=told["allow"])
-    use_private_extensions(directory)
-    config = load_frozen(directory)
-    return directory, replace(config, resume=resume, run=replace(config.run, until=told["until"])), lease
-
-
-def _is_run_directory(path: Path) -> bool:
-    return (path / "config.yaml").is_file()
-
-
-def _choose_run(words: list[str], world_size: int) -> tuple[Path, ResumeConfig, str | None]:
-    """Return the run directory that the arguments name or ask for (config frozen inside), how to resume, run.until."""
-    if _is_run_directory(Path(words[0])):
-        directory = Path(words[0]).resolve()
-        config = _continued(directory, words[1:])
-        check_world_size(config, world_size)
-    else:
-        config = compose(words, world=process_group.launched_world())
-        check_world_size(config, world_size)
-        directory = resolve(config, words)
-    return directory, config.resume, config.run.until
-
-
-def check_world_size(config: RunConfig, world_size: int) -> None:
-    """Raise ConfigError unless the launcher started as many processes as the config wants."""
-    if config.world_size != world_size:
-        raise ConfigError(
-            "cluster",
-            f"{config.cluster.num_nodes} nodes × {config.cluster.processes_per_node} processes",
-            f"the launcher started {world_size} process{'es' if world_size > 1 else ''}, not {config.world_size}",
-            f"start {config.world_size} (deepspeed --num_accelerators, torchrun --nproc_per_node), or give overrides, "
-            "no run directory, and leave cluster.num_nodes and cluster.processes_per_node out: then the launcher's "
-            f"numbers are taken; with run.id={config.run.id or 'NAME'} resume=auto an earlier run goes on with them",
-        )
-
-
-def _continued(directory: Path, words: list[str]) -> RunConfig:
-    """Return a run directory's config; the only overrides it takes are resume's, since all else is frozen."""
-    config = with_resume(load_frozen(directory), words)
-    if config.resume.mode is Resume.never and has_checkpoints(config, directory):
-        raise ConfigError(
-            "resume",
-            "never",
-            f"{directory} holds checkpoints and would start over at step 0",
-            "add resume=auto to continue it",
-        )
-    check_not_done(config, directory)
-    return config
 
 
 def _train(

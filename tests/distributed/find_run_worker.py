@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from training.composition import _find_run  # pyright: ignore[reportPrivateUsage]
 from training.config.arguments import parse_arguments
 from training.engine import process_group
 from training.errors import ConfigError
+from training.find_run import find_run
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     answers: list[dict[str, Any]] = []
     for words in json.loads((folder / "commands.json").read_text()):
         try:
-            directory, config, lease = _find_run(parse_arguments(words), processes)
+            directory, config, lease = find_run(parse_arguments(words), processes)
         except ConfigError as error:
             answers.append({"error": str(error)})
         else:
