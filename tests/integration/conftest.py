@@ -1,10 +1,12 @@
-"""One uninterrupted smoke run, shared by everything that reads it or compares with it."""
+"""What whole-run tests share: an uninterrupted smoke run, and a server that forks ranks instead of starting them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.drills.starts import ForkServer
 from tests.integration.running import Finished, only_run, submit_to_end
 
 
@@ -29,3 +31,15 @@ def reference(tmp_path_factory: pytest.TempPathFactory, prepared_root: Path) -> 
     finished = submit_to_end([*overrides, f"run.root={root}"], folder=root / "output")
     assert finished.exit_code == 0, finished.explain()
     return Reference(directory=only_run(root), finished=finished, overrides=overrides)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ForkServer]:
+    with ForkServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a drill's runs, which share their prepared data."""
+    return tmp_path_factory.mktemp("drill")

@@ -5,7 +5,6 @@ The ranks are forked, so that a start takes a second; tests/integration/test_kil
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,6 @@ from tests.drills.points import cases, run_points, table
 from tests.drills.starts import ForkServer
 
 KILLS = int(os.environ.get("AUTARKY_KILLS", "10"))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    with ForkServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("drill")
 
 
 @pytest.fixture(scope="module")

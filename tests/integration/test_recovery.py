@@ -4,7 +4,7 @@ The first training stage runs under ZeRO-3, the second as a pipeline over it. Fa
 training/fault_tolerance/poisoned.py), 8 samples make a step.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,17 +43,6 @@ class Ran:
 
     def incidents(self, what: str) -> list[dict[str, Any]]:
         return [incident for incident in records(self.directory, "incident") if incident["what"] == what]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    with ForkServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("recovery")
 
 
 def run(server: ForkServer, root: Path, overrides: Sequence[str], *environments: dict[str, str]) -> Ran:

@@ -6,7 +6,6 @@ The ranks are forked, so that a start takes a second; tests/integration/test_sig
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,17 +19,6 @@ from tests.drills.starts import ForkServer, Started
 from training.errors import ExitCode
 
 STOPS = int(os.environ.get("AUTARKY_STOPS", "1"))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    with ForkServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("drill")
 
 
 @pytest.fixture(scope="module")
