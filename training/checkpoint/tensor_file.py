@@ -23,6 +23,8 @@ ELEMENT_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
 """Bytes of an element by safetensors' name of its dtype."""
 CHUNK_BYTES = 2**20
 """Bytes that are hashed and written or read at a time: they stay in a core's cache between the two."""
+_AHEAD_BYTES = 16 * 2**20
+_AHEAD_STEP_BYTES = 4 * 2**20
 NUM_THREADS = min(4, os.cpu_count() or 1)
 """Threads of a rank that read and hash at a time. Ranks of a node share its cores, so it is few."""
 
@@ -161,16 +163,19 @@ class TensorFileReader:
 
     def chunks(self) -> Iterator[FileChunk]:
         """Yield every byte of the file once, in order; a chunk's memory is used again for the next one."""
-        self.open()
-        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)  # doubles what the kernel reads ahead
         header_bytes = memoryview(bytearray(self._begin))
         self._fill("its header", header_bytes, 0)
         yield FileChunk(key="", start=0, data=header_bytes)
         buffer = memoryview(bytearray(CHUNK_BYTES))
+        asked = 0
         for header in self.tensors.values():
             for begin in range(0, header.num_bytes, CHUNK_BYTES):
                 data = buffer[: min(CHUNK_BYTES, header.num_bytes - begin)]
-                self._fill(header.key, data, self._begin + self._offsets[header.key] + begin)
+                place = self._begin + self._offsets[header.key] + begin
+                while asked < place + _AHEAD_BYTES:  # so that the disk reads on while this chunk is looked at
+                    os.posix_fadvise(self._descriptor, asked, _AHEAD_STEP_BYTES, os.POSIX_FADV_WILLNEED)
+                    asked += _AHEAD_STEP_BYTES
+                self._fill(header.key, data, place)
                 yield FileChunk(key=header.key, start=begin // ELEMENT_BYTES[header.dtype], data=data)
 
     def _fill(self, what: str, destination: memoryview, place: int) -> None:
