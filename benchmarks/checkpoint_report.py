@@ -60,8 +60,8 @@ def _saving(contest: CheckpointContest) -> list[str]:
     rows = [
         [
             title,
-            _seconds(saves, lambda save: save.first_stall),
-            _seconds(saves, lambda save: save.stall),
+            _seconds(saves, lambda save: save.first_stall, ".3f"),
+            _seconds(saves, lambda save: save.stall, ".3f"),
             spread(_stall_ratios(contest, title), ".1f"),
             _seconds(saves, lambda save: save.extra_seconds),
             _seconds(saves, lambda save: save.seconds_until_written),
@@ -189,8 +189,8 @@ def _paired(contest: CheckpointContest, seconds: Callable[[Resumption], float]) 
     return [seconds(theirs) / seconds(ours) for theirs, ours in pairs]
 
 
-def _seconds(saves: Sequence[Save], seconds: Callable[[Save], float]) -> str:
-    return spread([seconds(save) for save in saves], ".2f")
+def _seconds(saves: Sequence[Save], seconds: Callable[[Save], float], digits: str = ".2f") -> str:
+    return spread([seconds(save) for save in saves], digits)
 
 
 def _shares(rates: Sequence[float], saves: Sequence[Save]) -> str:
