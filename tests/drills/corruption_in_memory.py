@@ -5,6 +5,7 @@
 Four ranks train a small model under several layouts. In every trial one bit is flipped on one rank: in a copy of a
 weight, in an fp32 weight, in any of the state while it rests, in an activation or in a gradient. It must be found, and
 that rank be named; sign and exponent bits always. A copy in bf16 says nothing about the low bits of an fp32 mantissa.
+Activations and gradients are hit where they are not 0: the sign of a 0 changes nothing that is computed from it.
 """
 
 import argparse
