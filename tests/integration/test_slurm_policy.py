@@ -22,6 +22,7 @@ RUN = [
     "cluster.num_nodes=2",
     "cluster.processes_per_node=1",
     "cluster.slurm.exclusive=false",
+    "cluster.preflight.free_bytes=0",
 ]
 
 
@@ -61,7 +62,8 @@ def finished(cluster: SlurmCluster, submitted: jobs.Submitted) -> tuple[str, dic
 def test_a_blamed_node_is_left_out_of_the_next_start_and_of_the_next_submission(
     cluster: SlurmCluster, submit: Submitter
 ) -> None:
-    report = {"exit_code": ExitCode.SILENT_CORRUPTION, "rank": 1, "error": "x"}
+    blamed_rank = [{"rank": 1, "host": "not a node's name"}]
+    report = {"exit_code": ExitCode.SILENT_CORRUPTION, "rank": 0, "error": "x", "blamed": blamed_rank}
     submitted = submit(ends=[end(ExitCode.SILENT_CORRUPTION, step=4, report=report), end(0, step=9)])
     state, fields, run = finished(cluster, submitted)
     assert (state, fields["Restarts"]) == ("COMPLETED", "1"), jobs.output(run)
@@ -86,6 +88,11 @@ def test_a_spare_node_replaces_one_that_fails_its_check_in_the_same_start(
     (start,) = jobs.attempts(run, "start")
     assert start["allocated"] == ["node1", "node2", "node3", "node4"]
     assert start["nodes"] == ["node2", "node3"]
+    assert "preflight: 1 of 4 nodes failed: node1" in jobs.output(run)
+    bad = json.loads((run / "slurm" / "bad_nodes.json").read_text())
+    assert list(bad) == ["node1"]
+    assert "reachable" in bad["node1"]
+    assert not list(run.parent.glob(".preflight-*"))
 
 
 def test_without_a_spare_node_the_job_starts_again_on_others(cluster: SlurmCluster, submit: Submitter) -> None:

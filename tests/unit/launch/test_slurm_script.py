@@ -33,7 +33,7 @@ NUM_FUZZED = 1000
 def test_a_batch_script_equals_its_golden_file_and_pleases_shellcheck(path: Path) -> None:
     assert path.read_text() == batch_scripts()[path], "review, then: python -m tests.golden.rewrite"
     if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed: tests/slurm_cluster/install.sh")
+        pytest.skip("shellcheck is not installed: make packages")
     subprocess.run(["shellcheck", str(path)], check=True, timeout=60)
 
 
