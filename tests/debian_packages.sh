@@ -13,7 +13,7 @@ for package in "$@"; do
 done
 ((${#missing[@]})) || exit 0
 
-if [[ "$(id -u)" != 0 ]] || ! command -v apt-get >/dev/null; then
+if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
     echo "some tests will be skipped: this needs root and apt (sudo apt-get install ${missing[*]})"
     for package in "${missing[@]}"; do
         case "$package" in

@@ -170,3 +170,31 @@ def test_status_shows_the_job_the_step_and_the_last_end(cluster: SlurmCluster, s
     assert "step 4 of 15" in shown
     assert "JobState FAILED" in shown
     assert "last end: DATA at step 4, stop: the prepared data is missing or damaged" in shown
+
+
+def test_what_all_nodes_fail_is_no_nodes_fault_and_does_not_go_on_for_ever(
+    cluster: SlurmCluster, submit: Submitter
+) -> None:
+    words = ["cluster.preflight.free_bytes=1e18", "cluster.slurm.no_progress_starts=2"]
+    state, fields, run = finished(cluster, submit(*words, ends=[end(0, step=9)]))
+    assert (state, fields["ExitCode"], fields["Restarts"]) == ("FAILED", "12:0", "1"), jobs.output(run)
+    assert [attempt["nodes"] for attempt in jobs.attempts(run, "start")] == [[], []]
+    assert "disk free, run.root" in jobs.output(run)
+    assert not (run / "slurm" / "bad_nodes.json").exists()
+
+
+def test_without_preflight_nodes_are_taken_unseen(cluster: SlurmCluster, submit: Submitter) -> None:
+    words = ["cluster.preflight.enabled=false", "cluster.slurm.spare_nodes=1"]
+    state, _, run = finished(cluster, submit(*words, ends=[end(0, step=9)], broken_nodes=("node1",)))
+    assert state == "COMPLETED", jobs.output(run)
+    assert jobs.attempts(run, "start")[0]["nodes"] == ["node1", "node2"]
+
+
+def test_a_collective_that_is_too_slow_keeps_the_ranks_from_starting(cluster: SlurmCluster, submit: Submitter) -> None:
+    """The all-reduce is real, over real ranks on two nodes."""
+    words = ["cluster.preflight.collective_bytes=1_000_000", "cluster.preflight.collective_bytes_per_second=1e15"]
+    state, fields, run = finished(cluster, submit(*words, "cluster.slurm.max_requeues=0", ends=[end(0, step=9)]))
+    assert (state, fields["ExitCode"]) == ("FAILED", "13:0"), jobs.output(run)
+    (row,) = [line for line in jobs.output(run).splitlines() if line.startswith("node1  collective  FAIL")]
+    assert "GB/s" in row
+    assert seen(run) == []

@@ -153,7 +153,7 @@ def test_one_machine_is_checked_whole(config: RunConfig, capsys: pytest.CaptureF
 
 
 def test_an_impossible_config_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["experiment=smoke", "cluster.launcher=slurm"]) == ExitCode.BAD_CONFIG
+    assert main(["experiment=smoke", "cluster=slurm"]) == ExitCode.BAD_CONFIG
     assert "allocation" in capsys.readouterr().err
     assert main(["experiment=smok"]) == ExitCode.BAD_CONFIG
 
