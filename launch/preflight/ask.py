@@ -17,8 +17,8 @@ from launch.preflight.bounded import last_line
 from training.config.cluster_schema import HostfileConfig
 
 _REPOSITORY = Path(__file__).parents[2]
-_AT_ONCE = 64
-"""ssh clients that run at the same time."""
+AT_ONCE = 64
+"""Commands that run here at the same time."""
 _LAST_WORDS_SECONDS = 1.0
 
 
@@ -41,11 +41,34 @@ class Way:
     """Names by which people know the nodes, the first where all ranks meet."""
     commands: Callable[[Sequence[str]], list[list[str]]]
     """Command line that a node is to run -> the ones to run here; `{number}` in a word is the node's index."""
+    alone: Callable[[Sequence[str], int], list[str]] | None = None
+    """Command line and a node's index -> the one to run here for it alone; None if `commands` are such already."""
+    start_seconds: float = 30.0
+    """What the way and an interpreter may take beyond what a node is asked to do."""
+    python_path: str = str(_REPOSITORY)
+    """PYTHONPATH of the nodes."""
 
     def ask(self, words: Sequence[str], *, seconds: float) -> list[Reply]:
         """Return the replies of all commands, in their order; none takes longer."""
-        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
-            return list(pool.map(lambda command: run_bounded(command, seconds), self.commands(words)))
+        return _run_all(self.command_lines(words), seconds)
+
+    def command_lines(self, words: Sequence[str]) -> list[list[str]]:
+        """Return what `ask` runs here."""
+        return self.commands(self._module(words))
+
+    def ask_again(self, words: Sequence[str], numbers: Sequence[int], *, seconds: float) -> dict[int, Reply]:
+        """Return the replies of some nodes, each asked alone; {} where each was asked alone already.
+
+        One command over all nodes is ended everywhere when one of them cannot even start it (srun, Slurm 22.05).
+        """
+        if self.alone is None:
+            return {}
+        replies = _run_all([self.alone(self._module(words), number) for number in numbers], seconds)
+        return dict(zip(numbers, replies, strict=True))
+
+    def _module(self, words: Sequence[str]) -> list[str]:
+        """Return the command line that runs one of our modules with this interpreter and this code on any node."""
+        return ["env", f"PYTHONPATH={self.python_path}", "PYTHONSAFEPATH=1", sys.executable, "-m", *words]
 
 
 def here(name: str) -> Way:
@@ -65,29 +88,44 @@ def over_ssh(hosts: Sequence[str], hostfile: HostfileConfig) -> Way:
 
 
 def by_srun(nodes: Sequence[str], options: Sequence[str] = ()) -> Way:
-    """Return the way to ask the nodes of the Slurm allocation that this runs in; each is told its own index."""
+    """Return the way to ask the nodes, in Slurm's order, of the allocation that this runs in.
 
-    def commands(words: Sequence[str]) -> list[list[str]]:
-        count = str(len(nodes))
-        places = [f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1", f"--nodelist={','.join(nodes)}"]
-        line = " ".join('"$SLURM_NODEID"' if word == "{number}" else shlex.quote(word) for word in words)
-        return [["srun", *places, "--overlap", "--wait=0", *options, "bash", "-c", f"exec {line}"]]
+    Args:
+        nodes: their names.
+        options: of srun: what the nodes must have at hand for the checks (GPUs).
+    """
 
-    return Way(nodes=list(nodes), commands=commands)
+    def command(words: Sequence[str], nodes: Sequence[str], number: str) -> list[str]:
+        places = [f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1"]
+        places.append(f"--nodelist={','.join(nodes)}")
+        line = " ".join(number if word == "{number}" else shlex.quote(word) for word in words)
+        # --overlap: a check that hangs keeps nothing from the ranks. A failing node harms no other.
+        common = ["--overlap", "--wait=0", "--kill-on-bad-exit=0", *options]
+        return ["srun", *places, *common, "bash", "-c", f"exec {line}"]
 
-
-def module_here(module: str, *arguments: str) -> list[str]:
-    """Return the command line that runs one of our modules with this interpreter and this code on any node."""
-    variables = [f"PYTHONPATH={_REPOSITORY}", "PYTHONSAFEPATH=1"]
-    return ["env", *variables, sys.executable, "-m", module, *arguments]
+    inherited = [
+        path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", str(_REPOSITORY))
+    ]
+    return Way(
+        nodes=list(nodes),
+        commands=lambda words: [command(words, nodes, '"$SLURM_NODEID"')],
+        alone=lambda words, number: command(words, [nodes[number]], str(number)),
+        start_seconds=120.0,  # Slurm's prolog may run first
+        python_path=os.pathsep.join([str(_REPOSITORY), *inherited]),
+    )
 
 
 def _numbered(words: Sequence[str], number: int) -> list[str]:
     return [str(number) if word == "{number}" else word for word in words]
 
 
+def _run_all(commands: Sequence[Sequence[str]], seconds: float) -> list[Reply]:
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        return list(pool.map(lambda command: run_bounded(command, seconds), commands))
+
+
 def run_bounded(command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None) -> Reply:
-    """Return what a command prints; after its time it and its process group are killed."""
+    """Return what a command prints; after its time its process group is told to end, and soon after killed."""
     asked = time.time()
     try:
         process = subprocess.Popen(
@@ -104,14 +142,19 @@ def run_bounded(command: Sequence[str], seconds: float, environment: Mapping[str
     try:
         stdout, stderr = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
         problem = f"no answer within {seconds:g} s"
-        try:
-            stdout, stderr = process.communicate(timeout=_LAST_WORDS_SECONDS)
-        except subprocess.TimeoutExpired:  # it waits for a device or a disk that does not answer: not even killed
-            stdout, stderr = b"", b""
+        stdout, stderr = _end(process)
     came = time.time()
     if problem is None and process.returncode != 0:
         problem = f"exit code {process.returncode}: {last_line(stderr.decode(errors='replace'))}"
     return Reply(asked=asked, came=came, lines=stdout.decode(errors="replace").splitlines(), problem=problem)
+
+
+def _end(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """Return the last words of a process whose time is over. srun ends its step on SIGTERM, not when it is killed."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=_LAST_WORDS_SECONDS)
+    return b"", b""  # it waits for a device or a disk that does not answer: not even killed

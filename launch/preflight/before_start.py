@@ -15,6 +15,7 @@ from launch.preflight.findings import NodeReport, bad_nodes, table
 from training.config.hosts import chosen_hosts
 from training.config.schema import Launcher, RunConfig
 from training.errors import ConfigError, PreflightFailed
+from training.slurm_rendezvous import slurm_address
 
 _SCONTROL_SECONDS = 30
 
@@ -42,7 +43,10 @@ def check_all(config: RunConfig) -> list[NodeReport]:
     way = _way(config)
     cluster = config.cluster
     port = cluster.master_port or secrets.choice(hostfile.PORTS)
-    address = (cluster.hostfile.master_addr if cluster.hostfile else None) or way.nodes[0]
+    if cluster.launcher is Launcher.slurm:
+        address = slurm_address(way.nodes[0])
+    else:
+        address = (cluster.hostfile.master_addr if cluster.hostfile else None) or way.nodes[0]
     return run(config, way, meet=f"{address}:{port}", run_ranks=_run_ranks(config))
 
 
@@ -53,7 +57,7 @@ def remedy(config: RunConfig, reports: Sequence[NodeReport]) -> str:
         return "no node is left; follow the last column"
     if config.cluster.launcher is Launcher.hostfile:
         return f'follow the last column, or leave them out: "cluster.hostfile.exclude=[{",".join(bad)}]"'
-    return f"follow the last column, or start without them (sbatch --exclude={','.join(bad)})"
+    return f'follow the last column, or leave them out: "cluster.slurm.exclude=[{",".join(bad)}]"'
 
 
 def _way(config: RunConfig) -> Way:
@@ -61,8 +65,14 @@ def _way(config: RunConfig) -> Way:
     if cluster.launcher is Launcher.hostfile and cluster.hostfile is not None:
         return over_ssh([host.name for host in chosen_hosts(cluster)], cluster.hostfile)
     if cluster.launcher is Launcher.slurm:
-        return by_srun(_allocated_nodes())
+        return by_srun(_allocated_nodes(), gpu_options(config))
     return here(socket.gethostname())
+
+
+def gpu_options(config: RunConfig) -> list[str]:
+    """Return what srun must be told so that a node's checks see the GPUs that its ranks will have."""
+    gpus = config.cluster.slurm.gpus_per_node if config.cluster.slurm else None
+    return [] if gpus is None else [f"--gpus-per-node={gpus}"]
 
 
 def _allocated_nodes() -> list[str]:
@@ -76,7 +86,7 @@ def _allocated_nodes() -> list[str]:
 
 
 def _run_ranks(config: RunConfig) -> RunRanks | None:
-    """Return what starts a module as all ranks; None under Slurm, whose batch script starts steps itself."""
+    """Return what starts a module as all ranks; None under Slurm, whose batch job starts them (launch.slurm.nodes)."""
     if config.cluster.launcher is Launcher.slurm:
         return None
 

@@ -4,13 +4,16 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from launch.preflight.findings import Finding, Status
+from launch.preflight.findings import Finding, NodeReport, Status
 from training.errors import ConfigError
 
 _NONCE = "nonce"
 _SEEN = "seen-"
+_CHECK = "rendezvous port"
 _EXPECTED = "a connection from every node"
 
 
@@ -43,6 +46,40 @@ def shared_folder(folder: Path, number: int, nonce: str) -> Finding:
     )
 
 
+def whose_fault(reports: Sequence[NodeReport]) -> list[NodeReport]:
+    """Return the reports with a meeting that did not come about held against those at fault only.
+
+    Nobody reaches a first node that is not there, or whose port is taken; and where none of several others reaches it,
+    it is the first node, too.
+    """
+    first, *others = reports
+    missed = [report.node for report in others if _missed(report)]
+    listened = [finding for finding in first.findings if finding.check == _CHECK]
+    if not missed:
+        return list(reports)
+    if listened and listened[0].status is not Status.fail:
+        if len(missed) < max(2, sum(bool(report.facts) for report in others)):
+            return list(reports)
+        seen = f"none of {len(missed)} other nodes reached it"
+        remedy = "look at its name, routes and firewall; cluster.master_port"
+        alone = Finding(check=_CHECK, status=Status.fail, seen=seen, expected=_EXPECTED, remedy=remedy)
+        kept = [finding for finding in first.findings if finding.check != _CHECK]
+        first = replace(first, findings=[*kept, alone])
+    return [first, *(_excused(report) for report in others)]
+
+
+def _missed(report: NodeReport) -> bool:
+    return any(finding.check == _CHECK and finding.status is Status.fail for finding in report.findings)
+
+
+def _excused(report: NodeReport) -> NodeReport:
+    def excused(finding: Finding) -> Finding:
+        missed = finding.check == _CHECK and finding.status is Status.fail
+        return replace(finding, status=Status.warn, remedy="see the first node") if missed else finding
+
+    return replace(report, findings=[excused(finding) for finding in report.findings])
+
+
 def split_address(text: str) -> tuple[str, int]:
     """Return (host, port) of HOST:PORT.
 
@@ -66,7 +103,7 @@ def listen(address: str, num_others: int, *, seconds: float) -> list[Finding]:
         except OSError as error:
             remedy = "leave cluster.master_port out: then a free one is taken"
             seen = f"{port}: {error.strerror}"
-            return [Finding(check="rendezvous port", status=Status.fail, seen=seen, expected="free", remedy=remedy)]
+            return [Finding(check=_CHECK, status=Status.fail, seen=seen, expected="free", remedy=remedy)]
         listener.listen(4096)
         deadline = time.monotonic() + seconds
         while came < num_others and (left := deadline - time.monotonic()) > 0:
@@ -79,7 +116,7 @@ def listen(address: str, num_others: int, *, seconds: float) -> list[Finding]:
     seen = f"{came} of {num_others} nodes came to {host}:{port}"
     return [
         Finding(
-            check="rendezvous port",
+            check=_CHECK,
             status=Status.ok if came == num_others else Status.warn,
             seen=seen,
             expected=_EXPECTED,
@@ -94,14 +131,10 @@ def connect(address: str, *, seconds: float) -> list[Finding]:
     while True:
         try:
             with socket.create_connection((host, port), timeout=max(0.1, deadline - time.monotonic())):
-                return [
-                    Finding(check="rendezvous port", status=Status.ok, seen=f"{address} reached", expected=_EXPECTED)
-                ]
+                return [Finding(check=_CHECK, status=Status.ok, seen=f"{address} reached", expected=_EXPECTED)]
         except OSError as error:
             if time.monotonic() > deadline - 0.2:
                 remedy = "look at name service, routes and firewall between the two; cluster.hostfile.master_addr"
                 seen = f"{address}: {error.strerror or error}"
-                return [
-                    Finding(check="rendezvous port", status=Status.fail, seen=seen, expected=_EXPECTED, remedy=remedy)
-                ]
+                return [Finding(check=_CHECK, status=Status.fail, seen=seen, expected=_EXPECTED, remedy=remedy)]
         time.sleep(0.2)

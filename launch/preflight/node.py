@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from launch.preflight.infiniband import infiniband
 from launch.preflight.machine import clock_service, disk_free, disk_speed, facts, interface, stale_locks
 from launch.preflight.meeting import answer_nonce, connect, listen
 from training.config.schema import RunConfig
+from training.process_identity import host_name
 
 MARK = "AUTARKY_PREFLIGHT "
 """Before the JSON: logins and launchers print things of their own."""
@@ -61,7 +61,7 @@ def check_node(config: RunConfig, place: Place | None = None) -> NodeReport:
         checks["gpu xid"] = xids
         checks["dcgmi diag"] = lambda: dcgm(config)
     checks["infiniband"] = lambda: infiniband(config)
-    return NodeReport(node=_name(), findings=run_all(checks, seconds=limits.check_seconds), facts=facts())
+    return NodeReport(node=host_name(), findings=run_all(checks, seconds=limits.check_seconds), facts=facts())
 
 
 def blind(place: Place) -> NodeReport:
@@ -73,16 +73,12 @@ def blind(place: Place) -> NodeReport:
         expected="run.root is the same folder on all nodes",
         remedy="mount it, or choose a run.root on storage that all nodes see",
     )
-    return NodeReport(node=_name(), findings=[finding])
+    return NodeReport(node=host_name(), findings=[finding])
 
 
 def to_line(report: NodeReport, place: Place, *, begun: float) -> str:
     """Return a report as a line for whoever asked, with this node's clock at the begin and now."""
     return MARK + json.dumps({"number": place.number, "begun": begun, "ended": time.time(), **asdict(report)})
-
-
-def _name() -> str:
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def _answer(place: Place) -> list[Finding]:

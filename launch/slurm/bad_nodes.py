@@ -32,7 +32,7 @@ def read_bad_nodes(directory: Path) -> dict[str, str]:
 
 
 def remember_bad_nodes(directory: Path, nodes: Mapping[str, str]) -> None:
-    """Add nodes to those that are left out; take one out of the file again once it is mended."""
+    """Add nodes, and why, to those that are left out; take one out of the file again once it is mended."""
     if nodes:
-        known = {**read_bad_nodes(directory), **nodes}
+        known = {**nodes, **read_bad_nodes(directory)}  # the first reason stays
         write_durably(directory / _FILE, json.dumps(known, indent=2) + "\n")

@@ -1,6 +1,7 @@
 """Slurm's own commands: asked with a time limit, and their refusals passed on in Slurm's words."""
 
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -78,4 +79,4 @@ def host_names(node_list: str) -> list[str]:
 
 def shown(words: Sequence[str]) -> str:
     """Return a command as it could be typed, one option a line."""
-    return " \\\n    ".join(words)
+    return " \\\n    ".join(map(shlex.quote, words))

@@ -1,6 +1,5 @@
 """One start of a run inside an allocation: check the nodes, run the ranks, decide what follows and do it."""
 
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from launch.requeue import BLAMES_A_NODE, Attempt, Limits, Requeue, Stop, decide
 from launch.slurm.allocation import Allocation
 from launch.slurm.bad_nodes import read_bad_nodes, remember_bad_nodes
 from launch.slurm.commands import SlurmError, fields_of_job, slurm_insistently
-from launch.slurm.node_check import read_checks
+from launch.slurm.nodes import Places, find_places
 from launch.slurm.script import section
-from launch.slurm.step import CHECK_SECONDS, check_command, rank_command, rank_environment
+from launch.slurm.step import rank_command, rank_environment
 from launch.supervise import RANK_EXIT, clear_reports, exit_code, failure_report, first_error
 from training.config.load import load_frozen
 from training.config.run_directory import checkpoint_folders, is_done
@@ -63,24 +62,15 @@ def run_start(directory: Path, until: str | None, wishes: Wishes) -> ExitCode:
         return ExitCode.DONE
     try:
         clear_reports(directory)
-        passed = _check_nodes(directory, allocation, wishes)
-        nodes = choose(allocation.nodes, passed=passed, bad=read_bad_nodes(directory), number=config.cluster.num_nodes)
+        places = find_places(directory, config, allocation, is_leaving=lambda: bool(wishes.received))
         attempts.write_start(
-            directory, job=allocation.job, restarts=allocation.restarts, nodes=nodes or [], allocated=allocation.nodes
+            directory, job=allocation.job, restarts=allocation.restarts, nodes=places.nodes, allocated=allocation.nodes
         )
-        end = _run_ranks(directory, config, allocation, until, wishes, nodes, passed)
+        end = _run_ranks(directory, config, allocation, until, wishes, places)
     except (StorageError, OSError) as error:
         print(f"the run directory cannot be used: {error}", file=sys.stderr, flush=True)
         end = End(exit_code=ExitCode.STORAGE)
     return _follow(directory, config, allocation, wishes, end)
-
-
-def choose(
-    allocated: Sequence[str], *, passed: dict[str, int], bad: dict[str, str], number: int
-) -> tuple[str, ...] | None:
-    """Return the nodes that the ranks run on, the first good ones in Slurm's order; None if too few are good."""
-    good = [node for node in allocated if node in passed and node not in bad]
-    return tuple(good[:number]) if len(good) >= number else None
 
 
 def node_of_rank(rank: int, nodes: Sequence[str], processes_per_node: int) -> str | None:
@@ -90,37 +80,21 @@ def node_of_rank(rank: int, nodes: Sequence[str], processes_per_node: int) -> st
 
 
 def blamed_nodes(report: Any, nodes: Sequence[str], processes_per_node: int) -> tuple[str, ...]:
-    """Return the node that a rank's exit.json blames: by its host's name if that is a node's, else by the rank."""
+    """Return the nodes that a rank's exit.json blames: by their hosts' names if those are nodes', else by the ranks.
+
+    A hang is the fault of the rank and host beside it; other ends list under `blamed` whose fault they are.
+    """
     if not isinstance(report, dict):
         return ()
-    host, rank = report.get("host"), report.get("rank")
-    if host in nodes:
-        return (str(host),)
-    node = node_of_rank(rank, nodes, processes_per_node) if isinstance(rank, int) else None
-    return () if node is None else (node,)
-
-
-def _check_nodes(directory: Path, allocation: Allocation, wishes: Wishes) -> dict[str, int]:
-    """Return the nodes that started a process and saw the run directory, each with a free port.
-
-    The others are left out from now on; unless all are silent, which is no fault of theirs.
-    """
-    folder = directory / "slurm" / "checks" / _of(allocation)
-    folder.mkdir(parents=True, exist_ok=True)
-    command = check_command(folder, nodes=allocation.nodes, job=allocation.job, restarts=allocation.restarts)
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as check:
-        try:
-            check.wait(timeout=CHECK_SECONDS)
-        except subprocess.TimeoutExpired:
-            print(f"nodes did not answer within {CHECK_SECONDS:.0f} s", file=sys.stderr, flush=True)
-            check.terminate()  # srun then ends its step
-    passed = read_checks(folder, allocation.nodes)
-    failed = [node for node in allocation.nodes if node not in passed]
-    if failed:
-        print(f"nodes that failed their check: {', '.join(failed)}", file=sys.stderr, flush=True)
-    if passed and not wishes.received:  # a cancelled check says nothing about a node
-        remember_bad_nodes(directory, {node: f"failed the check before start {folder.name}" for node in failed})
-    return passed
+    found: list[str] = []
+    places = report.get("blamed", [report] if "host" in report else [])
+    for place in places if isinstance(places, list) else []:
+        if not isinstance(place, dict):
+            continue
+        host, rank = place.get("host"), place.get("rank")
+        node = node_of_rank(rank, nodes, processes_per_node) if isinstance(rank, int) else None
+        found += [host] if host in nodes else [node] if node is not None else []
+    return tuple(dict.fromkeys(found))
 
 
 def _run_ranks(
@@ -129,17 +103,14 @@ def _run_ranks(
     allocation: Allocation,
     until: str | None,
     wishes: Wishes,
-    nodes: tuple[str, ...] | None,
-    passed: dict[str, int],
+    places: Places,
 ) -> End:
     if wishes.received:
         return End(exit_code=ExitCode.STOPPED)
-    if nodes is None:
-        bad = read_bad_nodes(directory)
-        blamed = tuple(node for node in allocation.nodes if node in bad)
-        return End(exit_code=ExitCode.PREFLIGHT if blamed else ExitCode.FAILED, blamed=blamed)
-    port = config.cluster.master_port or passed[nodes[0]]
-    environment = rank_environment(directory, config, address=slurm_address(nodes[0]), port=port)
+    nodes = places.nodes
+    if not nodes:
+        return End(exit_code=ExitCode.PREFLIGHT, blamed=places.blamed)
+    environment = rank_environment(directory, config, address=slurm_address(nodes[0]), port=places.port)
     if section(config).container is not None:  # pyxis mounts only what exists
         for folder in (Path(config.data.prepared_root), *checkpoint_folders(config, directory)):
             folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +139,7 @@ def _follow(directory: Path, config: RunConfig, allocation: Allocation, wishes: 
     slurm = section(config)
     known = attempts.history(directory, job=allocation.job)
     decision = decide(
-        [*known, Attempt(exit_code=end.exit_code, step=attempts.last_step(directory))],
+        [*known, Attempt(exit_code=end.exit_code, step=attempts.last_step(directory), blamed=end.blamed)],
         blamed=end.blamed,
         restarts=allocation.restarts,
         limits=Limits(max_requeues=slurm.max_requeues, no_progress_starts=slurm.no_progress_starts),

@@ -11,16 +11,18 @@ from pathlib import Path
 from launch.slurm.script import REPOSITORY, section
 from training.config.run_directory import checkpoint_folders
 from training.config.schema import Resume, RunConfig
+from training.process_identity import LAUNCHER_VARIABLE
 
-CHECK_SECONDS = 120.0
-"""Longest a node may take to show that it is there; Slurm's prolog may run first."""
+_OTHERS = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", LAUNCHER_VARIABLE})
+"""What a launcher around the submitting shell would have left: it means other processes."""
 
 
 def rank_environment(
     run_directory: Path, config: RunConfig, *, address: str, port: int, base: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
     """Return what srun hands to every rank: the job's own environment and what makes a start repeatable."""
-    return {**base, **added_environment(run_directory, config, address=address, port=port)}
+    inherited = {name: value for name, value in base.items() if name not in _OTHERS}
+    return inherited | added_environment(run_directory, config, address=address, port=port)
 
 
 def added_environment(run_directory: Path, config: RunConfig, *, address: str, port: int | str) -> dict[str, str]:
@@ -42,9 +44,21 @@ def rank_command(
     run_directory: Path, config: RunConfig, *, nodes: Sequence[str], restarts: int, until: str | None
 ) -> list[str]:
     """Return the srun command of the ranks on some nodes."""
-    cluster, slurm = config.cluster, section(config)
     resume = [] if config.resume.mode is Resume.must and not restarts else [f"resume={Resume.auto}"]
     end = [] if until is None else [f"run.until={until}"]
+    return module_command(run_directory, config, nodes, ["training.train", str(run_directory), *resume, *end])
+
+
+def module_command(run_directory: Path, config: RunConfig, nodes: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Return the srun command that runs a module as all ranks on some nodes.
+
+    Args:
+        run_directory: of the run.
+        config: of the run.
+        nodes: as many as the run has.
+        words: the module's name and its arguments.
+    """
+    cluster, slurm = config.cluster, section(config)
     python = sys.executable
     options: list[str] = []
     if slurm.container is not None:
@@ -53,7 +67,7 @@ def rank_command(
     if slurm.gpus_per_node is not None:
         options.append(f"--gpus-per-node={slurm.gpus_per_node}")
     return [
-        *_srun(nodes),
+        *("srun", f"--nodes={len(nodes)}", f"--nodelist={','.join(nodes)}"),
         f"--ntasks={cluster.num_nodes * cluster.processes_per_node}",
         f"--ntasks-per-node={cluster.processes_per_node}",
         f"--cpus-per-task={cluster.threads_per_process}",
@@ -61,29 +75,7 @@ def rank_command(
         "--kill-on-bad-exit=1",
         "--label",
         *options,
-        python,
-        "-m",
-        "training.train",
-        str(run_directory),
-        *resume,
-        *end,
-    ]
-
-
-def check_command(folder: Path, *, nodes: Sequence[str], job: str, restarts: int) -> list[str]:
-    """Return the srun command that has every node write its file into a folder; a failing one harms no other."""
-    return [
-        *_srun(nodes),
-        f"--ntasks={len(nodes)}",
-        "--ntasks-per-node=1",
-        "--kill-on-bad-exit=0",
-        "--label",
-        sys.executable,
-        "-m",
-        "launch.slurm.node_check",
-        str(folder),
-        job,
-        str(restarts),
+        *(python, "-m", *words),
     ]
 
 
@@ -100,10 +92,6 @@ def container_options(run_directory: Path, config: RunConfig) -> list[str]:
         f"--container-env={','.join(ours)}",
         "--no-container-mount-home",
     ]
-
-
-def _srun(nodes: Sequence[str]) -> list[str]:
-    return ["srun", f"--nodes={len(nodes)}", f"--nodelist={','.join(nodes)}"]
 
 
 def _inherited_path() -> list[str]:

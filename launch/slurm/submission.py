@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from launch.preflight.across import node_words
+from launch.preflight.ask import by_srun
+from launch.preflight.before_start import gpu_options
 from launch.slurm.bad_nodes import read_bad_nodes
 from launch.slurm.commands import fields_of_job, shown, slurm
 from launch.slurm.script import job_command, options, render, section
@@ -143,6 +146,10 @@ def _print_plan(configs: Sequence[tuple[RunConfig, list[str]]]) -> None:
     config, directory, cluster = named[0], directories[0], named[0].cluster
     nodes = [f"NODE{index}" for index in range(cluster.num_nodes)]
     until = next(iter(config.stages)) if section(config).chain is SlurmChain.stages else config.run.until
+    if cluster.preflight.enabled:
+        way = by_srun([*nodes, *[f"SPARE{index}" for index in range(section(config).spare_nodes)]], gpu_options(config))
+        (check,) = way.command_lines(node_words("FOLDER", count=len(way.nodes), meet="ADDRESS:PORT"))
+        print(f"# checks of all nodes, by the job on its first node\n{shown(check)}\n")
     print(
         "# ranks, by the job on its first node\n"
         + shown(rank_command(directory, config, nodes=nodes, restarts=0, until=until))

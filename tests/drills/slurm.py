@@ -2,7 +2,7 @@
 
     python -m tests.drills.slurm [FAULT …]
 
-Starts a throw-away cluster of its own (root, Debian: tests/slurm_cluster/install.sh). Exit code 1 if a run did not end
+Starts a throw-away cluster of its own (root, Debian: `make packages`). Exit code 1 if a run did not end
 as it should, or differs in one bit from the run that nobody hurt.
 """
 

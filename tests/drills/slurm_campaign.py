@@ -26,6 +26,8 @@ RUN = [
     "eval.suites.quick.multiple_choice_items=0",
     "eval.suites.quick.prompts=[]",
     "reporting.wandb.mode=disabled",
+    "cluster.preflight.free_bytes=0",
+    "fault_tolerance.hang.step_seconds=20",
 ]
 
 
@@ -76,6 +78,11 @@ def _nothing(_cluster: SlurmCluster, _case: Case) -> None:
 
 def _kill_a_task(_cluster: SlurmCluster, case: Case) -> None:
     jobs.ranks(case.job)[1].kill()
+
+
+def _freeze_a_task(_cluster: SlurmCluster, case: Case) -> None:
+    """Stop a rank as hardware that hangs does: no signal that could be waited for ends it."""
+    jobs.ranks(case.job)[1].suspend()
 
 
 def _kill_what_started_a_task(_cluster: SlurmCluster, case: Case) -> None:
@@ -140,6 +147,7 @@ FAULTS = {
         hurt=_freeze_until_warned,
         overrides=["cluster.slurm.time_limit=00:02:00", "cluster.slurm.signal_seconds=59"],
     ),
+    "task frozen": Fault(hurt=_freeze_a_task),
     "task killed": Fault(hurt=_kill_a_task),
     "drain": Fault(hurt=_drain_the_second_node),
     "scancel": Fault(hurt=_cancel),

@@ -10,8 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from launch.submit import main
 from tests.integration.running import Finished, Job, only_run, run_directories, submit, submit_to_end
 from tests.integration.test_launchers import SHORT
+from tests.slurm_cluster import jobs
+from tests.slurm_cluster.cluster import SlurmCluster
+from tests.slurm_cluster.cluster import why_not as why_no_slurm
+from tests.slurm_cluster.fake_ranks import end, fake_ranks, seen
 from training.errors import ExitCode
 
 CANARY = "CANARY9f3a1c77e0b2"
@@ -98,6 +103,48 @@ def test_nothing_in_a_run_directory_can_be_written_by_everyone(trained: tuple[Pa
     folder, _, _ = trained
     writable = [path for path in folder.rglob("*") if path.lstat().st_mode & stat.S_IWOTH and not path.is_symlink()]
     assert writable == []
+
+
+@pytest.mark.parametrize("launcher", ["local", "hostfile", "slurm"])
+def test_a_dry_run_shows_none(
+    launcher: str,
+    with_secrets: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("a slots=1\nb slots=1\n")
+    (tmp_path / "pdsh").touch(mode=0o755)  # only looked for
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    more = {
+        "hostfile": [f"cluster.hostfile.path={hosts}"],
+        "slurm": ["cluster.num_nodes=2", "cluster.slurm.spare_nodes=1"],
+    }.get(launcher, [])
+    overrides = ["experiment=smoke", f"cluster={launcher}", f"run.root={tmp_path / 'runs'}", *more]
+    assert main([*overrides, "cluster.dry_run=true"]) == 0
+    printed = capsys.readouterr()
+    assert "PYTHONSAFEPATH=1" in printed.out
+    assert CANARY not in printed.out + printed.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(why_no_slurm() is not None, reason=str(why_no_slurm()))
+def test_a_batch_job_leaves_none(with_secrets: None, tmp_path: Path) -> None:
+    """The secrets reach the ranks, which only pretend here, as the environment does."""
+    fake = fake_ranks(tmp_path / "fake", [end(ExitCode.DONE, step=9)])
+    overrides = ["experiment=smoke", "cluster=slurm", "cluster.num_nodes=2", f"run.root={tmp_path / 'runs'}"]
+    more = ["cluster.slurm.exclusive=false", "cluster.preflight.free_bytes=0", "cluster.slurm.spare_nodes=1"]
+    with SlurmCluster(3) as cluster:
+        submitted = jobs.launch_submit(cluster, [*overrides, *more], environment={**fake, "SEEN": CANARY[:6]})
+        assert submitted.exit_code == 0, submitted.stderr
+        state = jobs.wait_for_end(cluster, submitted.jobs[0], limit_seconds=120)
+    (run,) = submitted.directories
+    assert state == "COMPLETED", jobs.output(run)
+    assert [place["SEEN"] for place in seen(run)] == [CANARY[:6]]
+    assert {"job.sbatch", "attempts.jsonl", f"{submitted.jobs[0]}.out"} <= {path.name for path in files(run)}
+    assert leaks(tmp_path) == []
+    assert CANARY not in submitted.stdout + submitted.stderr
 
 
 def test_a_run_that_fails_with_a_traceback_and_an_unreachable_wandb_leaves_none_either(

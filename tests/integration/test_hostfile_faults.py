@@ -10,8 +10,10 @@ import pytest
 from tests.integration.reading import last_checkpoint, records
 from tests.integration.running import Job, only_run, run_directories, submit
 from tests.integration.test_launchers import SHORT
-from tests.launchers.nodes import Nodes, running_nodes
+from tests.launchers.nodes import Nodes, running_nodes, why_not
 from training.errors import ExitCode
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 ORPHAN_SECONDS = 5.0
 """The issue's limit: no process of a job may live longer after its launcher was killed."""

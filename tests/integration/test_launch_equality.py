@@ -1,6 +1,7 @@
 """Every way to start the ranks gives the same bits: two ranks, one or two nodes, 20 steps of two training stages.
 
-A way is an entry of WAYS. The nodes are this machine's: ssh servers on loopback addresses (tests/launchers/nodes.py).
+A way is an entry of WAYS. The nodes are this machine's: ssh servers on loopback addresses (tests/launchers/nodes.py),
+and those of a Slurm (tests/slurm_cluster).
 """
 
 import sys
@@ -16,6 +17,9 @@ from tests.integration.reading import ledger, numbers_by_step, records
 from tests.integration.running import LONGEST_RUN_SECONDS, Job, only_run
 from tests.integration.test_launchers import BIN, MODULE, SHORT, free_port
 from tests.launchers.nodes import Nodes, running_nodes
+from tests.launchers.nodes import why_not as why_no_hosts
+from tests.slurm_cluster.cluster import SlurmCluster, wait_until
+from tests.slurm_cluster.cluster import why_not as why_no_slurm
 
 STEPS = 20
 RUN = [*SHORT, "stages.pretrain.tokens=6144", "stages.anneal.tokens=4096", "checkpoint.every_steps=100"]
@@ -27,10 +31,20 @@ ONE_PROCESS = ["parallel@stages.pretrain.parallel=single", "parallel@stages.anne
 class Place:
     """Where one run is started."""
 
-    nodes: Nodes
+    request: pytest.FixtureRequest
     folder: Path
     port: int
     """Free at the moment, for the rendezvous."""
+
+    @property
+    def nodes(self) -> Nodes:
+        """Hosts that ssh reaches; they run until all tests here are done."""
+        return self.request.getfixturevalue("nodes")
+
+    @property
+    def slurm(self) -> SlurmCluster:
+        """A cluster that runs until all tests here are done."""
+        return self.request.getfixturevalue("slurm")
 
     @property
     def hostfile(self) -> Path:
@@ -75,7 +89,7 @@ def torchrun(_place: Place) -> Commands:
 
 
 def torchrun_two_nodes(place: Place) -> Commands:
-    meeting = [f"--master_addr={place.nodes.addresses[0]}", f"--master_port={place.port}"]
+    meeting = ["--master_addr=127.0.0.1", f"--master_port={place.port}"]
     common = [str(BIN / "torchrun"), "--nnodes=2", "--nproc_per_node=1", *meeting]
     return [[*common, f"--node_rank={node}", *MODULE] for node in range(2)]
 
@@ -86,10 +100,25 @@ def accelerate(place: Place, num_machines: int) -> Commands:
     options += [f"--num_machines={num_machines}", f"--main_process_port={place.port}"]
     if num_machines == 1:
         return [[str(BIN / "accelerate"), "launch", *options, *MODULE]]
-    options += [f"--main_process_ip={place.nodes.addresses[0]}", "--deepspeed_multinode_launcher=standard"]
+    options += ["--main_process_ip=127.0.0.1", "--deepspeed_multinode_launcher=standard"]
     return [
         [str(BIN / "accelerate"), "launch", *options, f"--machine_rank={node}", *MODULE] for node in range(num_machines)
     ]
+
+
+def in_slurm(place: Place, *words: str) -> list[str]:
+    return ["env", *(f"{name}={value}" for name, value in place.slurm.environment.items()), *words]
+
+
+def srun_direct(place: Place) -> Commands:
+    """As a person would within an allocation: no launcher, no variable but Slurm's own."""
+    tasks = ["--nodes=2", "--ntasks=2", "--ntasks-per-node=1"]
+    return [in_slurm(place, "salloc", *tasks, "srun", *tasks, "--kill-on-bad-exit=1", sys.executable, *MODULE)]
+
+
+def submitted_to_slurm(place: Place) -> Commands:
+    size = ["cluster.num_nodes=2", "cluster.slurm.exclusive=false", "cluster.preflight.free_bytes=0"]
+    return [in_slurm(place, sys.executable, "-m", "launch.submit", "cluster=slurm", *size)]
 
 
 WAYS: dict[str, Callable[[Place], Commands]] = {
@@ -102,17 +131,37 @@ WAYS: dict[str, Callable[[Place], Commands]] = {
     "torchrun, 2 nodes": torchrun_two_nodes,
     "accelerate": lambda place: accelerate(place, 1),
     "accelerate, 2 machines": lambda place: accelerate(place, 2),
+    "srun": srun_direct,
+    "launch.submit cluster=slurm (sbatch)": submitted_to_slurm,
 }
+THROUGH_SLURM = {"srun", "launch.submit cluster=slurm (sbatch)"}
+OVER_SSH = {way for way in WAYS if "hostfile" in way}
 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    if (reason := why_no_hosts()) is not None:
+        pytest.skip(reason)
     with running_nodes(tmp_path_factory.mktemp("nodes")) as nodes:
         yield nodes
 
 
-def numbers_of(commands: Sequence[list[str]], folder: Path, overrides: list[str]) -> dict[int, tuple[Any, ...]]:
-    """What the steps of the run computed that the commands do together."""
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[SlurmCluster]:
+    if (reason := why_no_slurm()) is not None:
+        pytest.skip(reason)
+    with SlurmCluster(2) as cluster:
+        yield cluster
+
+
+def numbers_of(
+    commands: Sequence[list[str]],
+    folder: Path,
+    overrides: list[str],
+    *,
+    settle: Callable[[], object] = lambda: None,
+) -> dict[int, tuple[Any, ...]]:
+    """What the steps of the run computed that the commands do together, or leave a scheduler to do until it settles."""
     with ExitStack() as stack:
         words = [*overrides, f"run.root={folder / 'runs'}"]
         jobs = [stack.enter_context(Job([*command, *words], folder=folder)) for command in commands]
@@ -120,6 +169,7 @@ def numbers_of(commands: Sequence[list[str]], folder: Path, overrides: list[str]
             finished = job.wait(limit_seconds=LONGEST_RUN_SECONDS)
             assert finished.exit_code == 0, finished.explain()
             assert job.survivors(within_seconds=30) == []
+    settle()
     run = only_run(folder / "runs")
     assert ledger(run)["state"] == "done"
     return numbers_by_step(records(run, "step"))
@@ -136,11 +186,26 @@ def expected(tmp_path_factory: pytest.TempPathFactory, prepared_root: Path) -> d
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_to_start_the_ranks_gives_the_same_bits(
-    way: str, expected: dict[int, tuple[Any, ...]], nodes: Nodes, tmp_path: Path, prepared_root: Path
+    way: str,
+    expected: dict[int, tuple[Any, ...]],
+    tmp_path: Path,
+    prepared_root: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
-    place = Place(nodes=nodes, folder=tmp_path, port=free_port())
-    assert numbers_of(WAYS[way](place), tmp_path, [*RUN, f"data.prepared_root={prepared_root}"]) == expected
-    assert nodes.survivors(within_seconds=30) == []
+    place = Place(request=request, folder=tmp_path, port=free_port())
+    commands, overrides = WAYS[way](place), [*RUN, f"data.prepared_root={prepared_root}"]
+
+    def queue_is_empty() -> None:
+        if way in THROUGH_SLURM:
+            wait_until(
+                lambda: place.slurm.command("squeue", "--noheader") == "",
+                "the end of the job",
+                limit_seconds=LONGEST_RUN_SECONDS,
+            )
+
+    assert numbers_of(commands, tmp_path, overrides, settle=queue_is_empty) == expected
+    if way in OVER_SSH:
+        assert place.nodes.survivors(within_seconds=30) == []
 
 
 def test_one_process_without_a_launcher_trains_on_the_same_samples_to_the_same_losses(

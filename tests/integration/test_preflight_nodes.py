@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from tests.integration.running import Finished, run_to_end
-from tests.launchers.nodes import Nodes, running_nodes
+from tests.launchers.nodes import Nodes, running_nodes, why_not
 from training.errors import ExitCode
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 UNMOUNTED = "apart"
 """Folder that one of the nodes sees empty: something else is mounted over it there."""

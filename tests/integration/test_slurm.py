@@ -3,6 +3,7 @@
 More faults, with their times: python -m tests.drills.slurm.
 """
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 NUM_NODES = 6
 """Three runs of two nodes at a time."""
-NAMES = ["finish", "daemon killed", "time limit", "node lost", "task killed", "drain", "scancel"]
+NAMES = ["finish", "daemon killed", "time limit", "node lost", "task frozen", "task killed", "drain", "scancel"]
 LIMIT_SECONDS = 800
 
 
@@ -45,7 +46,7 @@ def test_an_undisturbed_run_ends_in_one_start(campaign: dict[str, Case]) -> None
 
 @pytest.mark.parametrize(
     ("name", "end"),
-    [("time limit", ExitCode.STOPPED), ("task killed", ExitCode.PEER_LOST)],
+    [("time limit", ExitCode.STOPPED), ("task killed", ExitCode.PEER_LOST), ("task frozen", ExitCode.HANG)],
     ids=lambda value: str(value),
 )
 def test_a_run_requeues_itself_and_ends_as_if_nothing_had_happened(
@@ -58,6 +59,17 @@ def test_a_run_requeues_itself_and_ends_as_if_nothing_had_happened(
     assert (first["exit_code"], last["exit_code"]) == (end, ExitCode.DONE)
     assert first["decision"].startswith("requeue: ")
     assert differences(case, campaign["finish"]) == []
+
+
+def test_the_node_of_a_frozen_rank_is_named_and_left_out(campaign: dict[str, Case]) -> None:
+    case = campaign["task frozen"]
+    frozen = case.nodes[1]
+    first, *_, last = jobs.attempts(case.directory, "end")
+    assert (first["blamed"], last["blamed"]) == ([frozen], []), case.describe()
+    assert frozen not in jobs.attempts(case.directory, "start")[-1]["allocated"]
+    assert case.fields["ExcNodeList"] == frozen
+    bad = json.loads((case.directory / "slurm" / "bad_nodes.json").read_text())
+    assert bad[frozen].startswith("HANG in start ")
 
 
 def test_the_time_limit_costs_no_step(campaign: dict[str, Case]) -> None:

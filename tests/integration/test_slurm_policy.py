@@ -22,6 +22,7 @@ RUN = [
     "cluster.num_nodes=2",
     "cluster.processes_per_node=1",
     "cluster.slurm.exclusive=false",
+    "cluster.preflight.free_bytes=0",
 ]
 
 
@@ -61,7 +62,8 @@ def finished(cluster: SlurmCluster, submitted: jobs.Submitted) -> tuple[str, dic
 def test_a_blamed_node_is_left_out_of_the_next_start_and_of_the_next_submission(
     cluster: SlurmCluster, submit: Submitter
 ) -> None:
-    report = {"exit_code": ExitCode.SILENT_CORRUPTION, "rank": 1, "error": "x"}
+    blamed_rank = [{"rank": 1, "host": "not a node's name"}]
+    report = {"exit_code": ExitCode.SILENT_CORRUPTION, "rank": 0, "error": "x", "blamed": blamed_rank}
     submitted = submit(ends=[end(ExitCode.SILENT_CORRUPTION, step=4, report=report), end(0, step=9)])
     state, fields, run = finished(cluster, submitted)
     assert (state, fields["Restarts"]) == ("COMPLETED", "1"), jobs.output(run)
@@ -86,6 +88,11 @@ def test_a_spare_node_replaces_one_that_fails_its_check_in_the_same_start(
     (start,) = jobs.attempts(run, "start")
     assert start["allocated"] == ["node1", "node2", "node3", "node4"]
     assert start["nodes"] == ["node2", "node3"]
+    assert "preflight: 1 of 4 nodes failed: node1" in jobs.output(run)
+    bad = json.loads((run / "slurm" / "bad_nodes.json").read_text())
+    assert list(bad) == ["node1"]
+    assert "reachable" in bad["node1"]
+    assert not list(run.parent.glob(".preflight-*"))
 
 
 def test_without_a_spare_node_the_job_starts_again_on_others(cluster: SlurmCluster, submit: Submitter) -> None:
@@ -163,3 +170,31 @@ def test_status_shows_the_job_the_step_and_the_last_end(cluster: SlurmCluster, s
     assert "step 4 of 15" in shown
     assert "JobState FAILED" in shown
     assert "last end: DATA at step 4, stop: the prepared data is missing or damaged" in shown
+
+
+def test_what_all_nodes_fail_is_no_nodes_fault_and_does_not_go_on_for_ever(
+    cluster: SlurmCluster, submit: Submitter
+) -> None:
+    words = ["cluster.preflight.free_bytes=1e18", "cluster.slurm.no_progress_starts=2"]
+    state, fields, run = finished(cluster, submit(*words, ends=[end(0, step=9)]))
+    assert (state, fields["ExitCode"], fields["Restarts"]) == ("FAILED", "12:0", "1"), jobs.output(run)
+    assert [attempt["nodes"] for attempt in jobs.attempts(run, "start")] == [[], []]
+    assert "disk free, run.root" in jobs.output(run)
+    assert not (run / "slurm" / "bad_nodes.json").exists()
+
+
+def test_without_preflight_nodes_are_taken_unseen(cluster: SlurmCluster, submit: Submitter) -> None:
+    words = ["cluster.preflight.enabled=false", "cluster.slurm.spare_nodes=1"]
+    state, _, run = finished(cluster, submit(*words, ends=[end(0, step=9)], broken_nodes=("node1",)))
+    assert state == "COMPLETED", jobs.output(run)
+    assert jobs.attempts(run, "start")[0]["nodes"] == ["node1", "node2"]
+
+
+def test_a_collective_that_is_too_slow_keeps_the_ranks_from_starting(cluster: SlurmCluster, submit: Submitter) -> None:
+    """The all-reduce is real, over real ranks on two nodes."""
+    words = ["cluster.preflight.collective_bytes=1_000_000", "cluster.preflight.collective_bytes_per_second=1e15"]
+    state, fields, run = finished(cluster, submit(*words, "cluster.slurm.max_requeues=0", ends=[end(0, step=9)]))
+    assert (state, fields["ExitCode"]) == ("FAILED", "13:0"), jobs.output(run)
+    (row,) = [line for line in jobs.output(run).splitlines() if line.startswith("node1  collective  FAIL")]
+    assert "GB/s" in row
+    assert seen(run) == []

@@ -5,7 +5,9 @@ ids live in one temporary folder; nothing in /etc or ~/.ssh is read.
 """
 
 import contextlib
+import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,8 +19,7 @@ from uuid import uuid4
 
 import psutil
 
-PACKAGES = ("openssh-server", "pdsh", "openmpi-bin")
-_INSTALL = Path(__file__).parents[1] / "debian_packages.sh"
+_PROGRAMS = ("sshd", "ssh", "ssh-keygen", "pdsh", "mpirun")
 _NETWORK = "127.0.78"
 _MARK = "AUTARKY_TEST_NODE"
 
@@ -67,16 +68,24 @@ class Nodes:
         return ["cluster=hostfile", f"{section}.path={path}", f"{section}.ssh_config={self.ssh_config}"]
 
 
+def why_not() -> str | None:
+    """Return why no nodes can be started on this machine, None if they can."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    missing = [program for program in _PROGRAMS if shutil.which(program, path=path) is None]
+    if missing:
+        return f"{', '.join(missing)} not found: `make packages` installs them (Debian, root)"
+    return None if os.geteuid() == 0 else "sshd must be started by root"
+
+
 @contextlib.contextmanager
 def running_nodes(folder: Path, number: int = 2, *, mounted_over: Mapping[int, Path] | None = None) -> Iterator[Nodes]:
-    """Install what is missing, start the nodes, and end them with everything that still runs under them.
+    """Start the nodes, and end them with everything that still runs under them.
 
     Args:
         folder: an empty one, for keys, configurations and logs.
         number: how many nodes.
         mounted_over: index of a node -> folder over which it has an empty file system of its own.
     """
-    subprocess.run([str(_INSTALL), *PACKAGES], check=True)
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd locks its unprivileged part in
     for name in ("host_key", "user_key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)

@@ -24,7 +24,7 @@ def why_not() -> str | None:
     """Return why no cluster can be started on this machine, None if one can."""
     missing = [name for name in _PROGRAMS if shutil.which(name, path=_path()) is None]
     if missing:
-        return f"{', '.join(missing)} not found: tests/slurm_cluster/install.sh installs Slurm (Debian, root)"
+        return f"{', '.join(missing)} not found: `make packages` installs Slurm (Debian, root)"
     if os.geteuid() != 0:
         return "slurmd must be started by root"
     return None

@@ -15,7 +15,7 @@ words = [word for word in pathlib.Path("/proc/self/cmdline").read_text().split("
 plan = json.loads({plan!r})
 start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 in_step = "SLURM_STEP_ID" in os.environ
-if in_step and "launch.slurm.node_check" in words and os.environ["SLURMD_NODENAME"] in plan["broken_nodes"]:
+if in_step and "launch.preflight" in words and os.environ["SLURMD_NODENAME"] in plan["broken_nodes"]:
     os._exit(1)
 if in_step and "training.train" in words:
     run = pathlib.Path(words[words.index("training.train") + 1])

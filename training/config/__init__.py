@@ -10,6 +10,7 @@ overrides         one `key=value`: parse, tell groups from values, apply
 typed             plain values <-> dataclasses, strictly
 keys              every dotted key the schema knows, and the nearest one to a typing mistake
 checks            the only door to all checks; the other *_checks hold them
+secret_names      what looks like a secret: the names of keys and variables, addresses with passwords
 initial_weights   init_from: which directory the first weights come from
 resume_policy     what may be another when a run goes on: free, guarded (resume.allow) or frozen
 run_directory     which directory a start uses: new, continued or refused

@@ -4,12 +4,12 @@ import re
 
 from training.config.cluster_schema import HostfileConfig
 from training.config.schema import Launcher, RunConfig
+from training.config.secret_names import is_secret_variable
 from training.errors import ConfigError
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._/@%+,:=-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASS|CREDENTIALS?|AUTH)(_|$)", re.IGNORECASE)
 
 
 def check_cluster(config: RunConfig) -> None:
@@ -29,11 +29,6 @@ def check_cluster(config: RunConfig) -> None:
         raise ConfigError("cluster.hostfile", "…", reason, "cluster.launcher=hostfile, or cluster.hostfile=null")
 
 
-def looks_secret(variable: str) -> bool:
-    """Return whether an environment variable's name says that its value is nobody else's business."""
-    return _SECRET.search(variable) is not None
-
-
 def _check_hostfile(hostfile: HostfileConfig) -> None:
     section = "cluster.hostfile"
     for name, value in (("master_addr", hostfile.master_addr), ("interface", hostfile.interface)):
@@ -50,7 +45,7 @@ def _check_hostfile(hostfile: HostfileConfig) -> None:
         if not _VARIABLE.fullmatch(variable):
             reason = "is no name of an environment variable"
             raise ConfigError(f"{section}.export", variable, reason, "give names; values are taken from here")
-        if looks_secret(variable):
+        if is_secret_variable(variable):
             reason = "its value would be seen in the process list of every node"
             remedy = "leave it out; keep secrets in files that the ranks read (wandb: ~/.netrc)"
             raise ConfigError(f"{section}.export", variable, reason, remedy)

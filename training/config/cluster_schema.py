@@ -43,7 +43,7 @@ class PreflightConfig:
     """What every node must show before a run over several nodes starts (`python -m launch.preflight`)."""
 
     enabled: bool = True
-    """Whether launch.submit checks the nodes first; false starts unseen."""
+    """Whether launch.submit, or the Slurm job, checks the nodes first; false starts unseen."""
     check_seconds: float = 20.0
     """Longest one check may take; then it is killed and counts as failed."""
     free_bytes: float = 20e9

@@ -14,18 +14,13 @@ from omegaconf.errors import GrammarParseError
 from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 from omegaconf.grammar_parser import parse as parse_interpolation
 
+from training.config.secret_names import has_password, is_secret_key, is_secret_variable
 from training.errors import ConfigError
 
 HIDDEN = "(not shown)"
 
-_SECRET_NAME = re.compile(
-    r"(?:.*[._-])?(?:api_?key|access_?key|private_?key|secret_?key|key|token|secret|pass(?:word|wd|phrase)?|credentials?)",
-    re.IGNORECASE,
-)
-_SECRET_VARIABLE = re.compile(r".*(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)", re.IGNORECASE)
 _PAIR = re.compile(r"""["']?(?P<key>[A-Za-z0-9_.-]+)["']?\s*:\s*(?P<value>[^\s,{}\[\]]+)""")
 """An entry of a dictionary in Hydra's grammar, at any depth."""
-_USER_IN_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@\s]*:[^/@\s]*@")
 _SHORTEST_SECRET = 8
 """Environment values shorter than that may well be words that a config holds too."""
 _HYDRA_CALLS = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_convert_"})
@@ -86,9 +81,9 @@ def refuse_resolvers(values: Mapping[str, Any]) -> None:
 
 def _check_entry(key: str, value: str, secrets: Mapping[str, str], *, is_number: bool) -> None:
     remedy = "leave it in the environment or a file only you can read; Autarky passes the environment on to its ranks"
-    if value and not is_number and _SECRET_NAME.fullmatch(key):
+    if value and not is_number and is_secret_key(key):
         raise ConfigError(key, HIDDEN, "has the name of a secret, and a config is written to the run directory", remedy)
-    if _USER_IN_ADDRESS.search(value):
+    if has_password(value):
         raise ConfigError(key, HIDDEN, "is an address with a password in it", f"{remedy}; write it without user:…@")
     for text in (key, value):
         for name, secret in secrets.items():
@@ -103,7 +98,7 @@ def _secrets(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if _SECRET_VARIABLE.fullmatch(name) and len(value) >= _SHORTEST_SECRET and not value.startswith(("/", "~", "."))
+        if is_secret_variable(name) and len(value) >= _SHORTEST_SECRET and not value.startswith(("/", "~", "."))
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from training.config.keys import nearest
 from training.config.schema import Launcher, RunConfig
+from training.config.secret_names import is_secret_variable
 from training.config.slurm_schema import SlurmChain, SlurmConfig
 from training.errors import ConfigError
 
@@ -34,7 +35,6 @@ _MOUNT = re.compile(r"/[A-Za-z0-9._+@=/-]{0,511}:/[A-Za-z0-9._+@=/-]{0,511}(:[a-
 _CONSTRAINT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:*|&()\[\]-]{0,255}")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _VARIABLE_VALUE = re.compile(r"[ -~]{0,1024}")
-_SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)")
 _OURS = re.compile(
     r"RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|LOCAL_SIZE|MASTER_(ADDR|PORT)|DS_ACCELERATOR|OMP_NUM_THREADS"
     r"|PYTHON.*|LD_.*|PATH|HOME|BASH_ENV|SLURM_.*|SLURMD_.*|OMPI_.*|AUTARKY_.*|TORCH_EXTENSIONS_DIR"
@@ -103,7 +103,7 @@ def _check_variable(name: str, value: str) -> None:
         raise ConfigError(key, value, "is no name of a variable: capitals, digits and '_'", "write it like NCCL_DEBUG")
     if _OURS.fullmatch(name):
         raise ConfigError(key, value, "Autarky or the launcher sets it", "leave it out")
-    if _SECRET.search(name):
+    if is_secret_variable(name):
         reason = "looks like a secret, and the config is stored and shown in many places"
         raise ConfigError(key, "…", reason, f"export {name} in the shell that submits; it reaches the ranks")
     if not _VARIABLE_VALUE.fullmatch(value):

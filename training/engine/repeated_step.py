@@ -8,7 +8,6 @@ result twice is not seen.
 
 import hashlib
 import json
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -21,6 +20,7 @@ from training.checkpoint.tensor_digest import tensor_digest
 from training.engine.process_group import ProcessGroup
 from training.errors import SilentCorruption
 from training.parallel.layout import Layout
+from training.process_identity import host_name
 
 
 class StepTrace:
@@ -98,12 +98,14 @@ def compare(first: StepTrace, second: StepTrace, processes: ProcessGroup, layout
     mine = first.differences(second)
     if processes.agree(not any(mine.values())):
         return
-    told = [json.loads(text) for text in processes.gather_text(json.dumps({"host": socket.gethostname(), **mine}))]
+    told = [json.loads(text) for text in processes.gather_text(json.dumps({"host": host_name(), **mine}))]
     where = blamed(told, [layout.replica_of(rank) for rank in range(layout.world_size)])
-    named = "; ".join(f"rank {rank} on {told[rank]['host']}: {what}" for rank, what in where.items())
+    hosts = {rank: told[rank]["host"] for rank in where}
+    named = "; ".join(f"rank {rank} on {hosts[rank]}: {what}" for rank, what in where.items())
     raise SilentCorruption(
         f"a step computed twice came out differently: {named}\n"
-        "  -> nothing of this step is used or saved; take that node out and test it, then resume=auto"
+        "  -> nothing of this step is used or saved; take that node out and test it, then resume=auto",
+        blamed=hosts,
     )
 
 

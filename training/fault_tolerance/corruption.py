@@ -9,8 +9,7 @@ a fault is a matter of when it happens: what is changed while nobody compares, a
 """
 
 import json
-import socket
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 
@@ -21,6 +20,7 @@ from training.engine.base import Engine
 from training.engine.process_group import ProcessGroup
 from training.errors import SilentCorruption
 from training.parallel.layout import Layout
+from training.process_identity import host_name
 
 _REMEDY = "\n  -> nothing of this step is saved; take that node out and test it, then resume=auto"
 
@@ -60,8 +60,8 @@ class CorruptionChecks:
         self._at_rest = {}
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         told = self._tell(f"{', '.join(changed[:3])}{more}" if changed else "")
-        if found := [f"rank {rank} on {host}: {words}" for rank, (host, words) in enumerate(told) if words]:
-            raise SilentCorruption(f"memory changed between two updates: {'; '.join(found)}{_REMEDY}")
+        if found := {rank: words for rank, (_, words) in enumerate(told) if words}:
+            raise _error("memory changed between two updates", found, told)
 
     def before_save(self, engine: Engine) -> None:
         """Compare all copies of the weights with the fp32 weights that they are copies of, if asked for; collective.
@@ -77,19 +77,26 @@ class CorruptionChecks:
         if not told:
             return
         by_rank = [{int(owner) for owner in words.split(",") if words} for _, words in told]
-        found = [
-            f"rank {rank} on {told[rank][0]}: {what}"
+        found = {
+            rank: what
             for pipeline_stage in range(layout.num_pipeline_stages)
             for rank, what in blamed_of_stage(by_rank, layout, pipeline_stage).items()
-        ]
-        raise SilentCorruption(f"weights that must be equal are not: {'; '.join(found)}{_REMEDY}")
+        }
+        raise _error("weights that must be equal are not", found, told)
 
     def _tell(self, words: str) -> list[tuple[str, str]]:
         """Return (host, words) of every rank, or [] on all if none has words."""
         if self._processes.agree(not words):
             return []
-        texts = self._processes.gather_text(json.dumps([socket.gethostname(), words]))
+        texts = self._processes.gather_text(json.dumps([host_name(), words]))
         return [(host, text) for host, text in map(json.loads, texts)]
+
+
+def _error(what: str, found: Mapping[int, str], told: Sequence[tuple[str, str]]) -> SilentCorruption:
+    """Return the error about ranks at fault: rank -> what is wrong with it, and (host, …) of every rank."""
+    hosts = {rank: told[rank][0] for rank in found}
+    named = "; ".join(f"rank {rank} on {hosts[rank]}: {words}" for rank, words in found.items())
+    return SilentCorruption(f"{what}: {named}{_REMEDY}", blamed=hosts)
 
 
 def blamed_of_stage(differing: Sequence[Collection[int]], layout: Layout, pipeline_stage: int) -> dict[int, str]:

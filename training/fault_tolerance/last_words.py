@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from training.errors import AutarkyError, ExitCode, PeerLost
+from training.errors import AutarkyError, ExitCode, PeerLost, SilentCorruption
 from training.plain_files import read_json
 
 _EXIT = "exit.json"
@@ -68,8 +68,15 @@ def leave(error: BaseException, *, run_directory: Path | None, rank: int) -> tup
         logs.mkdir(exist_ok=True)
         (logs / f"rank-{rank:05d}.error").write_text(text + "\n")
         if not isinstance(error, PeerLost):
-            claim_exit(run_directory, {"exit_code": int(code), "error": text, "rank": rank})
+            claim_exit(run_directory, {"exit_code": int(code), "error": text, "rank": rank, **_at_fault(error)})
     return code, text
+
+
+def _at_fault(error: BaseException) -> dict[str, object]:
+    """Return which ranks on which hosts an error blames, if it blames any: whoever reports is not at fault itself."""
+    if not isinstance(error, SilentCorruption):
+        return {}
+    return {"blamed": [{"rank": rank, "host": host} for rank, host in error.blamed.items()]}
 
 
 def claim_exit(run_directory: Path, content: Mapping[str, object]) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from launch.preflight.__main__ import main
 from launch.preflight.across import to_json
 from launch.preflight.ask import Reply, Way, by_srun, here, over_ssh
 from launch.preflight.findings import Finding, NodeReport, Status, report_of
+from launch.preflight.meeting import whose_fault
 from launch.preflight.node import MARK
 from training.config.cluster_schema import HostfileConfig
 from training.config.load import compose
@@ -56,6 +58,41 @@ def test_asking_ends_in_time_even_if_a_child_keeps_the_pipe_open(tmp_path: Path)
     os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
+def test_silent_nodes_of_a_common_command_are_asked_again_alone(config: RunConfig) -> None:
+    """One that cannot even start it ends it for all others, as with srun."""
+    module = next(iter(here("n").command_lines(["launch.preflight"])))
+
+    def alone(words: Sequence[str], number: int) -> list[str]:
+        return ["false"] if number == 1 else [str(number) if word == "{number}" else word for word in words]
+
+    assert module[-1] == "launch.preflight"
+    reports = across.run(config, Way(nodes=["n0", "n1", "n2"], commands=lambda _: [["false"]], alone=alone), meet=None)
+    assert [report.node for report in reports if report.failed] == ["n1"]
+    assert failures(reports[1]) == {"reachable": "exit code 1: nothing"}
+
+
+def met(node: str, status: Status | None) -> NodeReport:
+    findings = [] if status is None else [Finding(check="rendezvous port", status=status, seen="", expected="")]
+    return NodeReport(node=node, findings=findings, facts={} if status is None else {"python": "3"})
+
+
+@pytest.mark.parametrize(
+    ("statuses", "bad"),
+    [
+        ([Status.ok, Status.ok, Status.ok], []),
+        ([Status.warn, Status.ok, Status.fail], ["n2"]),
+        ([Status.warn, Status.fail], ["n1"]),  # of two it could be either; the first one did listen
+        ([Status.warn, Status.fail, Status.fail], ["n0"]),
+        ([Status.fail, Status.fail, Status.fail], ["n0"]),
+        ([None, Status.fail, Status.fail], []),  # that it says nothing is a finding of its own
+        ([Status.warn, Status.fail, None], ["n1"]),
+    ],
+)
+def test_a_meeting_that_fails_is_the_fault_of_one_side(statuses: list[Status | None], bad: list[str]) -> None:
+    reports = whose_fault([met(f"n{number}", status) for number, status in enumerate(statuses)])
+    assert [report.node for report in reports if report.failed] == bad
+
+
 def test_a_clock_is_wrong_only_if_the_question_cannot_explain_it(config: RunConfig) -> None:
     def seen(begun: float, ended: float) -> Finding:
         reply = Reply(asked=1000.0, came=1010.0, lines=[], problem=None)
@@ -90,9 +127,15 @@ def test_commands_reach_each_node_with_its_index() -> None:
     assert here("me").commands(words) == [["python", "-m", "x", "a b", "--number", "0"]]
     ssh = over_ssh(["a", "b"], HostfileConfig(path="/h", ssh_port=2222, ssh_config="/c")).commands(words)
     assert ssh[1] == ["ssh", "-o", "BatchMode=yes", "-F", "/c", "-p", "2222", "b", "python -m x 'a b' --number 1"]
-    (srun,) = by_srun(["a", "b"], ["--mpi=none"]).commands(words)
+    way = by_srun(["a", "b"], ["--mpi=none"])
+    (srun,) = way.commands(words)
     assert srun[:5] == ["srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--nodelist=a,b"]
+    assert {"--overlap", "--mpi=none"} <= set(srun)
     assert srun[-3:] == ["bash", "-c", "exec python -m x 'a b' --number \"$SLURM_NODEID\""]
+    assert way.alone is not None
+    alone = way.alone(words, 1)
+    assert alone[:5] == ["srun", "--nodes=1", "--ntasks=1", "--ntasks-per-node=1", "--nodelist=b"]
+    assert alone[-1] == "exec python -m x 'a b' --number 1"
 
 
 def test_one_machine_is_checked_whole(config: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:

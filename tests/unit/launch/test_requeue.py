@@ -55,8 +55,15 @@ def test_three_failures_at_one_step_stop_the_run_and_say_so() -> None:
 
 
 def test_preemptions_and_failed_checks_say_nothing_about_a_step() -> None:
-    for code in (ExitCode.STOPPED, ExitCode.PREFLIGHT):
-        assert isinstance(decide([ended(code)] * 9, blamed=["node1"], restarts=8, limits=LIMITS), Requeue)
+    failed_checks = Attempt(exit_code=ExitCode.PREFLIGHT, step=5, blamed=("node1",))
+    for attempt in (ended(ExitCode.STOPPED), failed_checks):
+        assert isinstance(decide([attempt] * 9, blamed=["node1"], restarts=8, limits=LIMITS), Requeue)
+
+
+def test_checks_that_fail_through_no_nodes_fault_fail_again() -> None:
+    decision = decide([ended(ExitCode.PREFLIGHT)] * 3, blamed=[], restarts=2, limits=LIMITS)
+    assert isinstance(decision, Stop)
+    assert decision.exit_code is ExitCode.NO_PROGRESS
 
 
 @given(histories, limits, node_names, st.integers(0, 30))

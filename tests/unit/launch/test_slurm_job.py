@@ -13,10 +13,9 @@ import pytest
 from launch.slurm import submission
 from launch.slurm.bad_nodes import read_bad_nodes, remember_bad_nodes
 from launch.slurm.job import Wishes
-from launch.slurm.node_check import main as check_node
-from launch.slurm.node_check import read_checks
-from launch.slurm.start import blamed_nodes, choose
-from launch.slurm.step import added_environment, container_options, rank_command
+from launch.slurm.nodes import choose
+from launch.slurm.start import blamed_nodes
+from launch.slurm.step import added_environment, container_options, rank_command, rank_environment
 from launch.submit import main
 from training.config.load import compose
 from training.config.schema import Resume, RunConfig
@@ -33,26 +32,36 @@ def command(config: RunConfig = CONFIG, *, restarts: int = 0, until: str | None 
 
 
 def test_spare_nodes_take_the_place_of_those_that_failed_or_are_known_to_be_bad() -> None:
-    passed = {"node1": 1, "node3": 3, "node4": 4, "node5": 5}
     allocated = ("node1", "node2", "node3", "node4", "node5")
-    assert choose(allocated, passed=passed, bad={"node3": "HANG"}, number=2) == ("node1", "node4")
-    assert choose(allocated, passed=passed, bad={}, number=4) == ("node1", "node3", "node4", "node5")
-    assert choose(allocated, passed=passed, bad={}, number=5) is None
+    assert choose(allocated, bad={"node2", "node3"}, number=2) == ("node1", "node4")
+    assert choose(allocated, bad={"node2"}, number=4) == ("node1", "node3", "node4", "node5")
+    assert choose(allocated, bad={"node2"}, number=5) == ()
 
 
 def test_a_report_blames_the_node_of_its_host_or_else_of_its_rank() -> None:
     nodes = ["node1", "node3"]
-    assert blamed_nodes({"rank": 9}, nodes, 8) == ("node3",)
+    assert blamed_nodes({"rank": 9, "host": None}, nodes, 8) == ("node3",)
     assert blamed_nodes({"rank": 9, "host": "node1"}, nodes, 8) == ("node1",)
     assert blamed_nodes({"rank": 9, "host": "elsewhere"}, nodes, 8) == ("node3",)
-    for report in ({"rank": 16}, {"rank": -1}, {"rank": "9"}, {}, None, [9]):
+    for rank in (16, -1, "9", None):
+        assert blamed_nodes({"rank": rank, "host": None}, nodes, 8) == ()
+    for report in ({}, None, [9], {"blamed": 3}, {"blamed": [3]}):
         assert blamed_nodes(report, nodes, 8) == ()
+
+
+def test_whoever_reports_a_corruption_is_not_to_blame_for_it() -> None:
+    nodes = ["node1", "node3"]
+    assert blamed_nodes({"rank": 0}, nodes, 1) == ()
+    assert blamed_nodes({"rank": 0, "blamed": [{"rank": 1, "host": "node3"}]}, nodes, 1) == ("node3",)
+    both = [{"rank": rank, "host": "one machine"} for rank in (0, 1, 1)]
+    assert blamed_nodes({"rank": 0, "blamed": both}, nodes, 1) == ("node1", "node3")
 
 
 def test_bad_nodes_are_remembered_and_only_names_of_nodes_are_read(tmp_path: Path) -> None:
     assert read_bad_nodes(tmp_path) == {}
     remember_bad_nodes(tmp_path, {"node2": "HANG"})
     remember_bad_nodes(tmp_path, {"node7": "PREFLIGHT"})
+    remember_bad_nodes(tmp_path, {"node7": "another reason"})
     assert read_bad_nodes(tmp_path) == {"node2": "HANG", "node7": "PREFLIGHT"}
     for content in ('{"node1,$(id)": "x"}', '["node1"]', '{"node1": 3}', "nonsense"):
         (tmp_path / "slurm" / "bad_nodes.json").write_text(content)
@@ -97,16 +106,11 @@ def test_the_clusters_environment_reaches_the_ranks_and_ours_wins() -> None:
     assert (added["MASTER_ADDR"], added["MASTER_PORT"], added["DS_ACCELERATOR"]) == ("10.0.0.1", "20007", "cuda")
 
 
-def test_a_node_passes_its_check_by_writing_a_free_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURMD_NODENAME", "node4")
-    assert check_node([str(tmp_path), "17", "0"]) == 0
-    (tmp_path / "node5.json").write_text('{"port": 0}')
-    (tmp_path / "node6.json").write_text('{"po')
-    passed = read_checks(tmp_path, ["node4", "node5", "node6", "node7"])
-    assert list(passed) == ["node4"]
-    assert 20_000 <= passed["node4"] < 30_000
-    (tmp_path / "file").touch()
-    assert check_node([str(tmp_path / "file"), "17", "0"]) != 0
+def test_ranks_know_nothing_of_a_launcher_around_the_shell_that_submitted() -> None:
+    base = {"RANK": "3", "LOCAL_RANK": "1", "AUTARKY_LAUNCHER": "7:9", "HOME": "/root"}
+    given = rank_environment(RUN, CONFIG, address="10.0.0.1", port=20_007, base=base)
+    assert given["HOME"] == "/root"
+    assert not {"RANK", "LOCAL_RANK", "AUTARKY_LAUNCHER"} & set(given)
 
 
 def test_a_dry_run_prints_script_command_rank_map_and_environment_and_writes_nothing(
@@ -120,6 +124,8 @@ def test_a_dry_run_prints_script_command_rank_map_and_environment_and_writes_not
         "sbatch --parsable",
         "--kill-on-bad-exit=1",
         "NODE1: ranks 2 to 3",
+        "exec env PYTHONPATH=",
+        '--number "$SLURM_NODEID" --count 2 --meet ADDRESS:PORT',
         "MASTER_PORT=",
     ):
         assert part in printed

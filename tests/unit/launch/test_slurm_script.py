@@ -33,7 +33,7 @@ NUM_FUZZED = 1000
 def test_a_batch_script_equals_its_golden_file_and_pleases_shellcheck(path: Path) -> None:
     assert path.read_text() == batch_scripts()[path], "review, then: python -m tests.golden.rewrite"
     if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed: tests/slurm_cluster/install.sh")
+        pytest.skip("shellcheck is not installed: make packages")
     subprocess.run(["shellcheck", str(path)], check=True, timeout=60)
 
 
@@ -156,7 +156,8 @@ def test_rendering_refuses_by_itself_what_no_check_has_seen(tmp_path: Path) -> N
         ("cluster.slurm.exclude=['\"node[1-3]\"']", "cluster.slurm.exclude", "every node's name"),
         ("+cluster.environment.RANK='3'", "cluster.environment.RANK", "leave it out"),
         ("+cluster.environment.LD_PRELOAD=x", "cluster.environment.LD_PRELOAD", "leave it out"),
-        ("+cluster.environment.WANDB_API_KEY=x", "cluster.environment.WANDB_API_KEY", "export WANDB_API_KEY"),
+        ("+cluster.environment.WANDB_API_KEY=x", "cluster.environment.WANDB_API_KEY", "leave it in the environment"),
+        ("+cluster.environment.MY_TOKEN_2=x", "cluster.environment.MY_TOKEN_2", "export MY_TOKEN_2"),
         ("cluster.slurm=null", "cluster.launcher", "cluster.slurm={}"),
         ("run.until=preetrain", "run.until", "run.until=pretrain"),
         ("cluster.slurm.no_progress_starts=1", "cluster.slurm.no_progress_starts", "no_progress_starts=2"),
