@@ -1,4 +1,4 @@
-"""One run that is disturbed once: who notices and when, when it trains again, and whether it ends with the same bits."""
+"""One run that is disturbed once: who notices and when, when it trains again, whether it ends with the same bits."""
 
 import json
 import os

@@ -76,7 +76,7 @@ def _limit_files(pid: int, size: int | None) -> int:
 
 def disk_errors(ground: Ground) -> Iterator[Line]:
     """D2: fsync, write or close of the living ranks fail, until a save has failed."""
-    for name, error in (("fsync", "EIO"), ("close", "EIO")):
+    for name, error in (("fsync", "EIO"), ("fsync", "ENOSPC"), ("close", "EIO")):
         injected = f"strace on the living ranks: {name} = {error}, until a save has failed"
         if not strace_works():
             yield Line(row="D2", fault=f"{error} at {name}", injected=injected, not_run=_NO_STRACE)

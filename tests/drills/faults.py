@@ -20,6 +20,7 @@ from pathlib import Path
 from tests.drills import fault_rows, fault_rows_around
 from tests.drills.disturbed import Ground, Line, Machine, MissedError
 from tests.drills.mounts import go_into_own_mounts
+from tests.drills.slurm import daemon_lines
 from tests.drills.starts import ForkServer
 from tests.slurm_cluster.cluster import why_not
 
@@ -28,9 +29,7 @@ Row = Callable[[Ground], Iterator[Line]]
 
 def daemons_killed(ground: Ground) -> Iterator[Line]:
     """K3: Slurm's daemons, on a real Slurm."""
-    from tests.drills.slurm import lines  # it takes its own cluster
-
-    yield from lines(["daemon killed", "slurmstepd killed", "node lost", "batch node lost"], ground.folder("slurm"))
+    yield from daemon_lines(ground.folder("slurm"))
 
 
 ROWS: dict[str, Sequence[Row]] = {

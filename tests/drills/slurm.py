@@ -22,6 +22,13 @@ _NUM_NODES = 6
 """Three runs of two nodes at a time."""
 _LIMIT_SECONDS = 1500.0
 _ORPHAN_SECONDS = 5.0
+DAEMON_FAULTS = {
+    "daemon killed": "kill -9 of a node's slurmd",
+    "slurmstepd killed": "kill -9 of a task's slurmstepd",
+    "node lost": "kill -9 of all that runs on a node, at once",
+    "batch node lost": "the same on the node of the batch script",
+}
+"""Row K3 of the fault matrix: what is done."""
 _EXPECTED = {"scancel": "CANCELLED"}
 
 
@@ -57,10 +64,10 @@ def run_faults(faults: Sequence[str], folder: Path) -> tuple[dict[str, Case], li
     return cases, orphans
 
 
-def lines(faults: Sequence[str], folder: Path) -> Iterator[Line]:
-    """Yield the lines of some faults for the table of the fault matrix."""
-    cases, orphans = run_faults(faults, folder)
-    for name in faults:
+def daemon_lines(folder: Path) -> Iterator[Line]:
+    """Yield the lines of the fault matrix's table about Slurm's daemons."""
+    cases, orphans = run_faults(list(DAEMON_FAULTS), folder)
+    for name in DAEMON_FAULTS:
         case = cases[name]
         differing = differences(case, cases["finish"])
         wrong = [f"processes left: {orphans}"] if orphans else []
@@ -70,7 +77,7 @@ def lines(faults: Sequence[str], folder: Path) -> Iterator[Line]:
         yield Line(
             row="K3",
             fault=f"Slurm: {name}",
-            injected=(FAULTS[name].hurt.__doc__ or "").partition(".")[0].strip() or "on a real Slurm of 6 nodes",
+            injected=DAEMON_FAULTS[name],
             seen_seconds=None if case.seen_at is None else case.seen_at - hurt_at,
             recovered_seconds=None if case.again_at is None else case.again_at - hurt_at,
             equal="NO" if differing else BITWISE,
