@@ -98,6 +98,7 @@ class Disturbed:
         ground: of the drill.
         expected: incidents that belong to the disturbance.
         server: one that starts its ranks in some special way; None takes the ground's.
+        reference: what it must be equal to; None takes the ground's short one.
         save_every_steps: if not 1, only the checkpoints of the ends of training stages must be there in the end.
         overrides: of the run's config.
     """
@@ -108,12 +109,13 @@ class Disturbed:
         *,
         expected: Collection[str] = (),
         server: ForkServer | None = None,
+        reference: Reference | None = None,
         save_every_steps: int = 1,
         overrides: Sequence[str] = (),
     ) -> None:
         self.run = DrilledRun(
             server or ground.server,
-            ground.reference,
+            reference or ground.reference,
             ground.root,
             expected=frozenset({"restart", *expected}),
             save_every_steps=save_every_steps,
@@ -228,7 +230,8 @@ class Disturbed:
         begin = self.times.since(self.times.seen) or 0.0
         self._limit("gone", self.times.gone - self.times.at - begin, ORPHANS_GONE_SECONDS)
         if exit_file.exists():
-            self.error = json.loads(exit_file.read_text())["error"].strip().splitlines()[-1]
+            lines = json.loads(exit_file.read_text())["error"].strip().splitlines()
+            self.error = lines[-1] if lines[0].startswith("Traceback") else " ".join(lines)
         self.end()
 
     def end(self) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from tests.drills.campaign import DIED_OF_SIGKILL
 from tests.drills.disturbed import BITWISE, Disturbed, Ground, Line, MissedError
 from tests.drills.drill_run import Findings
+from tests.drills.hang import LIMIT, OVERRIDES, SEEN_AFTER_SECONDS, HangDrill, start_and_stall
 from tests.drills.hang import Hang as SeenHang
-from tests.drills.hang import HangDrill, start_and_stall
 from tests.drills.memory_limits import kill_by_memory, why_not_kill_by_memory
 from tests.drills.moments import Place
 from tests.drills.points import run_points
@@ -88,8 +88,10 @@ def sections_hung(ground: Ground) -> Iterator[Line]:
 
 
 def evaluation_hangs(ground: Ground) -> Iterator[Line]:
-    """E1: a rank is stopped in the evaluation between two training stages."""
-    yield _hung(ground, "E1", "evaluation hangs", "SIGSTOP of rank 1, evaluation", _freeze(1, Place.evaluation))
+    """E1: a rank waits for ever in the evaluation between two training stages."""
+    end = ground.reference.stage_ends[0]
+    injected = f"{STALL_VARIABLE} evaluation, rank 1, after the first stage"
+    yield _hung(ground, "E1", "evaluation hangs", injected, lambda drill: drill.stall(1, "evaluation", end))
 
 
 def _freeze(victim: int, place: Place) -> Callable[[HangDrill], SeenHang | None]:
@@ -127,31 +129,34 @@ def _hung(ground: Ground, row: str, fault: str, injected: str, act: Callable[[Ha
 
 
 def rank_slow(ground: Ground) -> Iterator[Line]:
-    """H3: a rank that only runs half of the time is named, not killed."""
-    overrides = ["fault_tolerance.stragglers.window_steps=1"]
-    run = Disturbed(ground, expected=["slow_rank"], overrides=overrides)
-    run.start()
+    """H3: a rank that only runs half of the time, or takes longer, is named, not killed."""
+    yield _slow(ground, "SIGSTOP and SIGCONT by turns, half of the time, rank 1", by_turns=True)
+    yield _slow(ground, f"{STALL_VARIABLE}: 0.15 s more in every step, rank 1", by_turns=False)
+
+
+def _slow(ground: Ground, injected: str, *, by_turns: bool) -> Line:
+    run = Disturbed(
+        ground,
+        reference=ground.long_reference,
+        expected=["slow_rank"],
+        overrides=["fault_tolerance.stragglers.window_steps=1"],
+    )
+    run.start({} if by_turns else {STALL_VARIABLE: "step:1:*:0.15"})
     run.reach(Place.training, count=1)
 
-    def half_a_turn() -> None:
-        run.started.send("rank 1", signal.SIGSTOP)
+    def wait_a_turn() -> None:
+        if by_turns:
+            run.started.send("rank 1", signal.SIGSTOP)
         time.sleep(_SLOW_TURN_SECONDS)
-        run.started.send("rank 1", signal.SIGCONT)
-        time.sleep(_SLOW_TURN_SECONDS)
+        if by_turns:
+            run.started.send("rank 1", signal.SIGCONT)
+            time.sleep(_SLOW_TURN_SECONDS)
 
-    run.disturb(half_a_turn)
-    said = run.see_incident("slow_rank", keep_on=half_a_turn)
-    run.require(f"rank 1 is named: {said}", said.startswith("rank 1 "))
-    run.go_to_end()
-    yield run.line("H3", "slow rank", "SIGSTOP and SIGCONT by turns, half of the time, rank 1", remarks=said)
-    run = Disturbed(ground, expected=["slow_rank"], overrides=overrides)
-    run.start({STALL_VARIABLE: "step:1:*:0.15"})
-    run.reach(Place.training, count=1)
     run.disturb(lambda: None)
-    said = run.see_incident("slow_rank")
+    said = run.see_incident("slow_rank", keep_on=wait_a_turn)
     run.require(f"rank 1 is named: {said}", said.startswith("rank 1 "))
     run.go_to_end()
-    yield run.line("H3", "slow rank", "0.15 s more in every step, rank 1", remarks=said)
+    return run.line("H3", "slow rank", injected, remarks=said)
 
 
 def stale_lock(ground: Ground) -> Iterator[Line]:
@@ -292,14 +297,16 @@ def evaluation_fails(ground: Ground) -> Iterator[Line]:
 
 def out_of_memory(ground: Ground) -> Iterator[Line]:
     """M1: one rank gets no more memory; then the kernel kills one for it."""
-    run = Disturbed(ground)
+    # A thread that cannot even begin for want of memory is waited for, for ever: that is seen as a hang of its rank.
+    run = Disturbed(ground, expected=["hang"], overrides=OVERRIDES)
     run.start()
     run.reach(Place.training)
     pid = run.started.pid_of("rank 1")
     run.disturb(lambda: _take_memory(pid))
-    run.see_end(seen_within=60)  # from the limit: it is met when the rank next asks for memory
+    run.see_end(seen_within=LIMIT + SEEN_AFTER_SECONDS)
     run.go_on()
-    run.require(f"memory is named: {run.error}", "memory" in run.error.lower())
+    is_named = "memory" in run.error.lower() or "to blame: rank 1 " in run.error
+    run.require(f"memory, or the rank, is named: {run.error}", is_named)
     yield run.line("M1", "out of memory in rank 1", "RLIMIT_AS of the living process", remarks=run.error)
     if reason := why_not_kill_by_memory():
         yield Line(row="M1", fault="OOM kill of rank 1", injected="cgroup memory limit", not_run=reason)

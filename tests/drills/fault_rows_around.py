@@ -2,6 +2,7 @@
 
 import os
 import resource
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -29,6 +30,7 @@ _PATIENT = f"checkpoint.max_failed_saves={_MANY}"
 _DISK_BYTES = 64 * 2**20
 _LOG_DISK_BYTES = 64 * 2**10
 _SLOW_FSYNC_SECONDS = 0.5
+_STEP_LIMIT_SECONDS = 3.0
 _FILE_BYTES = 2**16
 """That a rank may write into one file; its part of a checkpoint is larger."""
 
@@ -75,20 +77,29 @@ def _limit_files(pid: int, size: int | None) -> int:
 
 
 def disk_errors(ground: Ground) -> Iterator[Line]:
-    """D2: fsync, write or close of the living ranks fail, until a save has failed."""
-    for name, error in (("fsync", "EIO"), ("fsync", "ENOSPC"), ("close", "EIO")):
-        injected = f"strace on the living ranks: {name} = {error}, until a save has failed"
+    """D2: system calls of the living ranks fail until a save has failed: every fsync, or those on the shards alone."""
+    for name, error, on_shards in (("fsync", "EIO", False), ("write", "ENOSPC", True), ("close", "EIO", True)):
+        of = "the checkpoints' shards" if on_shards else "everything"
+        injected = f"strace on the living ranks: {name} of {of} fails, until a save has failed"
         if not strace_works():
             yield Line(row="D2", fault=f"{error} at {name}", injected=injected, not_run=_NO_STRACE)
             continue
-        run = Disturbed(ground, expected=["save_failed", "log_unwritable"], overrides=[_PATIENT])
+        expected = ["save_failed", "prune_failed", "log_unwritable", "heartbeat_file"]
+        run = Disturbed(ground, expected=expected, overrides=[_PATIENT])
+        shards = [
+            run.directory / f"checkpoints/step-{step:08d}.attempt-1.tmp/rank-{rank:05d}.safetensors"
+            for step in ground.reference.steps
+            for rank in range(WORLD_SIZE)
+        ]
         run.start()
         run.reach(Place.training)
         run.disturb(lambda: None)
-        with failing_calls(run.started.ranks, name, error=error):
-            said = run.see_incident("save_failed")
+        with failing_calls(run.started.ranks, name, error=error, files=shards if on_shards else ()):
+            run.see(lambda run=run: "INCIDENT save_failed" in run.run.words())
         run.go_to_end()
-        yield run.line("D2", f"{error} at {name}", injected, remarks=_first_line(said))
+        failed = [record for record in records(run.directory, "incident") if record["what"] == "save_failed"]
+        run.require("metrics.jsonl says so too", bool(failed))
+        yield run.line("D2", f"{error} at {name}", injected, remarks=_first_line(failed[0]["message"]))
 
 
 def disk_slow(ground: Ground) -> Iterator[Line]:
@@ -114,27 +125,24 @@ def disk_slow(ground: Ground) -> Iterator[Line]:
 
 def storage_away(ground: Ground) -> Iterator[Line]:
     """D4: the storage of the checkpoints vanishes, or may only be read, and comes back."""
-    run = Disturbed(ground, expected=["save_failed"], overrides=[_PATIENT])
+    expected = ["save_failed", "prune_failed"]
+    run = Disturbed(ground, expected=expected, overrides=[_PATIENT])
     run.start()
     run.reach(Place.training)
     folder, away = run.directory / "checkpoints", run.directory / "away"
-
-    def take_away() -> None:
-        folder.rename(away)
-        folder.write_text("something else lies there")
-
-    run.disturb(take_away)
+    run.disturb(lambda: _replace(folder, away))
     said = run.see_incident("save_failed")
     folder.unlink()
     away.rename(folder)
     run.go_to_end()
     injected = "checkpoints/ renamed away, a file in its place; back once a save has failed"
     yield run.line("D4", "storage vanishes and returns", injected, remarks=_first_line(said))
+    yield _away_at_the_end_of_a_stage(ground)
     fault, injected = "storage read-only and back", "remount of a tmpfs under checkpoints/, ro, then rw"
     if not can_mount():
         yield Line(row="D4", fault=fault, injected=injected, not_run=_NO_MOUNTS)
         return
-    run = Disturbed(ground, expected=["save_failed"], overrides=[_PATIENT])
+    run = Disturbed(ground, expected=expected, overrides=[_PATIENT])
     with disk(run.directory / "checkpoints", size_bytes=_DISK_BYTES) as checkpoints:
         run.start()
         run.reach(Place.training)
@@ -143,6 +151,31 @@ def storage_away(ground: Ground) -> Iterator[Line]:
         make_read_only(checkpoints, False)
         run.go_to_end()
         yield run.line("D4", fault, injected, remarks=_first_line(said))
+
+
+def _away_at_the_end_of_a_stage(ground: Ground) -> Line:
+    """Take it away where training cannot go on without it, until a pause between tries is longer than a step may be."""
+    overrides = [_PATIENT, f"fault_tolerance.hang.step_seconds={_STEP_LIMIT_SECONDS}"]
+    run = Disturbed(ground, expected=["save_failed", "prune_failed"], overrides=overrides)
+    run.start()
+    run.reach(Place.training, count=ground.reference.stage_ends[0] - 2)
+    folder, away = run.directory / "checkpoints", run.directory / "away"
+    run.disturb(lambda: _replace(folder, away))
+    run.see(lambda: "(failure 3 in a row)" in run.run.words())
+    time.sleep(_STEP_LIMIT_SECONDS + 2)
+    run.times.seen = None  # that of the third try
+    folder.unlink()
+    away.rename(folder)
+    run.go_to_end()
+    seconds = f"{_STEP_LIMIT_SECONDS + 2:.0f} s longer than three tries"
+    return run.line(
+        "D4", "storage away at the end of a stage", f"the same, for {seconds}", remarks="waited for; no hang"
+    )
+
+
+def _replace(folder: Path, away: Path) -> None:
+    folder.rename(away)
+    folder.write_text("something else lies there")
 
 
 # -- clocks -----------------------------------------------------------------------------------------------------------

@@ -95,10 +95,11 @@ class HangDrill:
             return self._ended()
         return self._observe(f"freeze in {place}", victim, time.monotonic(), started)
 
-    def stall(self, victim: int, section: str) -> Hang | None:
-        """Let a rank wait for ever in a section; None if the run came to its end before."""
-        step = max(self.run.steps, default=0) + self._draw.randint(2, 4) if section in ("data", "step") else "*"
-        started, at = start_and_stall(self.run, f"{section}:{victim}:{step}:inf")
+    def stall(self, victim: int, section: str, step: int | None = None) -> Hang | None:
+        """Let a rank wait for ever in a section, at a step if one is given; None if the run came to its end before."""
+        if step is None and section in ("data", "step"):
+            step = max(self.run.steps, default=0) + self._draw.randint(2, 4)
+        started, at = start_and_stall(self.run, f"{section}:{victim}:{'*' if step is None else step}:inf")
         if at is None:
             return self._ended()
         return self._observe(f"stall in {section}", victim, at, started)

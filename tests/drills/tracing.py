@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 _END_SECONDS = 30.0
 
@@ -21,15 +22,19 @@ def slow_calls(name: str, *, seconds: float) -> list[str]:
 
 
 @contextlib.contextmanager
-def failing_calls(processes: Sequence[int], name: str, *, error: str) -> Iterator[None]:
-    """Let every call of a name fail in living processes, until the block is left."""
+def failing_calls(processes: Sequence[int], name: str, *, error: str, files: Sequence[Path] = ()) -> Iterator[None]:
+    """Let every call of a name fail in living processes, on some files if they are given, until the block is left."""
     words = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={name}", "-e", f"inject={name}:error={error}"]
+    for file in files:
+        words += ["-P", str(file)]
     for pid in processes:
         words += ["-p", str(pid)]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as strace:
         try:
             assert strace.stderr is not None
             said = strace.stderr.readline()
+            while "Requested path" in said:  # that it is not there yet
+                said = strace.stderr.readline()
             if "attached" not in said:
                 raise RuntimeError(f"strace could not be attached: {said}")
             yield
