@@ -307,7 +307,12 @@ def out_of_memory(ground: Ground) -> Iterator[Line]:
     run.go_on()
     is_named = "memory" in run.error.lower() or "to blame: rank 1 " in run.error
     run.require(f"memory, or the rank, is named: {run.error}", is_named)
-    yield run.line("M1", "out of memory in rank 1", "RLIMIT_AS of the living process", remarks=run.error)
+    yield run.line(
+        "M1",
+        "out of memory in rank 1",
+        "RLIMIT_AS of the living process",
+        remarks=run.error.partition("to blame: ")[2] or run.error,
+    )
     if reason := why_not_kill_by_memory():
         yield Line(row="M1", fault="OOM kill of rank 1", injected="cgroup memory limit", not_run=reason)
         return

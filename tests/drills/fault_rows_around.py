@@ -21,7 +21,7 @@ from training.fault_tolerance.injected import VARIABLE
 from training.fault_tolerance.poisoned import VARIABLE as POISON
 
 _MANY = 10_000
-_FULL_SAYS = "No space left on device"
+_FULL_SAYS = "[Errno 28]"
 _MEMORY_SAYS = "records wait in memory"
 _NO_MOUNTS = "this machine lets nobody make mounts"
 _NO_STRACE = "there is no strace, or it may not trace"

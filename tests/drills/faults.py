@@ -98,7 +98,7 @@ def verdict(line: Line) -> str:
 
 def cells(line: Line) -> tuple[str, ...]:
     """Return a line's cells, in the order of the head."""
-    remarks = re.sub(r"(?<=[\s(])/\S*/(?=\S)", "…/", " ".join((line.not_run or line.remarks).split()))
+    remarks = re.sub(r"(?<=[\s('])/\S*/(?=\S)", "…/", " ".join((line.not_run or line.remarks).split()))
     if len(remarks) > _LONGEST_REMARK:
         remarks = remarks[: _LONGEST_REMARK - 1] + "…"
     equal = "-" if line.not_run else line.equal
