@@ -48,15 +48,17 @@ check: $(STAMP) ## format, lint, types, import contracts
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports --no-logo
 
-drill: $(STAMP) ## the slow tests: all layouts' equivalence, 200 kills, 800 signals, 500 damaged checkpoints, 1,000 saves with frozen ranks
+drill: $(STAMP) ## the slow tests: the fault matrix, all layouts' equivalence, 200 kills, 800 signals, 40 hangs, 500 damaged checkpoints
 	$(PY) -m tests.distributed.matrix --all
 	$(PY) -m tests.drills.kill --points --kills 200
 	$(PY) -m tests.drills.signals --count 100 --too-short 20
+	$(PY) -m tests.drills.hang --count 40
 	$(PY) -m tests.drills.corruption --count 500 --loads 1000
 	$(PY) -m tests.drills.corruption_in_memory --count 50
 	$(PY) -m tests.drills.freeze --count 1000
 	$(PY) -m tests.drills.payloads
 	$(PY) -m tests.drills.slurm
+	$(PY) -m tests.drills.faults --slurm
 
 bench: $(STAMP) ## speed beside Hugging Face Trainer + DeepSpeed, torch DDP and FSDP2 pipelines; checkpoints beside DeepSpeed and DCP
 	$(PY) -m benchmarks $(ARGS)

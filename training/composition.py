@@ -34,7 +34,7 @@ from training.engine.build import build_engine
 from training.engine.collectives import CollectiveLog
 from training.engine.matmul_rate import measured_matmul_rate
 from training.engine.process_group import Ballot, ProcessGroup
-from training.errors import AutarkyError, ExitCode, PeerLost
+from training.errors import AutarkyError, ExitCode, PeerLost, StorageError
 from training.fault_tolerance.corruption import CorruptionChecks, compute_reproducibly
 from training.fault_tolerance.heartbeat import Heartbeat, Section
 from training.fault_tolerance.injected import fault_at_point, make_heartbeat
@@ -87,10 +87,18 @@ def run_rank(argv: Sequence[str], stop_request: StopRequest) -> ExitCode:
         return code
     finally:
         if lease is not None:
-            lease.release()
+            _release(lease)
         if log is not None:
             log.close()
     return ExitCode.DONE
+
+
+def _release(lease: Lease) -> None:
+    """Let the next start take the run directory at once; if that cannot be written, it waits for this process's end."""
+    try:
+        lease.release()
+    except StorageError as error:  # must not take the place of the exit code
+        print(f"[rank 0] {error}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _start_watchdog(processes: ProcessGroup) -> Watchdog:

@@ -16,5 +16,11 @@ signals     wishes to stop, to any rank, in every phase
 corruption  damaged files of every kind (damages, random_states), and good ones
 corruption_in_memory  flipped bits in weights, optimizer state, activations and gradients (its _worker is one rank)
 freeze      ranks stopped in the middle of a thousand saves (freeze_worker)
+hang        ranks that stand still, at every place of a run
+faults      the whole fault matrix, a line for every row, as one table
+  fault_rows, fault_rows_around   its rows: processes; disks, clocks, the network, numbers
+  disturbed     one run that is disturbed once: who notices, when it trains again, whether it ends equal
+  mounts, tracing, clocks, bad_servers, memory_limits   how what is around a run is hurt
+slurm       runs on a real Slurm, hurt in every way that docs/slurm.md lists (slurm_campaign)
 payloads    malicious files in the place of every kind of file (payload_cases, payload_contents, bounded)
 """

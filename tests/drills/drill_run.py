@@ -81,7 +81,20 @@ def make_run(
     more: Sequence[str] = (),
 ) -> Path:
     """Return a new run directory under a root, with its config frozen inside; prepared data is shared."""
-    overrides = [
+    overrides = overrides_of(root, stage_steps, keep_last=keep_last, save_every_steps=save_every_steps, more=more)
+    return create(compose(overrides), overrides)
+
+
+def overrides_of(
+    root: Path,
+    stage_steps: Sequence[int],
+    *,
+    keep_last: int = KEEP_LAST,
+    save_every_steps: int = 1,
+    more: Sequence[str] = (),
+) -> list[str]:
+    """Return the overrides that make the drilled run."""
+    return [
         "experiment=smoke",
         f"data.prepared_root={root / 'prepared'}",
         f"run.root={root / 'runs'}",
@@ -92,7 +105,6 @@ def make_run(
         *(f"stages.{name}.tokens={steps * _TOKENS_PER_STEP}" for name, steps in zip(STAGES, stage_steps, strict=True)),
         *more,
     ]
-    return create(compose(overrides), overrides)
 
 
 def make_reference(server: ForkServer, root: Path, stage_steps: Sequence[int]) -> Reference:

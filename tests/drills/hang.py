@@ -95,17 +95,13 @@ class HangDrill:
             return self._ended()
         return self._observe(f"freeze in {place}", victim, time.monotonic(), started)
 
-    def stall(self, victim: int, section: str) -> Hang | None:
-        """Let a rank wait for ever in a section; None if the run came to its end before."""
-        step = max(self.run.steps, default=0) + self._draw.randint(2, 4) if section in ("data", "step") else "*"
-        said_before = self._output().count(STALL_VARIABLE)
-        started, _ = self.run.start({STALL_VARIABLE: f"{section}:{victim}:{step}:inf"})
-        deadline = time.monotonic() + LIMIT_SECONDS
-        while self._output().count(f"{STALL_VARIABLE} at") <= said_before:
-            if self.run.has_ended() or time.monotonic() > deadline:
-                return self._ended()
-            time.sleep(0.01)
-        at = float(re.findall(rf"{STALL_VARIABLE} at ([\d.]+)", self._output())[-1])
+    def stall(self, victim: int, section: str, step: int | None = None) -> Hang | None:
+        """Let a rank wait for ever in a section, at a step if one is given; None if the run came to its end before."""
+        if step is None and section in ("data", "step"):
+            step = max(self.run.steps, default=0) + self._draw.randint(2, 4)
+        started, at = start_and_stall(self.run, f"{section}:{victim}:{'*' if step is None else step}:inf")
+        if at is None:
+            return self._ended()
         return self._observe(f"stall in {section}", victim, at, started)
 
     def _observe(self, fault: str, victim: int, at: float, started: Started) -> Hang | None:
@@ -141,14 +137,28 @@ class HangDrill:
             has_stacks=has_stacks,
         )
 
-    def _output(self) -> str:
-        path = self.run.directory / "output"
-        return path.read_text(errors="replace") if path.exists() else ""
-
     def _ended(self) -> None:
         left = self.run.end(seen=[])
         if left is not None and not self.run.is_done:
             self.run.findings.retries.append(f"{self.run.directory.name}: ended by itself: {self.run.words()}")
+
+
+def start_and_stall(run: DrilledRun, stall: str) -> tuple[Started, float | None]:
+    """Start a run with an AUTARKY_STALL; return the start and when the rank stood still, None if it ended before."""
+    output = run.directory / "output"
+
+    def moments() -> list[str]:
+        said = output.read_text(errors="replace") if output.exists() else ""
+        return re.findall(rf"{STALL_VARIABLE} at ([\d.]+)\n", said)
+
+    before = len(moments())
+    started, _ = run.start({STALL_VARIABLE: stall})
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while len(moments()) <= before:
+        if run.has_ended() or time.monotonic() > deadline:
+            return started, None
+        time.sleep(0.01)
+    return started, float(moments()[-1])
 
 
 def drill(

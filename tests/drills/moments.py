@@ -1,5 +1,6 @@
 """Where a run is, seen from outside, and the moment at which it is to be killed."""
 
+import contextlib
 import json
 import random
 import time
@@ -86,7 +87,7 @@ class Watch:
                 if not line.endswith(b"\n"):
                     break  # being written, or torn for ever
                 self._offset += len(line)
-                if line.strip():  # a line that an earlier kill tore is ended by the next start
+                with contextlib.suppress(ValueError):  # a line that a kill or a full disk tore was ended later
                     self.records.append(json.loads(line))
         return self.records
 

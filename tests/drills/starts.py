@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -49,6 +50,12 @@ class Started:
             return False
         return True
 
+    def has_ended(self, victim: str) -> bool:
+        """Return whether a victim's process has ended, reaped or not."""
+        poll = select.poll()
+        poll.register(self._descriptors[self.victims.index(victim)], select.POLLIN)
+        return bool(poll.poll(0))
+
     def pid_of(self, victim: str) -> int:
         """Return a victim's process id."""
         return (self.launcher, *self.ranks)[self.victims.index(victim)]
@@ -73,12 +80,18 @@ class Left:
 class ForkServer:
     """tests.drills.fork_server in a process of its own; leaving the context ends it and everything it forked."""
 
-    def __init__(self) -> None:
-        environment = {key: value for key, value in os.environ.items() if key not in _LAUNCHER_WORDS}
+    def __init__(self, *, prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
+        """Start it.
+
+        Args:
+            prefix: a command that runs it, and so everything that it forks, in some way.
+            environment: more of it.
+        """
+        inherited = {key: value for key, value in os.environ.items() if key not in _LAUNCHER_WORDS}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.drills.fork_server"],
+            [*prefix, sys.executable, "-m", "tests.drills.fork_server"],
             cwd=REPOSITORY,
-            env=environment | _ENVIRONMENT,
+            env=inherited | _ENVIRONMENT | dict(environment or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -102,9 +115,15 @@ class ForkServer:
         self, run_directory: Path, *, world_size: int, output: Path, environment: Mapping[str, str] | None = None
     ) -> Started:
         """Start the ranks of a run directory, continuing what is there; what they print is added to `output`."""
+        return self.start_with([str(run_directory)], world_size=world_size, output=output, environment=environment)
+
+    def start_with(
+        self, words: Sequence[str], *, world_size: int, output: Path, environment: Mapping[str, str] | None = None
+    ) -> Started:
+        """Start ranks with other arguments, such as overrides, and resume=auto."""
         answer = self._ask(
             {
-                "start": [str(run_directory), "resume=auto"],
+                "start": [*words, "resume=auto"],
                 "world_size": world_size,
                 "output": str(output),
                 "environment": dict(environment or {}),

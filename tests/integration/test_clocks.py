@@ -1,8 +1,6 @@
 """Wall clocks that jump by a day or differ between ranks change nothing but the dates in the log."""
 
-import shutil
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -10,46 +8,28 @@ from pathlib import Path
 
 import pytest
 
+from tests.drills.clocks import CAN_SHIFT, DAY, Clock, build_shim
 from tests.integration.conftest import Reference
 from tests.integration.reading import contents, last_checkpoint, ledger, numbers_by_step, records
 from tests.integration.running import Job, kill, only_run, run_directories
 from training.errors import ExitCode
 
-DAY = 86400.0
-SHIM = Path(__file__).parents[1] / "drills" / "shifted_clock.c"
-
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="the clocks are shifted by a piece of C")
+pytestmark = pytest.mark.skipif(not CAN_SHIFT, reason="the clocks are shifted by a piece of C")
 
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    library = tmp_path_factory.mktemp("shim") / "shifted_clock.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, SHIM, "-ldl"], check=True)
-    return library
+    return build_shim(tmp_path_factory.mktemp("shim"))
 
 
-class Clock:
-    """The wall clock of the processes that are started with `environment`."""
-
-    def __init__(self, file: Path, shim: Path, shift_seconds: float = 0.0) -> None:
-        self._file = file
-        self._shim = shim
-        self.shift(shift_seconds)
-
-    def shift(self, seconds: float) -> None:
-        if not self._file.exists():
-            self._file.write_bytes(bytes(8))
-        with self._file.open("r+b", buffering=0) as file:  # in place: the processes have it mapped
-            file.write(struct.pack("d", seconds))
-
-    @property
-    def environment(self) -> list[str]:
-        return ["env", f"LD_PRELOAD={self._shim}", f"CLOCK_SHIFT_FILE={self._file}"]
+def in_time_of(clock: Clock) -> list[str]:
+    """The words before a command whose clock it is to be."""
+    return ["env", *(f"{name}={value}" for name, value in clock.environment.items())]
 
 
 def test_the_shim_shifts_the_wall_clock_only(shim: Path, tmp_path: Path) -> None:
     program = "import time, datetime; print(time.time(), time.monotonic(), datetime.datetime.now().timestamp())"
-    command = [*Clock(tmp_path / "clock", shim, -DAY).environment, sys.executable, "-c", program]
+    command = [*in_time_of(Clock(tmp_path / "clock", shim, -DAY)), sys.executable, "-c", program]
     words = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     wall, monotonic, date = map(float, words)
     assert abs(wall - (time.time() - DAY)) < 60
@@ -65,7 +45,7 @@ def ranks(clocks: list[Clock], overrides: list[str]) -> list[list[str]]:
     train = [sys.executable, "-m", "training.train", *overrides]
     world = [f"WORLD_SIZE={len(clocks)}", f"LOCAL_WORLD_SIZE={len(clocks)}", "MASTER_ADDR=127.0.0.1"]
     return [
-        [*clock.environment, *world, f"MASTER_PORT={port}", f"RANK={rank}", f"LOCAL_RANK={rank}", *train]
+        [*in_time_of(clock), *world, f"MASTER_PORT={port}", f"RANK={rank}", f"LOCAL_RANK={rank}", *train]
         for rank, clock in enumerate(clocks)
     ]
 

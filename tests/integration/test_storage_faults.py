@@ -2,13 +2,13 @@
 
 import shutil
 import signal
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from tests.drills.tracing import strace_works
 from tests.integration.conftest import Reference
 from tests.integration.reading import contents, last_checkpoint, ledger, numbers_by_step, records
 from tests.integration.running import Job, only_run, run_directories, run_to_end, submit, submit_to_end
@@ -19,11 +19,6 @@ ROOM_FOR_ONE = "size=3m"
 LONGEST_WAIT_SECONDS = 1.0
 """From the issue: training does not wait longer for anything that reports or saves."""
 REMOUNT = "mount -o remount,size=1m"
-
-
-def strace_works() -> bool:
-    probe = ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "true"]
-    return shutil.which("strace") is not None and subprocess.run(probe, capture_output=True).returncode == 0
 
 
 def assert_same_run(run: Path, reference: Reference) -> None:

@@ -5,6 +5,7 @@ for a server that does not answer: a frozen rank 0 holds its callers for ever. S
 must not hang makes it in another thread (`within`).
 """
 
+import _thread
 import json
 import threading
 from collections.abc import Callable, Sequence
@@ -91,16 +92,18 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     """
     answers: list[T] = []
     errors: list[Exception] = []
+    done = threading.Event()
 
     def work() -> None:
         try:
             answers.append(call())
         except Exception as error:  # raised again by the caller's thread
             errors.append(error)
+        done.set()
 
-    thread = threading.Thread(target=work, name="within", daemon=True)
-    thread.start()
-    thread.join(seconds)
+    # Thread.start waits for ever for a thread that dies before it begins, for want of memory (CPython 3.11).
+    _thread.start_new_thread(work, ())
+    done.wait(seconds)
     if errors:
         raise errors[0]
     if not answers:

@@ -64,11 +64,14 @@ def leave(error: BaseException, *, run_directory: Path | None, rank: int) -> tup
     code = error.exit_code if isinstance(error, AutarkyError) else ExitCode.FAILED
     text = f"{type(error).__name__}: {error}" if known else "".join(traceback.format_exception(error)).rstrip()
     if run_directory is not None and run_directory.is_dir():
-        logs = run_directory / "logs"
-        logs.mkdir(exist_ok=True)
-        (logs / f"rank-{rank:05d}.error").write_text(text + "\n")
-        if not isinstance(error, PeerLost):
-            claim_exit(run_directory, {"exit_code": int(code), "error": text, "rank": rank, **_at_fault(error)})
+        try:
+            logs = run_directory / "logs"
+            logs.mkdir(exist_ok=True)
+            (logs / f"rank-{rank:05d}.error").write_text(text + "\n")
+            if not isinstance(error, PeerLost):
+                claim_exit(run_directory, {"exit_code": int(code), "error": text, "rank": rank, **_at_fault(error)})
+        except OSError as unwritable:  # the code and the words count more than where they stand
+            text += f"\n(this could not be written to {run_directory}: {unwritable})"
     return code, text
 
 

@@ -1,5 +1,6 @@
 """The two threads that speak to the job's store, and may hang with it; others look at what they have come to."""
 
+import _thread
 import os
 import threading
 import time
@@ -63,7 +64,7 @@ class Suspicion:
         """Whether the store is gone."""
         self._begun = time.monotonic()
         self._connect = connect
-        threading.Thread(target=self._look, name="suspicion", daemon=True).start()
+        _thread.start_new_thread(self._look, ())  # not Thread.start: see `board.within`
 
     @property
     def is_ripe(self) -> bool:

@@ -10,6 +10,7 @@ one to do so decides when time is up, and the others hear the verdict. If the st
 import json
 import math
 import os
+import signal
 import sys
 import threading
 import time
@@ -44,6 +45,8 @@ _LOOK_INTERVALS = 2.5
 _SURVEY_INTERVALS = 5
 _PATIENCE_SECONDS = 1.5
 """Longest wait for the store, the disk or the decision of another rank, once time is up."""
+_SPARE_SECONDS = 0.5
+"""On top of everything that an end may wait for; then the kernel ends the process."""
 _DESCRIBED = 16
 """Ranks to blame whose hosts are looked up; there may be thousands."""
 
@@ -189,6 +192,8 @@ class Watchdog:
     def _end(self, verdict: Verdict) -> NoReturn:
         """Leave evidence, take frozen neighbours along, stay until the others have heard it too, and end."""
         self._ending.set()
+        # Whatever becomes of the rest, for example without memory: SIGALRM, which nobody handles, ends the process.
+        signal.setitimer(signal.ITIMER_REAL, 2 * _PATIENCE_SECONDS + 2 * self._interval_seconds + _SPARE_SECONDS)
         self._bounded(lambda: self._evidence.write(verdict.message))
         end_neighbours(verdict.frozen)
         self._leave(Hang(verdict.message), linger_seconds=2 * self._interval_seconds)

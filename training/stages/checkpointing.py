@@ -19,6 +19,7 @@ from training.reporting.reporter import Reporter
 
 _LONGEST_PAUSE_SECONDS = 60.0
 _POLL_SECONDS = 0.05
+_BEAT_SECONDS = 0.5
 
 
 class Checkpointing:
@@ -144,10 +145,19 @@ class Checkpointing:
         self.settle()
         while self.newest is None or step_of(self.newest) != progress.step:
             if self._failed_saves:
-                time.sleep(min(2.0 ** (self._failed_saves - 1), _LONGEST_PAUSE_SECONDS))
+                self._pause(min(2.0 ** (self._failed_saves - 1), _LONGEST_PAUSE_SECONDS))
             self._begin(engine, progress)
             self.settle()
         return self.newest
+
+    def _pause(self, seconds: float) -> None:
+        """Give the storage time, and say all the while that this is no hang."""
+        section = self._heartbeat.doing.section
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._heartbeat.section(Section.save)
+            time.sleep(min(left, _BEAT_SECONDS))
+        self._heartbeat.section(section)
 
     def settle(self) -> None:
         """Wait for the save in flight, if there is one.
@@ -242,13 +252,21 @@ class Checkpointing:
                 keep_last=self._config.keep_last,
                 keep_steps=self._kept_for_good(progress.step),
             )
-        except StorageError as error:  # costs space, not the run
+        except (StorageError, OSError) as error:  # costs space, not the run
             self._incident(progress, "prune_failed", str(error))
         self._saver.reach("after_prune", progress.step)
 
     def _record(self, outcome: SaveOutcome, progress: Progress) -> None:
         assert outcome.checkpoint is not None
-        num_bytes = sum(path.stat().st_size for path in outcome.checkpoint.iterdir())
+        try:
+            num_bytes = sum(path.stat().st_size for path in outcome.checkpoint.iterdir())
+        except OSError as error:  # the storage has gone since; if it stays away, the next save says so
+            self._incident(
+                progress,
+                "save_failed",
+                f"{outcome.checkpoint.name} was committed and cannot be looked at since: {error}",
+            )
+            return
         self._reporter.record(
             CheckpointRecord(
                 step=progress.step,

@@ -52,6 +52,13 @@ def test_without_a_run_directory_the_text_is_all_there_is(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_words_that_cannot_be_written_are_said_and_the_exit_code_stays(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("a file where a folder has to be")
+    code, text = leave(StorageError("x"), run_directory=tmp_path, rank=0)
+    assert code is ExitCode.STORAGE
+    assert text.startswith("StorageError: x\n(this could not be written to ")
+
+
 @pytest.mark.parametrize(
     "message",
     [

@@ -1,21 +1,18 @@
 """The issue's limit: whatever happens to disk, terminal and wandb, training does not wait more than a second."""
 
-import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.drills.bad_servers import broken_server, nobody, tarpit
 from tests.unit.reporting.log_worker import NUM_STEPS, STEP_SECONDS, WANDB_CLOSE_SECONDS
 from training.reporting.log_writer import CLOSE_SECONDS
 
@@ -110,43 +107,6 @@ def test_a_closed_or_full_standard_output_ends_nothing(stdout: str, tmp_path: Pa
     assert found["steps"] == ALL_STEPS
     assert found["longest"] < LONGEST_WAIT_SECONDS
     assert "Traceback" not in said
-
-
-@contextlib.contextmanager
-def nobody() -> Iterator[str]:
-    """A port that refuses."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"  # bound, but nobody listens
-
-
-@contextlib.contextmanager
-def tarpit() -> Iterator[str]:
-    """A port that takes every connection and never answers."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(128)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-@contextlib.contextmanager
-def broken_server() -> Iterator[str]:
-    """A server whose every answer is 500."""
-
-    class Answer(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.send_error(500)
-
-        do_GET = do_POST
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (http.server's name)
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
 
 
 @pytest.mark.parametrize("server", [nobody, tarpit, broken_server])
