@@ -93,7 +93,10 @@ def blamed_nodes(report: Any, nodes: Sequence[str], processes_per_node: int) -> 
             continue
         host, rank = place.get("host"), place.get("rank")
         node = node_of_rank(rank, nodes, processes_per_node) if isinstance(rank, int) else None
-        found += [host] if host in nodes else [node] if node is not None else []
+        if isinstance(host, str) and host in nodes:
+            found.append(host)
+        elif node is not None:
+            found.append(node)
     return tuple(dict.fromkeys(found))
 
 
