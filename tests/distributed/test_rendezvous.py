@@ -29,6 +29,7 @@ class Meeting:
 
     folder: Path
     jobs: list[Job]
+    address: str
     port: int
 
     def listeners(self) -> list[tuple[str, int]]:
@@ -48,29 +49,30 @@ class Meeting:
         )
 
 
-@pytest.fixture
-def meeting(tmp_path: Path) -> Iterator[Meeting]:
+@pytest.fixture(params=["127.0.0.1", "127.0.77.1"])
+def meeting(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Meeting]:
+    """The second address is this machine's too, but not the one that it speaks from."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((request.param, 0))
         port = probe.getsockname()[1]
-    launcher = ["WORLD_SIZE=2", "LOCAL_WORLD_SIZE=2", "MASTER_ADDR=127.0.0.1", f"MASTER_PORT={port}"]
+    launcher = ["WORLD_SIZE=2", "LOCAL_WORLD_SIZE=2", f"MASTER_ADDR={request.param}", f"MASTER_PORT={port}"]
     worker = [sys.executable, "-m", "tests.distributed.rendezvous_worker", str(tmp_path)]
     first, second = (["env", f"RANK={rank}", f"LOCAL_RANK={rank}", *launcher, *worker] for rank in range(WORLD_SIZE))
     with Job(first, folder=tmp_path) as job, Job(second, folder=tmp_path) as other:
         for rank, waiting in enumerate((job, other)):
             waiting.wait_until((tmp_path / f"joined-{rank}").exists, limit_seconds=100)
-        yield Meeting(folder=tmp_path, jobs=[job, other], port=port)
+        yield Meeting(folder=tmp_path, jobs=[job, other], address=request.param, port=port)
 
 
 def test_the_ranks_listen_on_the_loopback_only_and_junk_does_not_end_them(meeting: Meeting) -> None:
     listeners = meeting.listeners()
-    assert ("127.0.0.1", meeting.port) in listeners
+    assert (meeting.address, meeting.port) in listeners
     assert len(listeners) > WORLD_SIZE  # gloo's are among them
-    assert {address for address, _ in listeners} == {"127.0.0.1"}
+    assert {address for address, _ in listeners} == {"127.0.0.1", meeting.address}
 
-    for _, port in listeners:
+    for address, port in listeners:
         for junk in JUNK:
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as stranger:
+            with socket.create_connection((address, port), timeout=5) as stranger:
                 stranger.settimeout(0.2)
                 try:
                     stranger.sendall(junk)

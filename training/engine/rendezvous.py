@@ -32,14 +32,21 @@ class Place:
     host: str
     port: int
     address: str | None
-    """This machine's own address on the way to the host; None where it cannot be told: then torch chooses."""
+    """The host's, if it is this machine's own, else this machine's on the way there; None where it cannot be told: then
+    torch chooses."""
 
     @property
     def interface(self) -> str | None:
         """Name of the network interface that has the address, None if none has."""
         if self.address is None:
             return None
-        return next((name for _, name in socket.if_nameindex() if self.address in _addresses(name)), None)
+        is_loopback = ipaddress.ip_address(self.address).is_loopback
+        for _, name in socket.if_nameindex():
+            found = _addresses(name)
+            # All of 127.0.0.0/8 is the loopback's, which says only 127.0.0.1 of itself.
+            if self.address in found or (is_loopback and any(ipaddress.ip_address(each).is_loopback for each in found)):
+                return name
+        return None
 
 
 def place(environment: Mapping[str, str], *, num_nodes: int) -> Place:
@@ -103,11 +110,18 @@ def _listening(address: str, port: int) -> int:
 
 
 def _own_address_towards(host: str, port: int) -> str | None:
-    """Return the address from which this machine would speak to a host; nothing is sent."""
+    """Return the host's address if it is one of this machine's, else that from which this machine would speak to it.
+
+    Nothing is sent. Not always the same on the host itself: one speaks to 127.0.77.1 from 127.0.0.1, where nobody else
+    would look for it.
+    """
     try:
         family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(target)
+            try:
+                probe.bind((target[0], 0))
+            except OSError:  # another machine's
+                probe.connect(target)
             return str(probe.getsockname()[0])
     except OSError:
         return None
