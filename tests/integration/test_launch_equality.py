@@ -117,7 +117,12 @@ def srun_direct(place: Place) -> Commands:
 
 
 def submitted_to_slurm(place: Place) -> Commands:
-    size = ["cluster.num_nodes=2", "cluster.slurm.exclusive=false", "cluster.preflight.free_bytes=0"]
+    size = [
+        "cluster.num_nodes=2",
+        "cluster.processes_per_node=1",
+        "cluster.slurm.exclusive=false",
+        "cluster.preflight.free_bytes=0",
+    ]
     return [in_slurm(place, sys.executable, "-m", "launch.submit", "cluster=slurm", *size)]
 
 
