@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -59,6 +60,7 @@ ROWS: dict[str, Sequence[Row]] = {
     "M1": [fault_rows.out_of_memory],
 }
 """In the order of the matrix."""
+_SLURM = "K3"
 _HEAD = ("row", "fault", "injected", "seen (s)", "recovered (s)", "equal bitwise", "verdict", "remarks")
 _LONGEST_REMARK = 160
 
@@ -74,19 +76,20 @@ def chosen(words: Sequence[str], *, with_slurm: bool) -> list[str]:
             raise ValueError(f"there is no row {word}; there are {', '.join(ROWS)}")
     if words:
         return [name for name in ROWS if any(name.startswith(word) for word in words)]
-    return [name for name in ROWS if with_slurm or name != "K3"]
+    return [name for name in ROWS if with_slurm or name != _SLURM]
 
 
 def run_rows(ground: Ground, names: Sequence[str]) -> Iterator[Line]:
-    """Yield the lines of the table, each when it is known."""
-    for name in names:
+    """Yield the lines of the table, each when it is known; Slurm's last, since they take longest."""
+    for name in sorted(names, key=lambda name: name == _SLURM):
         for row in ROWS[name]:
             try:
                 yield from row(ground)
-            except MissedError as missed:
+            except Exception as error:  # the other rows are still of interest
                 ground.server.kill_all()
+                said = str(error) if isinstance(error, MissedError) else "".join(traceback.format_exception(error))
                 words = (row.__doc__ or name).partition(": ")[2].rstrip(".\n")
-                yield Line(row=name, fault=words, injected="", equal="-", wrong=(str(missed),))
+                yield Line(row=name, fault=words, injected="", equal="-", wrong=(said,))
 
 
 def verdict(line: Line) -> str:
@@ -164,7 +167,7 @@ def main() -> int:
         names = chosen(arguments.rows, with_slurm=arguments.slurm)
     except ValueError as error:
         parser.error(str(error))
-    if "K3" in names and (reason := why_not()) is not None:
+    if _SLURM in names and (reason := why_not()) is not None:
         print(f"no Slurm can be started here: {reason}", file=sys.stderr)
         return 1
     go_into_own_mounts("tests.drills.faults", sys.argv[1:])
@@ -177,6 +180,10 @@ def main() -> int:
             lines.append(line)
             print(f"  {time.monotonic() - begun:5.0f} s  {line.row} {line.fault}: {verdict(line)}", flush=True)
     seconds = time.monotonic() - begun
+    if not arguments.rows and not arguments.slurm:
+        reason = "not asked for (--slurm); docs/slurm.md has a table of its own"
+        lines.append(Line(row=_SLURM, fault="Slurm's daemons die", injected="kill -9 on a real Slurm", not_run=reason))
+    lines.sort(key=lambda line: list(ROWS).index(line.row))
     print(table(lines))
     print(summary(lines, seconds=seconds))
     if arguments.write:
