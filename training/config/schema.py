@@ -329,7 +329,7 @@ class CheckpointConfig:
     """Write while training goes on; false waits for every save."""
     commit_timeout_seconds: int = 1800
     """Longest a rank waits for the other ranks' writing; a slow disk is no hang."""
-    max_stall_seconds: float = 0.5
+    max_stall_seconds: float = 0.25
     """Longest that training waits for the save before when the next one is due. After that the due one is made once the
     earlier one has ended, and an incident says so: the storage is too slow for every_steps."""
     max_failed_saves: int = 10
