@@ -27,7 +27,6 @@ RUN = [
     "eval.suites.quick.prompts=[]",
     "reporting.wandb.mode=disabled",
     "cluster.preflight.free_bytes=0",
-    "fault_tolerance.hang.step_seconds=20",
 ]
 
 
@@ -147,7 +146,10 @@ FAULTS = {
         hurt=_freeze_until_warned,
         overrides=["cluster.slurm.time_limit=00:02:00", "cluster.slurm.signal_seconds=59"],
     ),
-    "task frozen": Fault(hurt=_freeze_a_task),
+    "task frozen": Fault(
+        hurt=_freeze_a_task,
+        overrides=["cluster.slurm.time_limit=01:00:00", "fault_tolerance.hang.step_seconds=30"],
+    ),
     "task killed": Fault(hurt=_kill_a_task),
     "drain": Fault(hurt=_drain_the_second_node),
     "scancel": Fault(hurt=_cancel),

@@ -5,6 +5,7 @@ has MULTIPLE_SLURMD). Nothing of /etc is read; the only thing a client needs is 
 """
 
 import os
+import secrets
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ CredType=cred/munge
 # A job is requeued cred_expire + 1 seconds after it ended; Slurm's default would be two minutes.
 AuthInfo=socket={root}/munge/munge.sock,cred_expire=5
 SlurmctldPort={port}
+# The port where ranks meet follows from the job's number, and all these clusters share one machine.
+FirstJobId={first_job}
 StateSaveLocation={root}/state
 SlurmdSpoolDir={root}/spool/%n
 SlurmctldPidFile={root}/run/slurmctld.pid
@@ -85,9 +88,9 @@ def write_configuration(root: Path, *, num_nodes: int, kill_wait_seconds: int) -
         for index, (name, node_port) in enumerate(zip(node_names(num_nodes), node_ports, strict=True), start=1)
     ]
     conf = root / "etc" / "slurm.conf"
-    conf.write_text(
-        _CONF.format(root=root, host=host, port=port, nodes="\n".join(nodes), kill_wait_seconds=kill_wait_seconds)
-    )
+    first_job = 1 + secrets.randbelow(1_000_000)
+    values = {"root": root, "host": host, "port": port, "first_job": first_job, "kill_wait_seconds": kill_wait_seconds}
+    conf.write_text(_CONF.format(**values, nodes="\n".join(nodes)))
     # slurmd loads a cgroup plugin whatever happens; this keeps it from mounting anything.
     (root / "etc" / "cgroup.conf").write_text("CgroupAutomount=no\n")
     return conf
