@@ -173,8 +173,9 @@ def numbers_of(
         for job in jobs:
             finished = job.wait(limit_seconds=LONGEST_RUN_SECONDS)
             assert finished.exit_code == 0, finished.explain()
+        settle()
+        for job in jobs:
             assert job.survivors(within_seconds=30) == []
-    settle()
     run = only_run(folder / "runs")
     assert ledger(run)["state"] == "done"
     return numbers_by_step(records(run, "step"))
