@@ -1,11 +1,13 @@
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from training.errors import CorruptCheckpoint, ExitCode, PeerLost, StorageError
+from training.errors import CorruptCheckpoint, ExitCode, PeerLost, SilentCorruption, StorageError
 from training.fault_tolerance.last_words import as_autarky_error, earlier_hang, forget, leave
+from training.process_identity import myself
 
 
 def raised(error: Exception) -> Exception:
@@ -95,3 +97,17 @@ def test_what_was_no_hang_is_forgotten(text: str, tmp_path: Path) -> None:
     with earlier_hang(tmp_path) as found:
         assert found is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corruption_names_those_at_fault_and_not_who_reports_it(tmp_path: Path) -> None:
+    leave(SilentCorruption("weights differ", blamed={1: "node3"}), run_directory=tmp_path, rank=0)
+    left = json.loads((tmp_path / "exit.json").read_text())
+    assert (left["exit_code"], left["blamed"]) == (ExitCode.SILENT_CORRUPTION, [{"rank": 1, "host": "node3"}])
+    assert "host" not in left
+
+
+def test_a_host_is_called_what_slurm_calls_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "node3")
+    assert myself().host == "node3"
+    monkeypatch.delenv("SLURMD_NODENAME")
+    assert myself().host == os.uname().nodename
