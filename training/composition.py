@@ -49,7 +49,6 @@ from training.reporting.records import IncidentRecord
 from training.reporting.report import write_report as write_html
 from training.reporting.reporter import Reporter
 from training.stages import transitions
-from training.stages.beating import Beating
 from training.stages.checkpointing import Checkpointing
 from training.stages.interruption import Interruption
 from training.stages.ledger import Ledger, RunState, commit
@@ -157,9 +156,7 @@ def _train(
         checkpoints=checkpoints,
         open_loader=lambda name, left_out: StageLoader(data, config, name, left_out=left_out),
         data_fingerprint=data.fingerprint,
-        evaluate=lambda engine, suite, path: _evaluate(
-            config, Beating(engine, heartbeat), data, suite, path if is_first else None
-        ),
+        evaluate=lambda engine, suite, path: _evaluate(config, engine, data, suite, path if is_first else None),
         decide=decide,
         peak_flops_per_second=_peak_flops_per_second(config, processes),
         interruption=interruption,

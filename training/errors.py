@@ -109,12 +109,6 @@ class Hang(AutarkyError):
     exit_code = ExitCode.HANG
 
 
-class NoProgress(AutarkyError):
-    """Several starts in a row failed at the same step."""
-
-    exit_code = ExitCode.NO_PROGRESS
-
-
 class PreflightFailed(AutarkyError):
     """A node failed its checks before the start."""
 

@@ -128,7 +128,6 @@ class Snapshot:
                 with torch.Stream(self._device()) as stream:
                     stream.wait_event(self._ready)
                     self._copy()
-                    stream.synchronize()
         finally:
             self._ready = None
             self._copied.set()

@@ -11,7 +11,7 @@ from training.checkpoint.digest import MODULUS, digest
 from training.checkpoint.tensor_file import TensorFileWriter, TensorHeader
 
 ReadInto = Callable[[str, int, memoryview], None]
-"""(tensor, first element, float32 destination): fills it; `WeightSource.read_into` is one."""
+"""(tensor, first element, float32 destination): fills it; `CheckpointReader.read_into` is one."""
 
 MAX_FILE_BYTES = 2 * 10**9
 """Of one file, unless a single tensor is larger."""

@@ -1,7 +1,8 @@
 """A run's checkpoints: when to save, what to do when a save fails, what to keep, and what to go on from."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from training.checkpoint.catalog import Folders, committed, newest_whole, prune, remove_after, remove_torsos, step_of
@@ -152,12 +153,11 @@ class Checkpointing:
 
     def _pause(self, seconds: float) -> None:
         """Give the storage time, and say all the while that this is no hang."""
-        section = self._heartbeat.doing.section
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            self._heartbeat.section(Section.save)
-            time.sleep(min(left, _BEAT_SECONDS))
-        self._heartbeat.section(section)
+        with self._in_save():
+            while (left := deadline - time.monotonic()) > 0:
+                self._heartbeat.go_on()
+                time.sleep(min(left, _BEAT_SECONDS))
 
     def settle(self) -> None:
         """Wait for the save in flight, if there is one.
@@ -180,21 +180,25 @@ class Checkpointing:
         self._folders.check_fast_storage()
         self._folders.open()
 
-    def _finish(self) -> None:
+    @contextmanager
+    def _in_save(self) -> Iterator[None]:
+        """Let the watchdog know that what is done in here is part of a save."""
         section = self._heartbeat.doing.section
         self._heartbeat.section(Section.save)
-        outcome = self._saver.finish()
+        yield
         self._heartbeat.section(section)
+
+    def _finish(self) -> None:
+        with self._in_save():
+            outcome = self._saver.finish()
         self._note(outcome)
 
     def _begin(self, engine: Engine, progress: Progress) -> None:
         self._check_state(engine)
         directory = self._folders.of(progress.step, self._kept_for_good(progress.step))
         self._saving = progress
-        section = self._heartbeat.doing.section
-        self._heartbeat.section(Section.save)
-        self._saver.begin(engine.snapshot, directory=directory, progress=progress, layout=engine.layout.describe())
-        self._heartbeat.section(section)
+        with self._in_save():
+            self._saver.begin(engine.snapshot, directory=directory, progress=progress, layout=engine.layout.describe())
 
     def _is_time(self, step: int) -> bool:
         return step >= self._next_try if self._next_try else step % self._config.every_steps == 0

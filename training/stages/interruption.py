@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from training.data.batch import MicroBatch
 from training.engine.base import Engine, SequenceScores
 from training.engine.process_group import ProcessGroup
+from training.fault_tolerance.heartbeat import Heartbeat
 from training.fault_tolerance.signals import StopRequest
 from training.parallel.layout import Layout
 
@@ -39,14 +40,15 @@ class Interruption:
 
 
 class InterruptibleScoring:
-    """An engine for an evaluation, which is left before its next batch once any rank was told to stop.
+    """What an evaluation sees of an engine (`eval.lm.ScoringEngine`): it is left before its next batch if told to.
 
-    Replicas score different batches but equally many, so they ask equally often.
+    Replicas score different batches but equally many, so they ask equally often. Every batch says that it goes on.
     """
 
-    def __init__(self, engine: Engine, interruption: Interruption) -> None:
+    def __init__(self, engine: Engine, interruption: Interruption, heartbeat: Heartbeat) -> None:
         self._engine = engine
         self._interruption = interruption
+        self._heartbeat = heartbeat
 
     @property
     def layout(self) -> Layout:
@@ -54,10 +56,11 @@ class InterruptibleScoring:
         return self._engine.layout
 
     def score(self, batch: MicroBatch) -> SequenceScores:
-        """Score sequences; see `Engine.score`.
+        """Score sequences; see `Engine.score`. The section's time begins anew.
 
         Raises:
             Stopped: on every rank alike.
         """
+        self._heartbeat.go_on()
         self._interruption.check()
         return self._engine.score(batch)

@@ -6,7 +6,7 @@ from training.checkpoint.manifest import Progress
 from training.config.schema import RunConfig
 from training.engine.base import StepResult
 from training.models.sizes import training_flops_per_token
-from training.reporting.records import EvalRecord, GateRecord, IncidentRecord, Record, StageRecord, StepRecord
+from training.reporting.records import EvalRecord, GateRecord, IncidentRecord, StageRecord, StepRecord
 from training.reporting.reporter import Reporter
 
 
@@ -56,13 +56,13 @@ class Journal:
     def incident(self, what: str, message: str) -> None:
         """Write down something that was not meant to happen, and what is done about it."""
         stage = self.progress.training_stage if self.progress else next(iter(self._config.stages))
-        self._record(
+        self._reporter.record(
             IncidentRecord(step=self.steps_done, stage=stage, what=what, message=message, attempt=self._attempt)
         )
 
     def stage(self, stage: str, event: str, layout: str = "", notes: Sequence[str] = ()) -> None:
         """Write down that a training stage, or the run, begins or ends."""
-        self._record(
+        self._reporter.record(
             StageRecord(
                 step=self.steps_done,
                 stage=stage,
@@ -77,7 +77,7 @@ class Journal:
         self, stage: str, suite: str, *, metrics: dict[str, float], samples: list[dict[str, str]], seconds: float
     ) -> None:
         """Write down what an evaluation found."""
-        self._record(
+        self._reporter.record(
             EvalRecord(
                 step=self.steps_done,
                 stage=stage,
@@ -92,7 +92,7 @@ class Journal:
 
     def gate(self, stage: str, *, promoted: bool, reasons: Sequence[str]) -> None:
         """Write down what a gate decided."""
-        self._record(
+        self._reporter.record(
             GateRecord(
                 step=self.steps_done,
                 stage=stage,
@@ -101,6 +101,3 @@ class Journal:
                 attempt=self._attempt,
             )
         )
-
-    def _record(self, record: Record) -> None:
-        self._reporter.record(record)

@@ -265,7 +265,8 @@ class Runner:
     def _measure(self, engine: Engine, suite: str, name: str) -> tuple[str, dict[str, float]]:
         self._parts.heartbeat.section(Section.evaluation)
         path = self._directory / "eval" / name / f"{suite}.json"
-        report = self._parts.evaluate(InterruptibleScoring(engine, self._parts.interruption), suite, path)
+        scoring = InterruptibleScoring(engine, self._parts.interruption, self._parts.heartbeat)
+        report = self._parts.evaluate(scoring, suite, path)
         self._journal.evaluation(name, suite, metrics=report.metrics, samples=report.samples, seconds=report.seconds)
         return self._relative(path), report.metrics
 

@@ -39,6 +39,7 @@ class TrainingLoop:
         self._checkpoints = checkpoints
         self._journal = journal
         self._data_fingerprint = data_fingerprint
+        self._config_hash = config_hash(config)
         self._interruption = interruption
         self._heartbeat = heartbeat
         self._corruption = corruption
@@ -141,7 +142,7 @@ class TrainingLoop:
             optimizer_updates=(before.optimizer_updates if before else 0) + (not result.skipped),
             skips_in_a_row=0,
             lr=lr,
-            config_hash=config_hash(self._config),
+            config_hash=self._config_hash,
             data_fingerprint=self._data_fingerprint,
         )
         return self.recovery.counted(before, moved_on, result, verdict)

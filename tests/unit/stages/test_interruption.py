@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from training.engine.collectives import CollectiveLog
 from training.engine.process_group import Ballot, ProcessGroup
 from training.errors import Stopped
+from training.fault_tolerance.heartbeat import Heartbeat
 from training.fault_tolerance.signals import StopRequest
 from training.stages.interruption import InterruptibleScoring, Interruption
 
@@ -58,7 +60,7 @@ class CountingEngine:
 
 def test_an_evaluation_ends_before_its_next_batch(interruption: Interruption) -> None:
     engine = CountingEngine()
-    scoring = InterruptibleScoring(cast(Any, engine), interruption)
+    scoring = InterruptibleScoring(cast(Any, engine), interruption, Heartbeat(CollectiveLog()))
     assert scoring.layout == engine.layout
     assert scoring.score(cast(Any, "batch")) == "batch"
     interruption.request.signal = signal.SIGTERM
