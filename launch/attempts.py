@@ -14,11 +14,11 @@ from launch.requeue import Attempt
 from training.durable_files import fsync
 from training.errors import ExitCode, StorageError
 from training.plain_files import parse_json, read_text
+from training.reporting.metrics import FILE_NAME as METRICS_NAME
+from training.reporting.metrics import last_record
+from training.reporting.records import StepRecord
 
 FILE_NAME = "attempts.jsonl"
-_METRICS = "metrics.jsonl"
-_TAIL_BYTES = 2**20
-"""Enough of metrics.jsonl to hold its last step record, with an evaluation's samples after it."""
 
 
 def write_start(directory: Path, *, job: str, restarts: int, nodes: Sequence[str], allocated: Sequence[str]) -> None:
@@ -79,21 +79,8 @@ def history(directory: Path, *, job: str) -> list[Attempt]:
 
 def last_step(directory: Path) -> int:
     """Return the step of the last whole step record of a run, 0 if there is none."""
-    try:
-        with (directory / _METRICS).open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_BYTES))
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return 0
-    for line in reversed(lines):
-        try:
-            record = parse_json(line)
-        except ValueError:
-            continue  # torn by a kill, or cut by where the tail begins
-        if isinstance(record, dict) and record.get("kind") == "step":
-            return _whole(record.get("step"))
-    return 0
+    record = last_record(directory / METRICS_NAME, StepRecord.kind)
+    return _whole(record.get("step")) if record else 0
 
 
 def _append(directory: Path, record: dict[str, Any]) -> None:

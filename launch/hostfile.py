@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launch.dry_run import describe
-from launch.local import training_words
+from launch.local import repeatable, training_words
 from launch.supervise import Outcome, supervise
 from training.config.cluster_schema import HostfileConfig, HostfileLauncher
 from training.config.hosts import Host, chosen_hosts, to_text
@@ -25,6 +25,7 @@ from training.config.secret_names import is_secret
 from training.durable_files import write_durably
 from training.errors import ConfigError
 from training.process_identity import LAUNCHER_VARIABLE, start_time
+from training.slurm_rendezvous import PORTS
 
 _REPOSITORY = Path(__file__).parents[1]
 _HOSTS_FILE = "hostfile"
@@ -37,8 +38,6 @@ _RUNNERS_OWN = ("MLFLOW", "PYTHON", "MV2", "UCX", "NCCL")
 """What the runner itself passes on (deepspeed/launcher/runner.py EXPORT_ENVS, and the accelerators' export_envs)."""
 _PLAIN_VALUE = re.compile(r"[\w@%+=:,./^ -]*", re.ASCII)
 """What the runner's quoting, plain double quotes, leaves alone in every shell."""
-PORTS = range(20000, 30000)
-"""Below the range that operating systems take ports for connections from (32768 on Linux)."""
 
 
 def check_startable(config: RunConfig) -> None:
@@ -123,7 +122,7 @@ def environment(run_directory: Path, config: RunConfig) -> dict[str, str]:
         for name, value in os.environ.items()
         if not (name.startswith(_RUNNERS_OWN) and is_secret(name, value))
     }
-    ours |= _repeatable(config) | {
+    ours |= repeatable(config) | {
         "DS_ENV_FILE": str(run_directory / _ENVIRONMENT_FILE),
         "PYTHONPATH": str(_REPOSITORY),
         LAUNCHER_VARIABLE: f"{os.getpid()}:{start_time(os.getpid())}",
@@ -164,7 +163,7 @@ def remote_environment(run_directory: Path, config: RunConfig, hosts: list[Host]
         variables |= {"GLOO_SOCKET_IFNAME": hostfile.interface, "NCCL_SOCKET_IFNAME": hostfile.interface}
     return (
         variables
-        | _repeatable(config)
+        | repeatable(config)
         | {
             "TORCH_EXTENSIONS_DIR": str(run_directory / "torch_extensions"),
             "MASTER_ADDR": hostfile.master_addr or hosts[0].name,
@@ -196,17 +195,6 @@ def _launcher_arguments(hostfile: HostfileConfig) -> list[str]:
         arguments += ["--mca", "btl_tcp_if_include", hostfile.interface]
         arguments += ["--mca", "oob_tcp_if_include", hostfile.interface]
     return arguments + hostfile.launcher_args
-
-
-def _repeatable(config: RunConfig) -> dict[str, str]:
-    """Return what makes a start repeatable, on whatever host."""
-    return {
-        "DS_ACCELERATOR": config.cluster.accelerator.device,
-        "OMP_NUM_THREADS": str(config.cluster.threads_per_process),
-        "PYTHONUNBUFFERED": "1",
-        # A folder called `training` or `eval` in the launch directory must not be taken for ours.
-        "PYTHONSAFEPATH": "1",
-    }
 
 
 def _section(config: RunConfig) -> HostfileConfig:

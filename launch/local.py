@@ -98,12 +98,19 @@ def environment(run_directory: Path, config: RunConfig) -> dict[str, str]:
         # A process with a RANK is one that a launcher started (launch/stop_signals.py).
         **{name: value for name, value in os.environ.items() if name != "RANK"},
         **config.cluster.environment,
-        "DS_ACCELERATOR": config.cluster.accelerator.device,
-        "OMP_NUM_THREADS": str(config.cluster.threads_per_process),
+        **repeatable(config),
         "TORCH_EXTENSIONS_DIR": str(run_directory / "torch_extensions"),
         LAUNCHER_VARIABLE: f"{os.getpid()}:{start_time(os.getpid())}",
-        "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": os.pathsep.join(paths),
+    }
+
+
+def repeatable(config: RunConfig) -> dict[str, str]:
+    """Return the variables that make a start repeatable, on whatever host and by whatever launcher."""
+    return {
+        "DS_ACCELERATOR": config.cluster.accelerator.device,
+        "OMP_NUM_THREADS": str(config.cluster.threads_per_process),
+        "PYTHONUNBUFFERED": "1",
         # A folder called `training` or `eval` in the launch directory must not be taken for ours.
         "PYTHONSAFEPATH": "1",
     }

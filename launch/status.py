@@ -6,7 +6,6 @@ python -m launch.status RUN_DIR
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from launch import attempts
 from launch.slurm.bad_nodes import read_bad_nodes
@@ -15,8 +14,10 @@ from launch.slurm.submission import jobs_of
 from training.config.load import load_frozen
 from training.config.run_directory import is_done
 from training.config.schema import Launcher, RunConfig
-from training.errors import AutarkyError, ConfigError, ExitCode
-from training.plain_files import parse_json, read_text
+from training.errors import AutarkyError, ExitCode
+from training.reporting.metrics import FILE_NAME as METRICS_NAME
+from training.reporting.metrics import last_record
+from training.reporting.records import IncidentRecord
 
 _JOB_FIELDS = ("JobState", "Reason", "Restarts", "RunTime", "TimeLimit", "EndTime", "NodeList", "ExitCode")
 
@@ -52,28 +53,8 @@ def status(directory: Path) -> Iterator[str]:
         yield f"last end: {last.get('name')} at step {last.get('step')}, {last.get('decision')}"
     if bad := read_bad_nodes(directory):
         yield "left out: " + "; ".join(f"{node} ({why})" for node, why in bad.items())
-    if incident := last_incident(directory):
+    if incident := last_record(directory / METRICS_NAME, IncidentRecord.kind):
         yield f"last incident: step {incident.get('step')}, {incident.get('what')}: {incident.get('message')}"
-
-
-def last_incident(directory: Path) -> dict[str, Any] | None:
-    """Return the last incident that the run's metrics.jsonl holds, None if there is none."""
-    try:
-        lines = read_text(directory / "metrics.jsonl").splitlines()
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ConfigError("metrics.jsonl", directory, str(error), "look into it with another program") from None
-    for line in reversed(lines):
-        if '"incident"' not in line:
-            continue
-        try:
-            record = parse_json(line)
-        except ValueError:
-            continue  # torn by a kill
-        if isinstance(record, dict) and record.get("kind") == "incident":
-            return record
-    return None
 
 
 def _jobs(directory: Path, config: RunConfig) -> Iterator[str]:

@@ -15,17 +15,12 @@ from launch import stop_signals
 from launch.stop_signals import StopSignals
 from training.config.run_directory import is_done
 from training.errors import ExitCode
+from training.exit_report import RANK_ERRORS, RANK_EXIT, put_away
 from training.plain_files import read_json
 from training.process_identity import stat_fields
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2), Linux."""
-_RANK_ERRORS = "rank-*.error"
-"""Text files that failing ranks leave in RUN_DIR/logs."""
-RANK_EXIT = "exit.json"
-"""{"exit_code": …, "error": …} of the first failing rank, in the run directory."""
-_EARLIER_EXIT = "exit.earlier.json"
-"""What exit.json is called once the next attempt begins."""
 _GRACE_SECONDS = 2.0
 """What the other ranks get to end by themselves after one has died, hung, or lost a peer."""
 _POLL_SECONDS = 0.05
@@ -49,7 +44,7 @@ def supervise(
     this process kills it, too; whatever it leaves behind is killed. On failure the first failing rank's text is printed
     last.
     """
-    clear_reports(run_directory)
+    put_away(run_directory)
     libc = ctypes.CDLL(None)
     parent = os.getpid()
 
@@ -146,18 +141,10 @@ def failure_report(run_directory: Path, code: ExitCode) -> str:
 
 def first_error(run_directory: Path) -> Path | None:
     """Return the error file of the rank that failed first; one that only lost its peers comes after all others."""
-    files = list((run_directory / "logs").glob(_RANK_ERRORS))
+    files = list((run_directory / "logs").glob(RANK_ERRORS))
     return min(files, key=lambda file: (_is_about_a_lost_peer(file), file.stat().st_mtime_ns, file.name), default=None)
 
 
 def _is_about_a_lost_peer(file: Path) -> bool:
     with file.open(encoding="utf-8", errors="replace") as lines:
         return "PeerLost" in lines.readline()
-
-
-def clear_reports(run_directory: Path) -> None:
-    """Put away what an earlier attempt reported, so that it is not taken for this one's."""
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(run_directory / RANK_EXIT, run_directory / _EARLIER_EXIT)  # its first rank records a hang
-    for file in (run_directory / "logs").glob(_RANK_ERRORS):
-        file.unlink(missing_ok=True)

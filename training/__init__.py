@@ -4,6 +4,7 @@ errors            error classes and their exit codes
 rank_environment  which rank a process is, under every launcher
 slurm_rendezvous  where the tasks of a Slurm step meet
 durable_files     files that survive a kill
+exit_report       where ranks leave word of how a run ended
 config            schema, composition, checks; the only writer of DeepSpeed's key names
 reporting         records, metrics.jsonl and its views
 parallel          layout and partition (no torch)

@@ -12,8 +12,8 @@ from training.config.schema import Resume, ResumeConfig, RunConfig
 from training.engine import process_group
 from training.engine.process_group import ProcessGroup
 from training.errors import ConfigError, RunInUse
+from training.exit_report import put_away
 from training.fault_tolerance.jit_locks import clear_locks, use_private_extensions
-from training.fault_tolerance.last_words import forget
 from training.lease import Lease
 
 
@@ -30,7 +30,7 @@ def find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunCo
         try:
             directory, resume, until = _choose_run(arguments.positional, processes.world_size)
             lease = Lease.take(directory)
-            forget(directory)  # before the others know it, so that no rank's new last words are taken for old
+            put_away(directory)  # before the others know it, so that no rank's new last words are taken for old
             clear_locks(directory)
             answer = {"directory": str(directory), "mode": resume.mode, "allow": resume.allow, "until": until}
         except ConfigError as error:

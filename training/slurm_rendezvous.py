@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from training.errors import ConfigError
 
-_PORTS = range(20_000, 30_000)
+PORTS = range(20_000, 30_000)
 """Below the ports that Linux hands out by itself (from 32768 on)."""
 _ASK_SECONDS = 30.0
 
@@ -23,12 +23,12 @@ def rendezvous_port(job: str, *, start: int, taken: Callable[[int], bool] = lamb
     Raises:
         ConfigError: all are taken.
     """
-    first = (int(job) * 7 + start) % len(_PORTS)
-    for offset in range(len(_PORTS)):
-        port = _PORTS[(first + offset) % len(_PORTS)]
+    first = (int(job) * 7 + start) % len(PORTS)
+    for offset in range(len(PORTS)):
+        port = PORTS[(first + offset) % len(PORTS)]
         if not taken(port):
             return port
-    reason = f"all ports from {_PORTS[0]} to {_PORTS[-1]} are taken"
+    reason = f"all ports from {PORTS[0]} to {PORTS[-1]} are taken"
     raise ConfigError("cluster.master_port", "null", reason, "cluster.master_port=PORT names another one")
 
 

@@ -15,7 +15,7 @@ from launch.preflight.findings import NodeReport, bad_nodes, table
 from training.config.hosts import chosen_hosts
 from training.config.schema import Launcher, RunConfig
 from training.errors import ConfigError, PreflightFailed
-from training.slurm_rendezvous import slurm_address
+from training.slurm_rendezvous import PORTS, slurm_address
 
 _SCONTROL_SECONDS = 30
 
@@ -42,7 +42,7 @@ def check_all(config: RunConfig) -> list[NodeReport]:
     """
     way = _way(config)
     cluster = config.cluster
-    port = cluster.master_port or secrets.choice(hostfile.PORTS)
+    port = cluster.master_port or secrets.choice(PORTS)
     if cluster.launcher is Launcher.slurm:
         address = slurm_address(way.nodes[0])
     else:

@@ -14,11 +14,12 @@ from launch.slurm.commands import SlurmError, fields_of_job, slurm_insistently
 from launch.slurm.nodes import Places, find_places
 from launch.slurm.script import section
 from launch.slurm.step import rank_command, rank_environment
-from launch.supervise import RANK_EXIT, clear_reports, exit_code, failure_report, first_error
+from launch.supervise import exit_code, failure_report, first_error
 from training.config.load import load_frozen
 from training.config.run_directory import checkpoint_folders, is_done
 from training.config.schema import RunConfig
 from training.errors import ExitCode, StorageError
+from training.exit_report import RANK_EXIT, put_away
 from training.plain_files import read_json
 from training.slurm_rendezvous import slurm_address
 
@@ -61,7 +62,7 @@ def run_start(directory: Path, until: str | None, wishes: Wishes) -> ExitCode:
         print(f"run {directory.name}: nothing is left to do", flush=True)
         return ExitCode.DONE
     try:
-        clear_reports(directory)
+        put_away(directory)
         places = find_places(directory, config, allocation, is_leaving=lambda: bool(wishes.received))
         attempts.write_start(
             directory, job=allocation.job, restarts=allocation.restarts, nodes=places.nodes, allocated=allocation.nodes

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from launch.local import repeatable
 from launch.slurm.script import REPOSITORY, section
 from training.config.run_directory import checkpoint_folders
 from training.config.schema import Resume, RunConfig
@@ -29,14 +30,11 @@ def added_environment(run_directory: Path, config: RunConfig, *, address: str, p
     """Return what Autarky adds to the environment of a batch job for its ranks."""
     return {
         **config.cluster.environment,
-        "DS_ACCELERATOR": config.cluster.accelerator.device,
-        "OMP_NUM_THREADS": str(config.cluster.threads_per_process),
+        **repeatable(config),
         "TORCH_EXTENSIONS_DIR": str(run_directory / "torch_extensions"),
         "MASTER_ADDR": address,
         "MASTER_PORT": str(port),
-        "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_inherited_path()]),
-        "PYTHONSAFEPATH": "1",
     }
 
 

@@ -4,6 +4,7 @@ Two training stages with different layouts (ZeRO-3, then pipeline over ZeRO-3), 
 """
 
 import re
+import shutil
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -70,6 +71,15 @@ class Reference:
     def stage_ends(self) -> tuple[int, ...]:
         """The last step of every training stage."""
         return tuple(sum(self.stage_steps[: index + 1]) for index in range(len(self.stage_steps)))
+
+
+def conclude(folder: Path, *, is_wrong: bool) -> int:
+    """Return a drill's exit code; its runs are kept if something went wrong."""
+    if is_wrong:
+        print(f"the runs are in {folder}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
 def make_run(

@@ -11,7 +11,6 @@ limit and 2 s, no process is left 5 s later, the final state is equal.
 import argparse
 import datetime
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from tests.drills import fault_rows, fault_rows_around
 from tests.drills.disturbed import Ground, Line, Machine, MissedError
+from tests.drills.drill_run import conclude
 from tests.drills.mounts import go_into_own_mounts
 from tests.drills.slurm import daemon_lines
 from tests.drills.starts import ForkServer
@@ -189,11 +189,7 @@ def main() -> int:
     if arguments.write:
         command = " ".join(["python -m tests.drills.faults", *sys.argv[1:]])
         arguments.write.write_text(markdown(lines, command=command, seconds=seconds))
-    if any(line.wrong for line in lines):
-        print(f"the runs are in {folder}")
-        return 1
-    shutil.rmtree(folder)
-    return 0
+    return conclude(folder, is_wrong=any(line.wrong for line in lines))
 
 
 if __name__ == "__main__":

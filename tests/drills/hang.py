@@ -12,7 +12,6 @@ import argparse
 import json
 import random
 import re
-import shutil
 import signal
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.drills.campaign import DrilledRun
-from tests.drills.drill_run import LIMIT_SECONDS, WORLD_SIZE, Reference, make_reference
+from tests.drills.drill_run import LIMIT_SECONDS, WORLD_SIZE, Reference, conclude, make_reference
 from tests.drills.kill import verdict
 from tests.drills.moments import Aim, Place, wait_for
 from tests.drills.starts import ForkServer, Started
@@ -242,11 +241,7 @@ def main() -> int:
             f"the latest {max(hang.gone_seconds - hang.seen_seconds for hang in hangs):.2f} s after that; "
             f"final state {'differs' if wrong else 'equal bitwise'}"
         )
-    if wrong:
-        print(f"the runs are in {folder}")
-        return 1
-    shutil.rmtree(folder)
-    return 0
+    return conclude(folder, is_wrong=bool(wrong))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Both may be asked for at once. Exit code 1 if a committed step was lost, a bit d
 
 import argparse
 import random
-import shutil
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.drills.campaign import Kill, Outcome, run_campaign
-from tests.drills.drill_run import Findings, Reference, make_reference
+from tests.drills.drill_run import Findings, Reference, conclude, make_reference
 from tests.drills.moments import Place
 from tests.drills.points import run_points, table
 from tests.drills.starts import ForkServer
@@ -107,11 +106,7 @@ def main() -> int:
             outcomes = random_kills(server, reference, folder, number=arguments.kills, seed=arguments.seed)
             print(summary(outcomes, seconds=time.monotonic() - begun))
             findings.add(merged(outcomes))
-    if findings.all():
-        print(f"the runs are in {folder}")
-        return 1
-    shutil.rmtree(folder)
-    return 0
+    return conclude(folder, is_wrong=bool(findings.all()))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ Exit code 1 if a rank did not leave with the code 10, a step was lost, or a bit 
 
 import argparse
 import random
-import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
-from tests.drills.drill_run import Findings, Reference, make_reference
+from tests.drills.drill_run import Findings, Reference, conclude, make_reference
 from tests.drills.kill import verdict
 from tests.drills.phases import Phase
 from tests.drills.starts import ForkServer
@@ -113,11 +112,7 @@ def main() -> int:
             server, reference, folder, count=arguments.count, too_short=arguments.too_short, seed=arguments.seed
         )
         print(summary(outcomes, seconds=time.monotonic() - begun))
-    if all_findings(outcomes):
-        print(f"the runs are in {folder}")
-        return 1
-    shutil.rmtree(folder)
-    return 0
+    return conclude(folder, is_wrong=bool(all_findings(outcomes)))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ from tests.slurm_cluster.cluster import SlurmCluster
 
 STEPS = 24
 _HURT_AFTER_STEPS = 6
+_HOUR = "cluster.slurm.time_limit=01:00:00"
+_NOT_A_HANG = "fault_tolerance.hang.step_seconds=600"
+"""Where a rank is frozen to make its run wait for something else: for Slurm, longer than three of the slowest steps."""
 RUN = [
     "experiment=smoke",
     "cluster=slurm",
@@ -68,7 +71,7 @@ class Fault:
 
     hurt: Callable[[SlurmCluster, Case], Callable[[], bool] | None]
     """Does it; may return what is still to be done, which is then called until it returns True."""
-    overrides: Sequence[str] = ("cluster.slurm.time_limit=01:00:00",)
+    overrides: Sequence[str] = (_HOUR,)
 
 
 def _nothing(_cluster: SlurmCluster, _case: Case) -> None:
@@ -140,16 +143,13 @@ def _preempt(cluster: SlurmCluster, case: Case) -> None:
 
 FAULTS = {
     "finish": Fault(hurt=_nothing),
-    "daemon killed": Fault(hurt=_kill_the_second_nodes_daemon),
+    "daemon killed": Fault(hurt=_kill_the_second_nodes_daemon, overrides=[_HOUR, _NOT_A_HANG]),
     "node lost": Fault(hurt=_power_off_the_second_node),
     "time limit": Fault(
         hurt=_freeze_until_warned,
-        overrides=["cluster.slurm.time_limit=00:02:00", "cluster.slurm.signal_seconds=59"],
+        overrides=["cluster.slurm.time_limit=00:02:00", "cluster.slurm.signal_seconds=59", _NOT_A_HANG],
     ),
-    "task frozen": Fault(
-        hurt=_freeze_a_task,
-        overrides=["cluster.slurm.time_limit=01:00:00", "fault_tolerance.hang.step_seconds=30"],
-    ),
+    "task frozen": Fault(hurt=_freeze_a_task, overrides=[_HOUR, "fault_tolerance.hang.step_seconds=30"]),
     "task killed": Fault(hurt=_kill_a_task),
     "drain": Fault(hurt=_drain_the_second_node),
     "scancel": Fault(hurt=_cancel),

@@ -11,11 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from training.errors import AutarkyError, ExitCode, PeerLost, SilentCorruption
+from training.exit_report import EARLIER_EXIT, RANK_EXIT
 from training.plain_files import read_json
 
-_EXIT = "exit.json"
-_EARLIER_EXIT = "exit.earlier.json"
-"""What `launch/supervise.py` makes of exit.json before it starts the ranks, so that it cannot be taken for theirs."""
 _PEER_PHRASES = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -37,18 +35,10 @@ def as_autarky_error(error: BaseException) -> BaseException:
     return error
 
 
-def forget(run_directory: Path) -> None:
-    """Put away what an earlier attempt left behind, for `earlier_hang`; one rank does it at the start."""
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(run_directory / _EXIT, run_directory / _EARLIER_EXIT)
-    for path in (run_directory / "logs").glob("rank-*.error"):
-        path.unlink(missing_ok=True)
-
-
 @contextlib.contextmanager
 def earlier_hang(run_directory: Path) -> Iterator[tuple[int, str] | None]:
     """Give (step, words) if the attempt before ended with a hang, else None; forgotten once the block is done."""
-    path = run_directory / _EARLIER_EXIT
+    path = run_directory / EARLIER_EXIT
     try:
         left = read_json(path)
         hang = (int(left["step"]), str(left["error"])) if left["exit_code"] == ExitCode.HANG else None
@@ -85,7 +75,7 @@ def _at_fault(error: BaseException) -> dict[str, object]:
 def claim_exit(run_directory: Path, content: Mapping[str, object]) -> None:
     """Write exit.json, what the run ended with, unless another rank was first."""
     try:
-        descriptor = os.open(run_directory / _EXIT, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        descriptor = os.open(run_directory / RANK_EXIT, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
         return
     with os.fdopen(descriptor, "w") as file:

@@ -11,12 +11,16 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from training.errors import StorageError
 from training.plain_files import parse_json
 from training.reporting.records import Record, StepRecord, from_json_object, to_json_object
 
 FILE_NAME = "metrics.jsonl"
+
+_BLOCK_BYTES = 2**20
+"""Read at a time, from the end."""
 
 STEPS_PER_SYNC = 50
 """Step records a power cut may cost (a crash of the process alone costs none). All other records are synced at once."""
@@ -141,6 +145,37 @@ def read_metrics(path: Path) -> Metrics:
         return _parse(path.read_bytes().split(b"\n"))
     except OSError as error:
         raise storage_error(path, error) from error
+
+
+def last_record(path: Path, kind: str) -> dict[str, Any] | None:
+    """Return the JSON object of the last whole record of a kind, None if there is none; however long the log is.
+
+    It is read backwards, so that the size of what is read follows from how far back the record lies.
+    """
+    try:
+        with path.open("rb") as file:
+            place, cut = file.seek(0, os.SEEK_END), b""
+            while place:
+                begin = max(0, place - _BLOCK_BYTES)
+                file.seek(begin)
+                lines = (file.read(place - begin) + cut).split(b"\n")
+                # Where a block begins a line may be cut in two: the rest of it is at the end of the block before.
+                cut = lines.pop(0) if begin else b""
+                for line in reversed(lines):
+                    if (record := _json_object(line)) is not None and record.get("kind") == kind:
+                        return record
+                place = begin
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def _json_object(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = parse_json(line)
+    except ValueError:
+        return None  # torn by a kill
+    return record if isinstance(record, dict) else None
 
 
 def latest_steps(records: Iterable[Record]) -> list[StepRecord]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from training.errors import CorruptCheckpoint, ExitCode, PeerLost, SilentCorruption, StorageError
-from training.fault_tolerance.last_words import as_autarky_error, earlier_hang, forget, leave
+from training.exit_report import put_away
+from training.fault_tolerance.last_words import as_autarky_error, earlier_hang, leave
 from training.process_identity import myself
 
 
@@ -82,7 +83,7 @@ def test_the_next_start_hears_once_that_the_one_before_hung(tmp_path: Path) -> N
     hung = {"exit_code": 11, "error": "Hang: rank 1", "step": 7}
     for name in ("exit.json", "exit.earlier.json"):  # the second is what launch.submit makes of the first
         (tmp_path / name).write_text(json.dumps(hung))
-        forget(tmp_path)
+        put_away(tmp_path)
         with pytest.raises(ZeroDivisionError), earlier_hang(tmp_path) as found:
             raise ZeroDivisionError
         with earlier_hang(tmp_path) as found:
@@ -93,7 +94,7 @@ def test_the_next_start_hears_once_that_the_one_before_hung(tmp_path: Path) -> N
 @pytest.mark.parametrize("text", ["", "{", '{"exit_code": 5, "error": "NaN", "step": 3}', '{"exit_code": 11}'])
 def test_what_was_no_hang_is_forgotten(text: str, tmp_path: Path) -> None:
     (tmp_path / "exit.json").write_text(text)
-    forget(tmp_path)
+    put_away(tmp_path)
     with earlier_hang(tmp_path) as found:
         assert found is None
     assert list(tmp_path.iterdir()) == []

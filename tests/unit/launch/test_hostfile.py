@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from launch.hostfile import PORTS, dry_run, environment, remote_environment, run_module, runner_command
+from launch.hostfile import dry_run, environment, remote_environment, run_module, runner_command
 from launch.submit import main
 from training.config.hosts import chosen_hosts
 from training.config.load import compose
 from training.config.schema import RunConfig
 from training.errors import ConfigError
+from training.slurm_rendezvous import PORTS
 
 CANARY = "cAnArY-4711"
 

@@ -1,17 +1,19 @@
 import json
 import math
 import os
+import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.reporting.example_run import eval_record, records, step_record
 from training.errors import StorageError
-from training.reporting.metrics import MetricsLog, MetricsReader, latest_steps, read_metrics
+from training.reporting import metrics
+from training.reporting.metrics import MetricsLog, MetricsReader, last_record, latest_steps, read_metrics
 from training.reporting.records import (
     CheckpointRecord,
     EvalRecord,
@@ -175,3 +177,24 @@ def test_a_log_that_is_a_link_is_refused(tmp_path: Path):
     with pytest.raises(StorageError, match=r"metrics\.jsonl"):
         MetricsLog(tmp_path / "metrics.jsonl")
     assert (tmp_path / "elsewhere").read_text() == "theirs"
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["step", "incident", "gate"]), st.text(max_size=40)), max_size=30),
+    st.integers(1, 200),
+    st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_last_record_of_a_kind_is_found_from_the_end_whatever_the_blocks_cut(
+    written: list[tuple[str, str]], block_bytes: int, is_torn: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "_BLOCK_BYTES", block_bytes)
+        path = Path(folder) / "metrics.jsonl"
+        assert last_record(path, "step") is None
+        lines = [json.dumps({"kind": kind, "message": text}) for kind, text in written]
+        path.write_text("".join(f"{line}\n" for line in lines) + ('{"kind": "step", "mess' if is_torn else ""))
+        for kind in ("step", "incident", "gate", "checkpoint"):
+            expected = next((text for found, text in reversed(written) if found == kind), None)
+            record = last_record(path, kind)
+            assert (record["message"] if record else None) == expected
