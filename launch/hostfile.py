@@ -7,7 +7,6 @@ first on PYTHONPATH: so it is started in the run directory, which all hosts see.
 """
 
 import os
-import re
 import secrets
 import shlex
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 from launch.dry_run import describe
 from launch.local import repeatable, training_words
 from launch.supervise import Outcome, supervise
+from training.config.cluster_checks import PLAIN_VALUE
 from training.config.cluster_schema import HostfileConfig, HostfileLauncher
 from training.config.hosts import Host, chosen_hosts, to_text
 from training.config.schema import RunConfig
@@ -36,8 +36,6 @@ _PASSED_ON = ("NCCL_", "GLOO_", "UCX_", "HF_", "WANDB_", "TORCH_", "CUDA_DEVICE_
 """Beginnings of the variables that ranks on other hosts get too, unless they look secret."""
 _RUNNERS_OWN = ("MLFLOW", "PYTHON", "MV2", "UCX", "NCCL")
 """What the runner itself passes on (deepspeed/launcher/runner.py EXPORT_ENVS, and the accelerators' export_envs)."""
-_PLAIN_VALUE = re.compile(r"[\w@%+=:,./^ -]*", re.ASCII)
-"""What the runner's quoting, plain double quotes, leaves alone in every shell."""
 
 
 def check_startable(config: RunConfig) -> None:
@@ -146,13 +144,13 @@ def remote_environment(run_directory: Path, config: RunConfig, hosts: list[Host]
     variables = {
         name: value
         for name, value in sorted(os.environ.items())
-        if name.startswith(_PASSED_ON) and not is_secret(name, value) and _PLAIN_VALUE.fullmatch(value)
+        if name.startswith(_PASSED_ON) and not is_secret(name, value) and PLAIN_VALUE.fullmatch(value)
     }
     for name in hostfile.export:
         value = os.environ.get(name)
         if value is None:
             raise ConfigError("cluster.hostfile.export", name, "is not set here", f"export {name}=…, or leave it out")
-        if not _PLAIN_VALUE.fullmatch(value):
+        if not PLAIN_VALUE.fullmatch(value):
             reason = "its value would be changed by the shells on the way"
             raise ConfigError("cluster.hostfile.export", name, reason, "set it in the hosts' own shell profiles")
         if is_secret(name, value):
@@ -163,6 +161,7 @@ def remote_environment(run_directory: Path, config: RunConfig, hosts: list[Host]
         variables |= {"GLOO_SOCKET_IFNAME": hostfile.interface, "NCCL_SOCKET_IFNAME": hostfile.interface}
     return (
         variables
+        | config.cluster.environment
         | repeatable(config)
         | {
             "TORCH_EXTENSIONS_DIR": str(run_directory / "torch_extensions"),

@@ -10,6 +10,8 @@ from training.errors import ConfigError
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._/@%+,:=-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+PLAIN_VALUE = re.compile(r"[\w@%+=:,./^ -]*", re.ASCII)
+"""Of an environment variable: what the quoting of DeepSpeed's runner, plain double quotes, leaves alone in a shell."""
 
 
 def check_cluster(config: RunConfig) -> None:
@@ -24,6 +26,11 @@ def check_cluster(config: RunConfig) -> None:
             remedy = "cluster.hostfile.path=FILE"
             raise ConfigError("cluster.hostfile", None, "launcher=hostfile needs the hosts", remedy)
         _check_hostfile(cluster.hostfile)
+        for name, value in cluster.environment.items():
+            if not PLAIN_VALUE.fullmatch(value):
+                reason = "the shells on the way to the hosts would change it"
+                remedy = "letters, digits, blanks and @%+=:,./^_- only; set it in the hosts' own shell profiles"
+                raise ConfigError(f"cluster.environment.{name}", ascii(value), reason, remedy)
     elif cluster.hostfile is not None:
         reason = f"launcher={cluster.launcher} would ignore it"
         raise ConfigError("cluster.hostfile", "…", reason, "cluster.launcher=hostfile, or cluster.hostfile=null")

@@ -108,7 +108,7 @@ class IncidentRecord:
     stage: str
     what: str
     """Short name: non_finite, loss_spike, rollback, silent_corruption, corrupt_checkpoint, save_failed, save_late,
-    log_unwritable, hang, slow_rank, restart, config_changed, failure."""
+    prune_failed, log_unwritable, heartbeat_file, hang, slow_rank, restart, config_changed, failure."""
     message: str
     attempt: int
 

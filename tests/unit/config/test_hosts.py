@@ -127,6 +127,7 @@ def test_what_is_no_text_file_is_refused(make: object, tmp_path: Path) -> None:
         ("cluster.hostfile.export=['A=1']", "no name of an environment variable"),
         ("cluster.hostfile.launcher_args=['a\x07b']", "control characters"),
         ("cluster.hostfile.ssh_port=0", "between 1 and 65535"),
+        ("+cluster.environment.NCCL_DEBUG_FILE='$(reboot)'", "the shells on the way"),
         ("cluster.launcher=local", "would ignore it"),
     ],
 )

@@ -107,6 +107,16 @@ def test_variables_that_were_asked_for_are_passed_on_or_refused(
         remote_environment(tmp_path, changed(config, export=["MY_SWITCH"]), hosts)
 
 
+def test_the_clusters_environment_reaches_every_host_and_wins_over_the_shells(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NCCL_DEBUG", "WARN")
+    environment = {"NCCL_DEBUG": "INFO", "UCX_TLS": "rc,self"}
+    config = replace(config, cluster=replace(config.cluster, environment=environment))
+    remote = remote_environment(tmp_path, config, chosen_hosts(config.cluster))
+    assert {name: remote[name] for name in environment} == environment
+
+
 def test_a_dry_run_prints_commands_ranks_and_environment_and_changes_nothing(
     config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
