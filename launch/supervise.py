@@ -24,6 +24,8 @@ _PR_SET_PDEATHSIG = 1
 _GRACE_SECONDS = 2.0
 """What the other ranks get to end by themselves after one has died, hung, or lost a peer."""
 _POLL_SECONDS = 0.05
+_LOOK_SECONDS = 1.0
+"""Between two looks into RUN_DIR/logs, which is on shared storage and may hold the files of thousands of ranks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,12 +75,17 @@ def _wait(pid: int, run_directory: Path, signals: StopSignals) -> None:
     """
     ranks: set[int] = set()
     failed_at: float | None = None
+    look_at = time.monotonic()
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
         signals.pass_on(pid)
         ranks |= _children(pid)
-        if failed_at is None and (_has_hung_or_lost_a_peer(run_directory) or any(_died(rank) for rank in ranks)):
-            failed_at = time.monotonic()
-        if failed_at is not None and time.monotonic() - failed_at > _GRACE_SECONDS:
+        now = time.monotonic()
+        if failed_at is None and any(_died(rank) for rank in ranks):
+            failed_at = now
+        if failed_at is None and now >= look_at:
+            look_at = now + _LOOK_SECONDS
+            failed_at = now if _has_hung_or_lost_a_peer(run_directory) else None
+        if failed_at is not None and now - failed_at > _GRACE_SECONDS:
             return  # a frozen rank does not end by SIGTERM, and DeepSpeed's launcher would wait for it half a minute
         time.sleep(_POLL_SECONDS)
 

@@ -14,9 +14,7 @@ from tests.integration.reading import contents, last_checkpoint, ledger, numbers
 from tests.integration.running import Job, kill, only_run, run_directories
 from training.errors import ExitCode
 
-pytestmark = pytest.mark.skipif(
-    not CAN_SHIFT, reason="no C compiler (cc): a piece of C shifts the clocks"
-)
+pytestmark = pytest.mark.skipif(not CAN_SHIFT, reason="no C compiler (cc): a piece of C shifts the clocks")
 
 
 @pytest.fixture(scope="module")

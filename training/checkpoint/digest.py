@@ -36,6 +36,15 @@ def digest(bits: NDArray[np.uint32], start: int) -> int:
     return total % MODULUS
 
 
+def telescoped(start: int, stop: int) -> int:
+    """Return a number of a range, in [0, 2^64), whose sum over ranges is that of the whole if they cut it up exactly.
+
+    Where one ends and the next begins, the terms cancel. Any other set of so many elements has the same sum only if
+    well-mixed numbers happen to.
+    """
+    return (_mixed(stop) - _mixed(start)) % MODULUS
+
+
 def _mixed(index: int) -> int:
     """Return a well-mixed odd 64-bit number (splitmix64's finaliser, Steele et al., OOPSLA 2014, figure 15)."""
     z = (index * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % MODULUS

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.checkpoint.load import Wanted
+from training.checkpoint.load import CHUNK_ELEMENTS, Wanted
 from training.checkpoint.manifest import WEIGHT
 from training.checkpoint.strict_json import read_json
 from training.checkpoint.tensor_file import ELEMENT_BYTES, TensorFileReader
@@ -88,9 +88,14 @@ class HuggingFaceSource:
         self.bytes_read += len(destination.cast("B")) // 4 * ELEMENT_BYTES[self._headers[key].dtype]
 
     def read_all(self, wanted: Iterable[Wanted]) -> None:
-        """Fill many destinations, each as `read_into` does."""
-        for tensor, start, destination in wanted:
-            self.read_into(tensor, start, destination)
+        """Pass on every element of many ranges, once."""
+        buffer = np.empty(CHUNK_ELEMENTS, dtype=np.float32)
+        for want in wanted:
+            stop = want.start + want.numel
+            for first in range(want.start, stop, CHUNK_ELEMENTS):
+                values = buffer[: stop - first]
+                self.read_into(want.tensor, first, values.data)
+                want.take(first, values)
 
     def digests(self) -> Mapping[str, int]:
         """Return no digest: such directories carry none."""

@@ -57,12 +57,18 @@ class Piece:
         """Elements of the range."""
         return self.live.numel()
 
+    @torch.no_grad()
+    def put(self, first: int, values: NDArray[np.float32]) -> None:
+        """Replace live values, from the flattened tensor's element `first` on; complete on return."""
+        begin = first - self.start
+        self.live[begin : begin + len(values)].copy_(torch.from_numpy(values))
+
 
 class Snapshot:
     """One flat float32 buffer with a place for every value that a rank holds; what it owns comes first.
 
-    So the data of the rank's file is one piece of memory, and the same buffer serves saving and loading. It is made at
-    the first use and kept (page-locked where the state is on a device): 12 bytes per parameter held.
+    So the data of the rank's file is one piece of memory. It is made at the first save and kept (page-locked where the
+    state is on a device): 12 bytes per parameter held.
 
     Weights and moments change in the optimizer's update alone, so they need not be copied in one go: `expect_take` says
     that a copy begins, another thread does it (`take`) beside the next step's forwards and backwards, and `settle`,
@@ -138,14 +144,6 @@ class Snapshot:
             begun = time.perf_counter()
             self._copied.wait()
             self.waited_seconds += time.perf_counter() - begun
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Copy the buffer into the live state; complete on return."""
-        self.settle()
-        for piece, place in self._places():
-            piece.live.copy_(place, non_blocking=True)
-        self._wait_for_device()
 
     def values(self, piece: Piece) -> NDArray[np.float32]:
         """Return a piece's values, a view of the buffer."""

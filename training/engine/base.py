@@ -110,10 +110,11 @@ class Engine(Protocol):
         ...
 
     def load(self, checkpoint: Path) -> Loaded:
-        """Replace weights and optimizer state by a committed checkpoint's, saved under any layout.
+        """Replace weights and optimizer state by those of a checkpoint that was found whole, saved under any layout.
 
         Raises:
-            CorruptCheckpoint: it is damaged or does not fit; nothing was changed.
+            CorruptCheckpoint: it does not fit, and nothing was changed; or it is not any more what was found whole, and
+                the engine is not to be used.
         """
         ...
 
@@ -121,7 +122,8 @@ class Engine(Protocol):
         """Replace the weights by a source's, read by every rank in ranges, and forget the optimizer's state.
 
         Raises:
-            AutarkyError: the source is damaged or does not fit; nothing was changed.
+            AutarkyError: the source does not fit, and nothing was changed; or it is damaged, and the engine is not to
+                be used.
         """
         ...
 

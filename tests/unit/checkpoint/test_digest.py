@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.checkpoint.digest import MODULUS, digest
+from training.checkpoint.digest import MODULUS, digest, telescoped
 
 BLOCK = 65_536
 BITS = np.random.default_rng(0).integers(0, 2**32, 3 * BLOCK + 17, dtype=np.uint32)
@@ -38,3 +38,16 @@ def test_a_range_at_another_place_has_another_digest(shift: int) -> None:
 
 def test_nothing_adds_nothing() -> None:
     assert digest(BITS[:0], 7) == 0
+
+
+RANGES = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 8)).map(lambda r: (r[0], r[0] + r[1])), max_size=8)
+
+
+@given(size=st.integers(1, 40), cuts=st.sets(st.integers(1, 39), max_size=8), strays=RANGES)
+def test_only_ranges_that_cut_up_the_whole_telescope_to_it(
+    size: int, cuts: set[int], strays: list[tuple[int, int]]
+) -> None:
+    edges = [0, *sorted(cut for cut in cuts if cut < size), size]
+    assert sum(telescoped(*ends) for ends in pairwise(edges)) % MODULUS == telescoped(0, size)
+    is_exact = sorted(element for ends in strays for element in range(*ends)) == list(range(size))
+    assert (sum(telescoped(*ends) for ends in strays) % MODULUS == telescoped(0, size)) == is_exact

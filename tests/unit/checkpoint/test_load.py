@@ -16,6 +16,7 @@ from tests.unit.checkpoint.simulated_ranks import (
     progress_at,
     saved,
 )
+from training.checkpoint.catalog import verify
 from training.checkpoint.load import CheckpointReader, Loaded, load_checkpoint, load_weights
 from training.checkpoint.manifest import Progress
 from training.checkpoint.snapshot import Fragment, Snapshot
@@ -98,7 +99,7 @@ def strange(shape: tuple[int, ...], name: str = "other.weight") -> Fragment:
         ),
         (lambda ours: ours[:-1], r"holds \w+/norm\.weight, which the model does not have"),
         (lambda ours: [*ours[:-1], short(ours[-1])], r"5 of 6 elements of \w+/norm\.weight have a place"),
-        (lambda ours: [*ours[:-1], shifted(ours[-1])], r"\w+/norm\.weight is not what was saved"),
+        (lambda ours: [*ours[:-1], shifted(ours[-1])], r"elements of \w+/norm\.weight have two places, some have none"),
     ],
     ids=["missing", "another shape", "extra", "too short", "shifted"],
 )
@@ -134,6 +135,18 @@ def test_a_rank_that_fails_keeps_the_others_from_loading(tmp_path: Path) -> None
     assert "(rank 1)" in str(errors[0])
     assert "other.weight" in str(errors[0])
     assert all(not v.any() for fragments in loaded for f in fragments for v in f.tensors.values())
+
+
+def test_what_changed_after_it_was_found_whole_is_refused_on_every_rank(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path)
+    verify(checkpoint)
+    file = max(checkpoint.glob("*.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    errors = on_ranks(2, lambda ranks: load_checkpoint(checkpoint, Snapshot(fragments_of(ranks.rank, 2, None)), ranks))
+    assert [type(error) for error in errors] == [CorruptCheckpoint, CorruptCheckpoint]
+    assert "is not what was saved" in str(errors[0])
 
 
 def test_weights_alone_leave_no_optimizer_state(tmp_path: Path) -> None:
