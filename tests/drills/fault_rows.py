@@ -22,6 +22,7 @@ from training.fault_tolerance.injected import STALL_VARIABLE, VARIABLE
 
 _SLOW_TURN_SECONDS = 0.1
 """A slow rank stands still so long, then runs so long."""
+_STALL_SECONDS = 0.15
 _START_SECONDS = 30.0
 """For a start that finds a stale lock."""
 _HANG_SEED = 0
@@ -131,17 +132,17 @@ def _hung(ground: Ground, row: str, fault: str, injected: str, act: Callable[[Ha
 def rank_slow(ground: Ground) -> Iterator[Line]:
     """H3: a rank that only runs half of the time, or takes longer, is named, not killed."""
     yield _slow(ground, "SIGSTOP and SIGCONT by turns, half of the time, rank 1", by_turns=True)
-    yield _slow(ground, f"{STALL_VARIABLE}: 0.15 s more in every step, rank 1", by_turns=False)
+    yield _slow(ground, f"{STALL_VARIABLE}: {_STALL_SECONDS} s more in every step, rank 1", by_turns=False)
 
 
 def _slow(ground: Ground, injected: str, *, by_turns: bool) -> Line:
     run = Disturbed(
         ground,
-        reference=ground.long_reference,
+        reference=ground.slow_reference,
         expected=["slow_rank"],
-        overrides=["fault_tolerance.stragglers.window_steps=1"],
+        overrides=["fault_tolerance.stragglers.window_steps=4"],
     )
-    run.start({} if by_turns else {STALL_VARIABLE: "step:1:*:0.15"})
+    run.start({} if by_turns else {STALL_VARIABLE: f"step:1:*:{_STALL_SECONDS}"})
     run.reach(Place.training, count=1)
 
     def wait_a_turn() -> None:

@@ -29,10 +29,8 @@ class Status:
     """"<group> <ranks>" -> how many collectives it has started there; "<group> 3>4": transfers from rank 3 to 4."""
     place: int = 0
     """Pipeline stage: busy times compare only within one."""
-    window: int = -1
-    """Number of the last whole window of steps; -1 before the first."""
-    busy_seconds: float = 0.0
-    """Of a step in that window, mean: its seconds less those spent waiting for peers."""
+    windows: list[list[float]] = field(default_factory=list)
+    """The last whole windows of steps, each as [number, mean seconds of a step less those spent waiting for peers]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,6 +23,9 @@ class Section(StrEnum):
     end = "end"
 
 
+_WINDOWS_TOLD = 4
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Doing:
     """A turn: a new object each time, so that whoever looks sees that there was one."""
@@ -33,10 +36,10 @@ class Doing:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The last whole window of steps."""
+    """A whole window of steps."""
 
     number: int
-    """Counted from the first step of the run; -1 before there is one."""
+    """Counted from the first step of the run."""
     busy_seconds: float
     """Mean of its steps: wall time less waiting for peers."""
 
@@ -57,7 +60,8 @@ class Heartbeat:
         self.doing = Doing(Section.start_up, 0)
         self.place = 0
         """Pipeline stage, as of the last step."""
-        self.window = Window(-1, 0.0)
+        self.windows: tuple[Window, ...] = ()
+        """The last ones, newest last: ranks tell of them at different moments, and are compared in one they all had."""
         self.notices: deque[Notice] = deque()
         self.window_steps = 1
         self._busy_seconds: list[float] = []
@@ -84,11 +88,12 @@ class Heartbeat:
             seconds: all of it, reading its data too.
             place: pipeline stage of this rank.
         """
-        self.place = place
+        if place != self.place:
+            self.place, self.windows = place, ()  # other work
         self._busy_seconds.append(seconds - (self.collectives.training.waited_seconds - self._waited_before))
         if step % self.window_steps == 0:
             mean = sum(self._busy_seconds) / len(self._busy_seconds)
-            self.window = Window(step // self.window_steps, mean)
+            self.windows = (*self.windows, Window(step // self.window_steps, mean))[-_WINDOWS_TOLD:]
             self._busy_seconds.clear()
 
     def take_notices(self, tell: Callable[[str, str], None]) -> None:

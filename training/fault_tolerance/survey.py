@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Survey(threading.Thread):
         self._path = run_directory / FILE_NAME
         self._closing = closing
         self._interval_seconds = interval_seconds
-        self._window = -1
+        self._window = -1.0
 
     def run(self) -> None:
         """Look, tell, wait."""
@@ -63,11 +63,16 @@ class Survey(threading.Thread):
                 self._heartbeat.notices.append(Notice("heartbeat_file", str(error)))
 
     def _find_slow_ranks(self, table: Mapping[int, Status]) -> None:
-        windows = {status.window for status in table.values()}
-        if len(windows) > 1 or windows <= {self._window}:
-            return  # a window's end is just passing, or nothing new
-        (self._window,) = windows
-        busy = {rank: Busy(place=status.place, seconds=status.busy_seconds) for rank, status in table.items()}
+        window = latest_common_window(table.values())
+        if window is None or window <= self._window:
+            return
+        self._window = window
+        busy = {
+            rank: Busy(place=status.place, seconds=seconds)
+            for rank, status in table.items()
+            for number, seconds in status.windows
+            if number == window
+        }
         for straggler in self._slow_ranks.add(busy):
             who = self._board.who(straggler.rank)
             self._heartbeat.notices.append(Notice("slow_rank", self._words(straggler, who.host if who else "?")))
@@ -79,6 +84,12 @@ class Survey(threading.Thread):
             f"other replicas of its pipeline stage, {slow.others_seconds:.3g} s; so in {config.slow_windows} of the "
             f"last {config.of_windows} windows of {config.window_steps} steps. All wait for it: look at that node"
         )
+
+
+def latest_common_window(table: Iterable[Status]) -> float | None:
+    """Return the number of the latest window of steps that every rank has told of; None if there is none."""
+    told = [{number for number, _ in status.windows} for status in table]
+    return max(set.intersection(*told), default=None) if told else None
 
 
 def overview(table: Mapping[int, Status], *, time_seconds: float) -> dict[str, Any]:

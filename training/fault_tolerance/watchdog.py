@@ -231,6 +231,5 @@ class Watchdog:
             waits=track.waits or self._device != "cpu",
             started=dict(log.started),
             place=heart.place,
-            window=heart.window.number,
-            busy_seconds=heart.window.busy_seconds,
+            windows=[[window.number, window.busy_seconds] for window in heart.windows],
         )
