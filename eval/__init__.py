@@ -1,6 +1,7 @@
-"""Evaluation between training stages, and by hand on a checkpoint.
+"""Evaluation between training stages.
 
 Map: `data` what evaluation needs of prepared data · `lm` scores and continues sequences with a live engine, under any
 layout · `tasks/` one file per kind of measurement · `metrics` numbers from scores (numpy) · `harness` runs a suite and
-makes the report · `gates` decides from the numbers whether the next training stage may start (pure) · `run` by hand.
+makes the report · `evidence` reads it back, item by item · `statistics` how sure a number is · `gates` decides whether
+the next training stage may start (both pure).
 """

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,19 @@ def write_report(report: EvalReport, path: Path) -> None:
         StorageError: it could not be written.
     """
     write_durably(path, to_json(report))
+
+
+def with_more_items(suite: SuiteConfig, look: int) -> SuiteConfig:
+    """Return a suite for a training stage's evaluation number `look`: each asks for twice the items of the one before.
+
+    The first items stay the same ones.
+    """
+    factor = 2 ** (look - 1)
+    return replace(
+        suite,
+        held_out_documents=suite.held_out_documents * factor,
+        multiple_choice_items=suite.multiple_choice_items * factor,
+    )
 
 
 def _tasks_of(suite: SuiteConfig) -> list[Task]:

@@ -12,5 +12,6 @@ again      the same for the other two: started again as often as cluster.max_res
 requeue    what follows from how a start ended: again, without a node, or stop and say why. Pure
 attempts   every start of a run, in its directory
 status     `python -m launch.status RUN_DIR`: the job, the last step, the last end
+gate       `python -m launch.gate RUN_DIR`: what gates said, and a person's answer to them
 supervise  one child process to its end: signals in, exit code out, the first failing rank's words last
 """

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from eval.gates import decide
-from eval.harness import EvalReport, evaluate
+from eval.evidence import decide_from_reports
+from eval.harness import EvalReport, evaluate, with_more_items
 from eval.harness import write_report as write_evaluation
 from eval.lm import ScoringEngine
 from training.checkpoint.commit import POINTS
@@ -156,8 +156,10 @@ def _train(
         checkpoints=checkpoints,
         open_loader=lambda name, left_out: StageLoader(data, config, name, left_out=left_out),
         data_fingerprint=data.fingerprint,
-        evaluate=lambda engine, suite, path: _evaluate(config, engine, data, suite, path if is_first else None),
-        decide=decide,
+        evaluate=lambda engine, suite, path, look: _evaluate(
+            config, engine, data, suite, path if is_first else None, look
+        ),
+        decide=lambda gate, report, baselines, look: decide_from_reports(gate, report, baselines, look=look),
         peak_flops_per_second=_peak_flops_per_second(config, processes),
         interruption=interruption,
         heartbeat=heartbeat,
@@ -275,10 +277,10 @@ def _build_engine(
 
 
 def _evaluate(
-    config: RunConfig, engine: ScoringEngine, data: PreparedData, suite: str, path: Path | None
+    config: RunConfig, engine: ScoringEngine, data: PreparedData, suite: str, path: Path | None, look: int
 ) -> EvalReport:
     """Return the report of a suite; written to `path` unless that is None."""
-    report = evaluate(engine, data, config.eval.suites[suite], suite_name=suite)
+    report = evaluate(engine, data, with_more_items(config.eval.suites[suite], look), suite_name=suite)
     if path is not None:
         write_evaluation(report, path)
     return report

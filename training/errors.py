@@ -18,7 +18,7 @@ class ExitCode(IntEnum):
     BAD_CONFIG = 2
     """The configuration cannot work; nothing was started or changed."""
     GATE_BLOCKED = 3
-    """A gate blocked the next training stage; the report says which number failed."""
+    """A gate blocked the next training stage, or asks a person (launch.gate); the report says which number failed."""
     PEER_LOST = 4
     """Another rank or the launcher died; restart with resume=auto."""
     NON_FINITE = 5

@@ -44,14 +44,14 @@ def read_text(path: Path, *, largest_bytes: int = _LARGEST_BYTES) -> str:
     return content.decode("utf-8")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, largest_bytes: int = _LARGEST_BYTES) -> Any:
     """Return the values in a JSON file, at most 64 deep.
 
     Raises:
         OSError: it is not there or cannot be read.
         ValueError: it is no such file.
     """
-    return parse_json(read_text(path))
+    return parse_json(read_text(path, largest_bytes=largest_bytes))
 
 
 def parse_json(text: str | bytes, *, strict: bool = False) -> Any:

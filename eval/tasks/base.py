@@ -1,11 +1,16 @@
 """The shape all tasks share."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from eval.data import EvalData
 from eval.lm import EngineLM
+from eval.statistics import Items
+from training.config.gate_schema import Metric
 from training.config.schema import SuiteConfig
 
 
@@ -28,3 +33,24 @@ class Task:
     """Raised with every change that can change a number; results of different versions are not comparable."""
     run: Callable[[EngineLM, EvalData, SuiteConfig], TaskResult]
     """Measures; collective over all ranks."""
+    metrics: Mapping[Metric, Callable[[Sequence[Mapping[str, Any]]], Items]] = field(default_factory=dict)
+    """What gates can ask for -> that metric of the task's items, as they stand in a report."""
+
+
+def content_key(*token_ids: Sequence[int]) -> str:
+    """Return a short hash of what an item is made of: items of two reports pair up if it is the same."""
+    digest = hashlib.sha256()
+    for ids in token_ids:
+        digest.update(f"{len(ids)} ".encode())
+        digest.update(np.asarray(ids, dtype="<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def items_by_key(items: Sequence[Mapping[str, Any]], *, above: str, below: str | None, higher_is_better: bool) -> Items:
+    """Return a metric of a report's items from two of their fields; without a field below, each item counts 1."""
+    keys = [f"{item['id']} {item['key']}" for item in items]
+    return Items(
+        numerators={key: float(item[above]) for key, item in zip(keys, items, strict=True)},
+        denominators={key: float(item[below]) if below else 1.0 for key, item in zip(keys, items, strict=True)},
+        higher_is_better=higher_is_better,
+    )

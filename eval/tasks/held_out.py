@@ -1,11 +1,13 @@
 """Bits per byte of held-out text, document by document."""
 
 import math
+from functools import partial
 
 from eval.data import EvalData, suite_documents
 from eval.lm import EngineLM, ScoredSequence
 from eval.metrics import bits_per_byte, bits_per_byte_interval
-from eval.tasks.base import Task, TaskResult
+from eval.tasks.base import Task, TaskResult, content_key, items_by_key
+from training.config.gate_schema import Metric
 from training.config.schema import SuiteConfig
 
 
@@ -28,10 +30,21 @@ def _run(lm: EngineLM, data: EvalData, suite: SuiteConfig) -> TaskResult:
             "held_out_bytes": float(sum(num_bytes)),
         },
         items=[
-            {"id": document.id, "bits": bits[i], "num_bytes": num_bytes[i], "num_tokens": num_tokens[i]}
+            {
+                "id": document.id,
+                "key": content_key(beginnings[i]),
+                "bits": bits[i],
+                "num_bytes": num_bytes[i],
+                "num_tokens": num_tokens[i],
+            }
             for i, document in enumerate(documents)
         ],
     )
 
 
-HELD_OUT = Task(name="held_out", version=1, run=_run)
+HELD_OUT = Task(
+    name="held_out",
+    version=1,
+    run=_run,
+    metrics={Metric.bits_per_byte: partial(items_by_key, above="bits", below="num_bytes", higher_is_better=False)},
+)

@@ -7,11 +7,13 @@ at the same position of other documents. All choices are equally long, so log-pr
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from eval.data import EvalData, HeldOutDocument, suite_documents
 from eval.lm import EngineLM, ScoredSequence
 from eval.metrics import accuracy
-from eval.tasks.base import Task, TaskResult
+from eval.tasks.base import Task, TaskResult, content_key, items_by_key
+from training.config.gate_schema import Metric
 from training.config.schema import SuiteConfig
 from training.errors import DataError
 
@@ -98,7 +100,15 @@ def _run(lm: EngineLM, data: EvalData, suite: SuiteConfig) -> TaskResult:
         logprobs = [score.logprob for score in scores[i * NUM_CHOICES : (i + 1) * NUM_CHOICES]]
         # Compared this way round, neither a tie nor a NaN counts as right.
         correct.append(all(logprobs[question.right] > lp for c, lp in enumerate(logprobs) if c != question.right))
-        items.append({"id": question.id, "right": question.right, "logprobs": logprobs, "correct": correct[-1]})
+        items.append(
+            {
+                "id": question.id,
+                "key": content_key(question.context_ids, *question.choices_ids),
+                "right": question.right,
+                "logprobs": logprobs,
+                "correct": correct[-1],
+            }
+        )
     share = accuracy(correct)
     return TaskResult(
         metrics={
@@ -111,4 +121,11 @@ def _run(lm: EngineLM, data: EvalData, suite: SuiteConfig) -> TaskResult:
     )
 
 
-MULTIPLE_CHOICE = Task(name="multiple_choice", version=1, run=_run)
+MULTIPLE_CHOICE = Task(
+    name="multiple_choice",
+    version=1,
+    run=_run,
+    metrics={
+        Metric.multiple_choice_accuracy: partial(items_by_key, above="correct", below=None, higher_is_better=True)
+    },
+)

@@ -3,6 +3,7 @@
 schema            frozen dataclasses, one per section; the field docstrings are the reference (conf/README.md)
 cluster_schema    the sections of `cluster` about hosts and preflight
 hosts             which hosts a hostfile names
+gate_schema       that of gates
 slurm_schema      its section cluster.slurm
 arguments         the command line that every entry point shares; takes launchers' --local_rank away
 load              YAML and overrides -> RunConfig (once), frozen YAML -> RunConfig, hash
@@ -11,6 +12,7 @@ typed             plain values <-> dataclasses, strictly
 keys              every dotted key the schema knows, and the nearest one to a typing mistake
 checks            the only door to all checks; the other *_checks hold them
 secret_names      what looks like a secret: the names of keys and variables, addresses with passwords
+approval          what a person said about a gate
 initial_weights   init_from: which directory the first weights come from
 resume_policy     what may be another when a run goes on: free, guarded (resume.allow) or frozen
 run_directory     which directory a start uses: new, continued or refused

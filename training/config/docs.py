@@ -17,6 +17,7 @@ from training import errors
 from training.config import (
     cluster_schema,
     fault_tolerance_schema,
+    gate_schema,
     reporting_schema,
     schema,
     slurm_schema,
@@ -75,7 +76,15 @@ def text() -> str:
     groups = "\n".join(f"| `{name}` | {', '.join(f'`{c}`' for c in group_choices(name))} |" for name in _shown_groups())
     parts = [_HEAD, f"## Groups\n\n| group | choices |\n|---|---|\n{groups}\n", _when_a_run_goes_on(), "## Keys\n"]
     meanings = {}
-    for module in (schema, watchdog_schema, fault_tolerance_schema, cluster_schema, slurm_schema, reporting_schema):
+    for module in (
+        schema,
+        watchdog_schema,
+        fault_tolerance_schema,
+        cluster_schema,
+        slurm_schema,
+        reporting_schema,
+        gate_schema,
+    ):
         meanings |= _meanings(module)
     parts += [_table(path, dataclass, meanings) for path, dataclass in _sections(schema.RunConfig, "")]
     return "\n".join(parts)

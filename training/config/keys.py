@@ -137,3 +137,10 @@ def _walk(hint: Any, value: Any, prefix: str) -> Iterable[str]:
         key = f"{prefix}{name}"
         yield key
         yield from _walk(child, value.get(name) if isinstance(value, Mapping) else None, f"{key}.")
+
+
+def no_such(key: str, given: str, section: str, known: list[str]) -> ConfigError:
+    """Return the error that a section has nothing of a name, with the nearest one that it has."""
+    close = nearest(given, known)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return ConfigError(key, given, f"{section} has no {given}", f"{hint}{section} has: {', '.join(known)}")

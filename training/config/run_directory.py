@@ -23,6 +23,8 @@ from training.errors import ConfigError, StorageError
 from training.lease import wait_until_free
 from training.plain_files import read_json
 
+LEDGER_NAME = "stages.json"
+"""What a run has done, in its directory; `training/stages/ledger.py` writes it."""
 _PACKAGES = ("torch", "deepspeed", "hydra-core", "omegaconf", "tokenizers", "safetensors", "numpy", "wandb", "datasets")
 _LONGEST_NAME_IN_ID = 40
 """A run id is at most 64 characters: time, name and hash."""
@@ -105,7 +107,7 @@ def new_run_id(config: RunConfig) -> str:
 def is_done(directory: Path, *, until: str | None = None) -> bool:
     """Return whether the run's ledger says that every training stage is complete, or the one that is named."""
     try:
-        ledger = read_json(directory / "stages.json")
+        ledger = read_json(directory / LEDGER_NAME)
         return ledger["state"] == "done" or any(
             entry["name"] == until and entry["status"] == "promoted" for entry in ledger["stages"]
         )
@@ -190,7 +192,7 @@ def _may_go_on(directory: Path, frozen: RunConfig, config: RunConfig) -> bool:
 def _complete_training_stages(directory: Path) -> list[str]:
     """Return the training stages that have a checkpoint at their end, as the run's ledger says."""
     try:
-        ledger = read_json(directory / "stages.json")
+        ledger = read_json(directory / LEDGER_NAME)
         return [entry["name"] for entry in ledger["stages"] if entry["checkpoint"] is not None]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return []  # nothing was trained yet; a damaged ledger is refused by who opens it

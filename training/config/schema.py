@@ -10,6 +10,7 @@ from typing import Any
 
 from training.config.cluster_schema import HostfileConfig, PreflightConfig
 from training.config.fault_tolerance_schema import CorruptionConfig, RecoveryConfig
+from training.config.gate_schema import GateConfig
 from training.config.reporting_schema import ReportingConfig
 from training.config.slurm_schema import SlurmConfig
 from training.config.watchdog_schema import HangConfig, StragglerConfig
@@ -243,16 +244,6 @@ class ScheduleConfig:
     """wsd: share of the steps, at the end, with a linearly falling rate."""
     final_ratio: float = 0.0
     """Rate at the very end, as a share of the peak."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GateConfig:
-    """Conditions a training stage's evaluation must meet before the next one may start."""
-
-    max_bits_per_byte: float | None = None
-    """Highest held-out bits per byte; null sets no threshold."""
-    max_increase_over_previous: float | None = None
-    """How much bits per byte may rise over the previous training stage's; 0.0 allows no rise, null does not compare."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

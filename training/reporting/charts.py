@@ -10,7 +10,8 @@ from training.reporting.summary import RunSummary
 
 _STAGE_COLOURS = ["#3b82f6", "#f59e0b", "#10b981", "#a855f7", "#ec4899", "#06b6d4", "#84cc16", "#f97316"]
 """One colour per training stage, readable on white and on near-black."""
-_GATE_COLOURS = {"promote": "#16a34a", "block": "#dc2626"}
+_GATE_COLOURS = {"promote": "#16a34a", "block": "#dc2626", "ask": "#d97706", "more_items": "#64748b"}
+_GATE_MARKS = {"promote": "✓ gate", "block": "✕ BLOCKED", "ask": "? a person", "more_items": "… more items"}
 _MAX_POINTS = 2000
 """Points per curve that a phone still draws smoothly."""
 _CONFIG = {
@@ -90,7 +91,7 @@ def _curve(summary: RunSummary, title: str, value: Callable[[StepRecord], float]
 
 def _add_gates(figure: go.Figure, summary: RunSummary) -> None:
     for gate in summary.gates:
-        mark = "✓ gate" if gate.decision == "promote" else "✕ BLOCKED"
+        mark = _GATE_MARKS.get(gate.decision, gate.decision)
         colour = _GATE_COLOURS.get(gate.decision, "#888")
         figure.add_vline(
             x=gate.step + 0.5,

@@ -127,6 +127,9 @@ def _numbers(record: StepRecord) -> str:
     return f"loss {record.loss:.4f}  {count(record.tokens_per_second)} tok/s  MFU {percent(record.mfu)}"
 
 
+_VERDICTS = {"promote": "PROMOTED", "block": "BLOCKED", "ask": "ASKS A PERSON", "more_items": "WANTS MORE ITEMS"}
+
+
 def _event_line(record: EvalRecord | GateRecord | CheckpointRecord | IncidentRecord | StageRecord) -> str:
     match record:
         case EvalRecord():
@@ -137,7 +140,7 @@ def _event_line(record: EvalRecord | GateRecord | CheckpointRecord | IncidentRec
             )
         case GateRecord():
             reasons = "".join(f"\n    {reason}" for reason in record.reasons)
-            verdict = "PROMOTED" if record.decision == "promote" else "BLOCKED"
+            verdict = _VERDICTS.get(record.decision, record.decision)
             return f"[{record.stage}] gate: {verdict}{reasons}"
         case CheckpointRecord():
             size = num_bytes(record.num_bytes)

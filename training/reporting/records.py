@@ -74,7 +74,7 @@ class GateRecord:
     step: int
     stage: str
     decision: str
-    """promote or block."""
+    """promote, block, ask (a person is) or more_items (the evaluation is made again)."""
     reasons: list[str]
     """One sentence per condition, with both numbers."""
     attempt: int

@@ -90,13 +90,13 @@ class Journal:
             )
         )
 
-    def gate(self, stage: str, *, promoted: bool, reasons: Sequence[str]) -> None:
+    def gate(self, stage: str, decision: str, reasons: Sequence[str]) -> None:
         """Write down what a gate decided."""
         self._reporter.record(
             GateRecord(
                 step=self.steps_done,
                 stage=stage,
-                decision="promote" if promoted else "block",
+                decision=decision,
                 reasons=list(reasons),
                 attempt=self._attempt,
             )

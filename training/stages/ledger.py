@@ -13,11 +13,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
+from training.config.run_directory import LEDGER_NAME
 from training.durable_files import write_durably
 from training.errors import ConfigError, CorruptCheckpoint, StorageError
 from training.plain_files import parse_json, read_text, typed
 
-LEDGER_NAME = "stages.json"
 _VERSION = 1
 
 
@@ -53,6 +53,8 @@ class Evaluation:
     path: str
     """Its report, relative to the run directory."""
     metrics: dict[str, float]
+    look: int = 1
+    """Which one of its training stage it is: a gate that cannot decide has it made again, with more items."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +62,13 @@ class GateOutcome:
     """A gate that was asked."""
 
     decision: str
-    """promote or block."""
+    """promote, block or ask; more_items while a larger evaluation is being made."""
     reasons: tuple[str, ...]
+    """One sentence per condition, and that of a person who was asked."""
+    numbers: tuple[dict[str, Any], ...] = ()
+    """One object per condition: verdict, value, bounds, limit, items; see `eval.gates.GateDecision.numbers`."""
+    look: int = 1
+    """Which evaluation of the training stage it judged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,10 +192,18 @@ def _entry(fields: Mapping[str, Any]) -> StageEntry:
         status=StageStatus(fields["status"]),
         checkpoint=None if fields["checkpoint"] is None else _text(fields["checkpoint"]),
         evaluation=_evaluation(fields["evaluation"]),
-        gate=None
-        if gate is None
-        else GateOutcome(decision=_text(gate["decision"]), reasons=tuple(map(_text, gate["reasons"]))),
+        gate=None if gate is None else outcome_of(gate),
     )
+
+
+def outcome_of(fields: Mapping[str, Any]) -> GateOutcome:
+    """Return the outcome of a gate from its JSON object.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none.
+    """
+    lists = {"reasons": tuple(fields["reasons"]), "numbers": tuple(fields.get("numbers", ()))}
+    return typed(GateOutcome, {**fields, **lists})
 
 
 def _evaluation(fields: Mapping[str, Any] | None) -> Evaluation | None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from training.checkpoint.manifest import read_manifest
-from training.config.schema import GateConfig, Resume, RunConfig
+from training.config.gate_checks import START
+from training.config.gate_schema import GateAction
+from training.config.schema import Resume, RunConfig
 from training.data.loader import StageLoader
 from training.engine.base import Engine
 from training.engine.process_group import ProcessGroup
@@ -21,14 +23,12 @@ from training.reporting.formatting import duration, num_bytes
 from training.reporting.reporter import Reporter
 from training.stages import transitions
 from training.stages.checkpointing import Checkpointing
+from training.stages.gatekeeper import Decide, Gatekeeper
 from training.stages.interruption import InterruptibleScoring, Interruption
 from training.stages.journal import Journal
-from training.stages.ledger import Ledger, StageStatus, commit
+from training.stages.ledger import GateOutcome, Ledger, StageStatus, commit
 from training.stages.resumption import changes_since
 from training.stages.training_loop import TrainingLoop
-
-START = "start"
-"""Name of the evaluation of the untrained model."""
 
 
 class Evaluation(Protocol):
@@ -50,20 +50,6 @@ class Evaluation(Protocol):
         ...
 
 
-class Decision(Protocol):
-    """What the runner needs of a gate's decision (eval.gates.GateDecision)."""
-
-    @property
-    def promoted(self) -> bool:
-        """Whether the next training stage may start."""
-        ...
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """One sentence per condition."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
     """What the composition root puts into a runner: things the runner must not know how to make."""
@@ -78,9 +64,9 @@ class Parts:
     open_loader: Callable[[str, Mapping[str, int]], StageLoader]
     """(training stage, batches that each training stage has left out) -> its data."""
     data_fingerprint: str
-    evaluate: Callable[[InterruptibleScoring, str, Path], Evaluation]
-    """(engine, suite name, path) -> report, written to the path by rank 0; collective."""
-    decide: Callable[[GateConfig, Mapping[str, float], Mapping[str, float] | None], Decision]
+    evaluate: Callable[[InterruptibleScoring, str, Path, int], Evaluation]
+    """(engine, suite name, path, look) -> report, written to the path by rank 0; collective."""
+    decide: Decide
     peak_flops_per_second: float
     """Of one device, for MFU."""
     interruption: Interruption
@@ -110,6 +96,9 @@ class Runner:
         self._parts = parts
         self._is_first = parts.processes.rank == 0
         self._ledger = ledger
+        self._gatekeeper = Gatekeeper(
+            config=config, run_directory=run_directory, processes=parts.processes, decide=parts.decide
+        )
         self._journal = Journal(
             config,
             parts.reporter,
@@ -199,26 +188,30 @@ class Runner:
     # -- one training stage -----------------------------------------------------------------------------------------
 
     def _run_training_stage(self, name: str) -> None:
-        if self._ledger.entry(name).status not in (StageStatus.evaluated, StageStatus.blocked):
-            checkpoint, initial = self._checkpoints.newest, self._parts.load_initial_weights
-            self._parts.heartbeat.section(Section.build, self._journal.steps_done)
-            engine = self._parts.build_engine(name, checkpoint is None and initial is None)
-            notes = list(engine.notes)
-            self._parts.heartbeat.section(Section.load)
-            if checkpoint is not None:
-                loaded = engine.load(checkpoint)
-                read, took = num_bytes(loaded.bytes_read), duration(loaded.seconds)
-                notes.append(f"state of {checkpoint.name}: rank 0 read its share, {read}, in {took}")
-            elif initial is not None:
-                initial(engine)
-            self._parts.interruption.check()
-            self._evaluate_start(engine, name)
-            if self._ledger.entry(name).status is not StageStatus.trained and not self._train(engine, name, notes):
-                engine.close()
-                return  # `run` comes back here, and the engine is filled from before the spike
-            self._evaluate(engine, name)
+        status, more = self._ledger.entry(name).status, transitions.wants_more_items(self._ledger, name)
+        if status in (StageStatus.evaluated, StageStatus.blocked) and not more:
+            self._ask_gate(name)
+            return
+        checkpoint, initial = self._checkpoints.newest, self._parts.load_initial_weights
+        self._parts.heartbeat.section(Section.build, self._journal.steps_done)
+        engine = self._parts.build_engine(name, checkpoint is None and initial is None)
+        notes = list(engine.notes)
+        self._parts.heartbeat.section(Section.load)
+        if checkpoint is not None:
+            loaded = engine.load(checkpoint)
+            read, took = num_bytes(loaded.bytes_read), duration(loaded.seconds)
+            notes.append(f"state of {checkpoint.name}: rank 0 read its share, {read}, in {took}")
+        elif initial is not None:
+            initial(engine)
+        self._parts.interruption.check()
+        self._evaluate_start(engine, name)
+        is_trained = status is StageStatus.trained or more
+        if not is_trained and not self._train(engine, name, notes):
             engine.close()
-        self._ask_gate(name)
+            return  # `run` comes back here, and the engine is filled from before the spike
+        outcome = self._judge(engine, name)
+        engine.close()
+        self._go_by(name, outcome)
 
     def _train(self, engine: Engine, name: str, notes: Sequence[str]) -> bool:
         """Bring a training stage to its end; return False if it has to be taken up again from an earlier step."""
@@ -256,37 +249,52 @@ class Runner:
             path, metrics = self._measure(engine, suite, START)
             self._advance(transitions.with_start_evaluation(self._ledger, path, metrics))
 
-    def _evaluate(self, engine: Engine, name: str) -> None:
+    def _judge(self, engine: Engine, name: str) -> GateOutcome | None:
+        """Evaluate a training stage and ask its gate, with more items as long as it wants them; return what it says."""
         suite = self._config.stages[name].eval_suite
-        if suite:
-            path, metrics = self._measure(engine, suite, name)
-            self._advance(transitions.evaluated(self._ledger, name, path, metrics))
+        outcome = None
+        while outcome is None or outcome.decision == GateAction.more_items:
+            if suite:
+                path, metrics = self._measure(engine, suite, name, look=transitions.next_look(self._ledger, name))
+                self._advance(transitions.evaluated(self._ledger, name, path, metrics))
+            outcome = self._ask(name)
+            if outcome is None:
+                break
+        return outcome
 
-    def _measure(self, engine: Engine, suite: str, name: str) -> tuple[str, dict[str, float]]:
+    def _measure(self, engine: Engine, suite: str, name: str, *, look: int = 1) -> tuple[str, dict[str, float]]:
         self._parts.heartbeat.section(Section.evaluation)
-        path = self._directory / "eval" / name / f"{suite}.json"
+        path = self._directory / "eval" / name / (f"{suite}.json" if look == 1 else f"{suite}-look-{look}.json")
         scoring = InterruptibleScoring(engine, self._parts.interruption, self._parts.heartbeat)
-        report = self._parts.evaluate(scoring, suite, path)
+        report = self._parts.evaluate(scoring, suite, path, look)
         self._journal.evaluation(name, suite, metrics=report.metrics, samples=report.samples, seconds=report.seconds)
         return self._relative(path), report.metrics
 
     def _ask_gate(self, name: str) -> None:
+        self._go_by(name, self._ask(name))
+
+    def _ask(self, name: str) -> GateOutcome | None:
+        """Write down and return what a training stage's gate says; None if there is no gate, or nothing to judge."""
         self._parts.heartbeat.section(Section.between)
-        gate = self._config.stages[name].gate
-        evaluation = self._ledger.entry(name).evaluation
-        if gate is None or evaluation is None:
+        if self._config.stages[name].gate is None or self._ledger.entry(name).evaluation is None:
+            return None
+        outcome = self._gatekeeper.ask(self._ledger, name)
+        self._advance(transitions.gated(self._ledger, name, outcome))
+        self._journal.gate(name, outcome.decision, outcome.reasons)
+        return outcome
+
+    def _go_by(self, name: str, outcome: GateOutcome | None) -> None:
+        """Let the next training stage start, or end the run."""
+        if outcome is None:
             self._advance(transitions.promoted_without_gate(self._ledger, name))
-            return
-        previous = transitions.previous_metrics(self._ledger, name)
-        decision = self._parts.decide(gate, evaluation.metrics, previous)
-        self._advance(transitions.gated(self._ledger, name, promoted=decision.promoted, reasons=decision.reasons))
-        self._journal.gate(name, promoted=decision.promoted, reasons=decision.reasons)
-        if not decision.promoted:
+        elif outcome.decision in (GateAction.block, GateAction.ask):
             self._journal.stage("run", "blocked")
+            verb = "blocks" if outcome.decision == GateAction.block else "asks a person"
             raise GateBlocked(
-                f"the gate after training stage {name} blocks: {'; '.join(decision.reasons)}\n"
-                f"  -> the weights are in {self._ledger.entry(name).checkpoint}; "
-                "train longer in a new run, or change the gate and continue with resume=auto"
+                f"the gate after training stage {name} {verb}: {'; '.join(outcome.reasons)}\n"
+                f"  -> the weights are in {self._ledger.entry(name).checkpoint}; python -m launch.gate "
+                f"{self._directory} {name} approve --by NAME --because TEXT promotes them all the same; or change the "
+                "gate, or train longer in a new run; resume=auto goes on"
             )
 
     # -- bookkeeping ------------------------------------------------------------------------------------------------

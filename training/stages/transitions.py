@@ -1,8 +1,10 @@
 """The arrows between ledgers: each returns a new ledger, or raises IllegalTransition where there is none. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
+from training.config.gate_checks import START
+from training.config.gate_schema import GateAction
 from training.stages.ledger import (
     Evaluation,
     GateOutcome,
@@ -19,14 +21,15 @@ def current_stage(ledger: Ledger) -> StageEntry | None:
     return next((entry for entry in ledger.stages if entry.status is not StageStatus.promoted), None)
 
 
-def previous_metrics(ledger: Ledger, name: str) -> dict[str, float] | None:
-    """Return what a gate compares with: numbers of the training stage before, of the untrained model for the first.
+def baseline_report(ledger: Ledger, evaluation: str) -> str | None:
+    """Return the report of an earlier evaluation, relative to the run directory; None if it was not made.
 
-    None if that evaluation was not made.
+    Args:
+        ledger: the run's.
+        evaluation: a training stage, or START for the untrained model.
     """
-    index = ledger.stages.index(ledger.entry(name))
-    evaluation = ledger.start_evaluation if index == 0 else ledger.stages[index - 1].evaluation
-    return None if evaluation is None else evaluation.metrics
+    made = ledger.start_evaluation if evaluation == START else ledger.entry(evaluation).evaluation
+    return None if made is None else made.path
 
 
 def started(ledger: Ledger) -> Ledger:
@@ -59,23 +62,44 @@ def trained(ledger: Ledger, name: str, checkpoint: str) -> Ledger:
     return _with(ledger, replace(entry, status=StageStatus.trained, checkpoint=checkpoint))
 
 
+def wants_more_items(ledger: Ledger, name: str) -> bool:
+    """Return whether a training stage's gate asked for a larger evaluation, which was not made yet."""
+    entry = ledger.entry(name)
+    if entry.gate is None or entry.evaluation is None or entry.gate.decision != GateAction.more_items:
+        return False
+    return entry.gate.look == entry.evaluation.look
+
+
+def next_look(ledger: Ledger, name: str) -> int:
+    """Return the number of a training stage's next evaluation, from 1."""
+    evaluation = ledger.entry(name).evaluation
+    return 1 if evaluation is None else evaluation.look + 1
+
+
 def evaluated(ledger: Ledger, name: str, path: str, metrics: Mapping[str, float]) -> Ledger:
-    """Return the ledger after a training stage was evaluated; `path` is the report, relative to the run directory."""
-    entry = _in(ledger, name, StageStatus.trained)
-    evaluation = Evaluation(path=path, metrics=dict(metrics))
+    """Return the ledger after a training stage was evaluated, or once more with more items.
+
+    `path` is the report, relative to the run directory.
+    """
+    entry = _in(ledger, name, StageStatus.trained, StageStatus.evaluated)
+    if entry.status is StageStatus.evaluated and not wants_more_items(ledger, name):
+        raise IllegalTransition(f"training stage {name} is evaluated, and nobody asked for more items")
+    evaluation = Evaluation(path=path, metrics=dict(metrics), look=next_look(ledger, name))
     return _with(ledger, replace(entry, status=StageStatus.evaluated, evaluation=evaluation))
 
 
-def gated(ledger: Ledger, name: str, *, promoted: bool, reasons: Sequence[str]) -> Ledger:
-    """Return the ledger after a gate decided: the training stage is promoted, or the run is blocked by it.
+def gated(ledger: Ledger, name: str, outcome: GateOutcome) -> Ledger:
+    """Return the ledger after a gate decided: promote, block or ask (which blocks until a person has decided).
 
-    A blocked training stage may be decided again.
+    With more_items the training stage stays evaluated. A blocked one may be decided again.
     """
     entry = _in(ledger, name, StageStatus.evaluated, StageStatus.blocked)
-    gate = GateOutcome(decision="promote" if promoted else "block", reasons=tuple(reasons))
-    status = StageStatus.promoted if promoted else StageStatus.blocked
-    ledger = _with(ledger, replace(entry, status=status, gate=gate))
-    return ledger if promoted else replace(ledger, state=RunState.blocked)
+    status = {
+        GateAction.promote: StageStatus.promoted,
+        GateAction.more_items: StageStatus.evaluated,
+    }.get(GateAction(outcome.decision), StageStatus.blocked)
+    ledger = _with(ledger, replace(entry, status=status, gate=outcome))
+    return replace(ledger, state=RunState.blocked) if status is StageStatus.blocked else ledger
 
 
 def promoted_without_gate(ledger: Ledger, name: str) -> Ledger:

@@ -72,9 +72,10 @@ def test_entries_of_dictionaries_are_added_with_plus_and_taken_out_with_tilde() 
 
 
 def test_an_optional_section_that_was_null_takes_one_value() -> None:
-    gate = compose(["stages.pretrain.gate.max_bits_per_byte=3"]).stages["pretrain"].gate
+    gate = compose(["stages.pretrain.gate.confidence=0.9", "stages.pretrain.eval_suite=quick"]).stages["pretrain"].gate
     assert gate is not None
-    assert (gate.max_bits_per_byte, gate.max_increase_over_previous) == (3.0, None)
+    assert gate.conditions == {}
+    assert gate.confidence == 0.9
 
 
 def test_compose_works_from_any_directory_and_anchors_paths_there(
@@ -230,7 +231,7 @@ def test_a_mistyped_resume_beside_a_run_directory_is_refused_with_the_nearest(
 
 
 def test_a_changed_gate_does_not_make_another_run(demo: RunConfig) -> None:
-    loosened = compose(["experiment=demo", "stages.pretrain.gate.max_bits_per_byte=2.9"])
+    loosened = compose(["experiment=demo", "stages.pretrain.gate.conditions.quality.at_most=2.9"])
     assert loosened.stages["pretrain"].gate != demo.stages["pretrain"].gate
     assert config_hash(loosened) == config_hash(demo)
 

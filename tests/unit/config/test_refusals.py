@@ -7,6 +7,10 @@ from training.errors import ConfigError
 
 DEMO = "experiment=demo"
 BATCH = "stages.pretrain.global_batch_sequences"
+GATE = "stages.pretrain.gate"
+QUALITY = f"{GATE}.conditions.quality"
+TO_START = "{metric: bits_per_byte, compared_with: start}"
+QUESTIONS = "{metric: multiple_choice_accuracy, at_least: 0.3}"
 SUITE = "eval.suites.quick"
 RECOVERY = "fault_tolerance.recovery"
 CORRUPTION = "fault_tolerance.corruption"
@@ -142,17 +146,63 @@ REFUSED = [
         "stages.anneal.eval_suite=quick",
     ),
     (
-        ["stages.pretrain.gate.max_increase_over_previous=0", "eval.at_start=false"],
-        "stages.pretrain.gate.max_increase_over_previous",
-        "no evaluation comes before",
+        [
+            DEMO,
+            f"+{GATE}.conditions.to_start={TO_START}",
+            "eval.at_start=false",
+        ],
+        f"{GATE}.conditions.to_start.compared_with",
+        "no such evaluation before",
         "eval.at_start=true",
     ),
     (
         [DEMO, "+eval.suites.other=${eval.suites.quick}", "stages.anneal.eval_suite=other"],
-        "stages.anneal.gate.max_increase_over_previous",
+        "stages.anneal.gate.conditions.no_worse.compared_with",
         "not the same measure",
-        "max_increase_over_previous=null",
+        "same eval_suite",
     ),
+    (
+        [DEMO, "stages.anneal.gate.conditions.no_worse.compared_with=pretran"],
+        "stages.anneal.gate.conditions.no_worse.compared_with",
+        "no pretran",
+        "pretrain",
+    ),
+    (
+        [DEMO, f"{QUALITY}.metric=bits_per_bite"],
+        f"{QUALITY}.metric",
+        "one of",
+        "bits_per_byte",
+    ),
+    ([DEMO, f"{QUALITY}.at_most=null"], QUALITY, "exactly one of", "keep one"),
+    ([DEMO, f"{QUALITY}.at_least=1"], QUALITY, "exactly one of", "keep at_most"),
+    (
+        [DEMO, f"{QUALITY}.at_most=null", f"{QUALITY}.at_least=1"],
+        f"{QUALITY}.at_least",
+        "better when lower",
+        "at_most=1",
+    ),
+    (
+        [DEMO, f"{QUALITY}.margin=0.1"],
+        f"{QUALITY}.margin",
+        "nothing that it could be",
+        "at_most",
+    ),
+    (
+        [
+            DEMO,
+            f"+{GATE}.conditions.mc={QUESTIONS}",
+            f"{SUITE}.multiple_choice_items=0",
+        ],
+        f"{GATE}.conditions.mc.metric",
+        "asks no multiple-choice",
+        "multiple_choice_items=",
+    ),
+    ([DEMO, f"{GATE}.pass_if=[[qualty]]"], f"{GATE}.pass_if", "no qualty", "quality"),
+    ([DEMO, f"{GATE}.pass_if=[[]]"], f"{GATE}.pass_if", "always met", "gate=null"),
+    ([DEMO, f"{GATE}.when_missed=more_items"], f"{GATE}.when_missed", "does not do that", "block or ask"),
+    ([DEMO, f"{GATE}.when_unclear=more_items"], f"{GATE}.max_looks", "more than one look", "max_looks=3"),
+    ([DEMO, f"{GATE}.max_looks=3"], f"{GATE}.max_looks", "more than one look", "more_items"),
+    ([DEMO, f"{GATE}.confidence=1"], f"{GATE}.confidence", "below 1", "confidence=0.95"),
     (["schedule.decay_fraction=0.1"], "schedule.decay_fraction", "only wsd", "schedule.kind=wsd"),
     (
         ["schedule=wsd", "schedule.warmup_fraction=0.6", "schedule.decay_fraction=0.5"],

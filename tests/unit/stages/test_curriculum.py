@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from training.config.gate_schema import GateConfig
 from training.config.reporting_schema import ReportingConfig
 from training.config.schema import (
     AcceleratorConfig,
@@ -15,7 +16,6 @@ from training.config.schema import (
     DeepSpeedSection,
     EvalConfig,
     FaultToleranceConfig,
-    GateConfig,
     ModelConfig,
     OptimizerConfig,
     ParallelConfig,
@@ -39,7 +39,7 @@ ANNEAL = replace(
     schedule=ScheduleConfig(kind=ScheduleKind.constant),
     parallel=ParallelConfig(pipeline=2),
     eval_suite="quick",
-    gate=GateConfig(max_bits_per_byte=2.0),
+    gate=GateConfig(confidence=0.9),
 )
 WSD = ScheduleConfig(kind=ScheduleKind.wsd, warmup_fraction=0.25, decay_fraction=0.5, final_ratio=0.1)
 

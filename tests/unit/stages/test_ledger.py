@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training.config.run_directory import LEDGER_NAME
 from training.errors import ConfigError, CorruptCheckpoint, StorageError
-from training.stages.ledger import LEDGER_NAME, Ledger, RunState, StageEntry, StageStatus, commit
+from training.stages.ledger import GateOutcome, Ledger, RunState, StageEntry, StageStatus, commit
 from training.stages.transitions import (
     begun,
     current_stage,
@@ -18,10 +19,12 @@ from training.stages.transitions import (
     evaluated,
     failed,
     gated,
+    next_look,
     promoted_without_gate,
     started,
     stopped,
     trained,
+    wants_more_items,
     with_start_evaluation,
 )
 
@@ -44,6 +47,20 @@ def random_walk(draw_index, num_moves: int) -> Ledger:
     return ledger
 
 
+def outcome(decision: str, entry: StageEntry) -> GateOutcome:
+    assert entry.evaluation is not None
+    numbers = {"condition": "quality", "verdict": "met", "value": 2.1, "low": None, "num_items": 24}
+    return GateOutcome(decision=decision, reasons=("2.1: met",), numbers=(numbers,), look=entry.evaluation.look)
+
+
+def more_items(ledger: Ledger, name: str, metrics: dict[str, float]) -> Ledger:
+    ledger = gated(ledger, name, outcome("more_items", ledger.entry(name)))
+    assert wants_more_items(ledger, name)
+    ledger = evaluated(ledger, name, f"eval/{name}/quick-look-{next_look(ledger, name)}.json", metrics)
+    assert not wants_more_items(ledger, name)
+    return ledger
+
+
 def _move(ledger: Ledger, entry: StageEntry, draw_index) -> Ledger:
     name, metrics = entry.name, {"bits_per_byte": 2.0 + draw_index(5) / 3}
     moves = {
@@ -55,10 +72,12 @@ def _move(ledger: Ledger, entry: StageEntry, draw_index) -> Ledger:
             lambda: promoted_without_gate(ledger, name),
         ],
         StageStatus.evaluated: [
-            lambda: gated(ledger, name, promoted=True, reasons=["2.1 <= 2.6: met"]),
-            lambda: gated(ledger, name, promoted=False, reasons=["2.7 > 2.6: not met"]),
+            lambda: gated(ledger, name, outcome("promote", entry)),
+            lambda: gated(ledger, name, outcome("block", entry)),
+            lambda: gated(ledger, name, outcome("ask", entry)),
+            lambda: more_items(ledger, name, metrics),
         ],
-        StageStatus.blocked: [lambda: gated(ledger, name, promoted=True, reasons=["decided again"])],
+        StageStatus.blocked: [lambda: gated(ledger, name, outcome("promote", entry))],
     }[entry.status]
     if entry.status is StageStatus.pending and name == NAMES[0] and ledger.start_evaluation is None:
         moves.append(lambda: with_start_evaluation(ledger, "eval/start/quick.json", metrics))

@@ -1,23 +1,27 @@
 import pytest
 
-from training.stages.ledger import IllegalTransition, Ledger, RunState, StageEntry, StageStatus
+from training.stages.ledger import GateOutcome, IllegalTransition, Ledger, RunState, StageEntry, StageStatus
 from training.stages.transitions import (
+    baseline_report,
     begun,
     current_stage,
     done,
     evaluated,
     failed,
     gated,
-    previous_metrics,
+    next_look,
     promoted_without_gate,
     rewound,
     started,
     stopped,
     trained,
+    wants_more_items,
     with_start_evaluation,
 )
 
 CHECKPOINT = "checkpoints/step-00000100"
+PROMOTE = GateOutcome(decision="promote", reasons=("fine",))
+BLOCK = GateOutcome(decision="block", reasons=("too high",))
 
 
 def fresh() -> Ledger:
@@ -30,7 +34,7 @@ def pretrain_evaluated() -> Ledger:
 
 
 def test_a_run_walks_through_all_its_training_stages() -> None:
-    ledger = gated(pretrain_evaluated(), "pretrain", promoted=True, reasons=["fine"])
+    ledger = gated(pretrain_evaluated(), "pretrain", PROMOTE)
     current = current_stage(ledger)
     assert current is not None
     assert current.name == "anneal"
@@ -46,7 +50,7 @@ def test_transitions_leave_the_ledger_they_start_from_as_it_was() -> None:
 
 
 def test_a_gate_that_blocks_blocks_the_run_and_may_decide_again_in_the_next_attempt() -> None:
-    blocked = gated(pretrain_evaluated(), "pretrain", promoted=False, reasons=["too high"])
+    blocked = gated(pretrain_evaluated(), "pretrain", BLOCK)
     assert (blocked.state, blocked.entry("pretrain").status) == (RunState.blocked, StageStatus.blocked)
     with pytest.raises(IllegalTransition):
         begun(blocked, "anneal")
@@ -54,7 +58,7 @@ def test_a_gate_that_blocks_blocks_the_run_and_may_decide_again_in_the_next_atte
     assert (again.state, again.attempt) == (RunState.running, 1)
     with pytest.raises(IllegalTransition):
         begun(again, "anneal")
-    promoted = gated(again, "pretrain", promoted=True, reasons=["threshold was raised"])
+    promoted = gated(again, "pretrain", PROMOTE)
     assert begun(promoted, "anneal").entry("anneal").status is StageStatus.training
 
 
@@ -74,11 +78,23 @@ def test_the_first_start_is_attempt_0_and_a_failed_run_may_start_again() -> None
         begun(failed(fresh()), "pretrain")
 
 
-def test_previous_metrics_are_the_stage_before_or_the_untrained_model() -> None:
+def test_the_report_of_an_earlier_evaluation_is_known_if_it_was_made() -> None:
     ledger = with_start_evaluation(fresh(), "eval/start/quick.json", {"bits_per_byte": 8.0})
-    assert previous_metrics(ledger, "pretrain") == {"bits_per_byte": 8.0}
-    assert previous_metrics(pretrain_evaluated(), "pretrain") is None
-    assert previous_metrics(pretrain_evaluated(), "anneal") == {"bits_per_byte": 2.5}
+    assert baseline_report(ledger, "start") == "eval/start/quick.json"
+    assert baseline_report(ledger, "pretrain") is None
+    assert baseline_report(pretrain_evaluated(), "start") is None
+    assert baseline_report(pretrain_evaluated(), "pretrain") == "eval/pretrain/quick.json"
+
+
+def test_a_larger_evaluation_is_made_only_if_the_gate_asked_for_it() -> None:
+    ledger = pretrain_evaluated()
+    with pytest.raises(IllegalTransition, match="nobody asked"):
+        evaluated(ledger, "pretrain", "eval/pretrain/quick-look-2.json", {})
+    asked = gated(ledger, "pretrain", GateOutcome(decision="more_items", reasons=("unclear",)))
+    assert (asked.state, asked.entry("pretrain").status) == (RunState.running, StageStatus.evaluated)
+    assert (wants_more_items(asked, "pretrain"), next_look(asked, "pretrain")) == (True, 2)
+    again = evaluated(asked, "pretrain", "eval/pretrain/quick-look-2.json", {})
+    assert (wants_more_items(again, "pretrain"), next_look(again, "pretrain")) == (False, 3)
 
 
 def test_illegal_arrows_raise() -> None:
@@ -89,7 +105,7 @@ def test_illegal_arrows_raise() -> None:
         "begun twice": lambda: begun(training, "pretrain"),
         "trained before begun": lambda: trained(fresh(), "pretrain", CHECKPOINT),
         "evaluated before trained": lambda: evaluated(training, "pretrain", "eval/x.json", {}),
-        "gate before evaluation": lambda: gated(is_trained, "pretrain", promoted=True, reasons=[]),
+        "gate before evaluation": lambda: gated(is_trained, "pretrain", PROMOTE),
         "promoted before trained": lambda: promoted_without_gate(training, "pretrain"),
         "done too early": lambda: done(is_trained),
         "start evaluation of a trained model": lambda: with_start_evaluation(is_trained, "eval/x.json", {}),
@@ -101,7 +117,7 @@ def test_illegal_arrows_raise() -> None:
 
 
 def test_rewinding_trains_a_stage_again_and_forgets_all_that_came_after_it() -> None:
-    ledger = begun(gated(pretrain_evaluated(), "pretrain", promoted=True, reasons=["fine"]), "anneal")
+    ledger = begun(gated(pretrain_evaluated(), "pretrain", PROMOTE), "anneal")
     again = rewound(ledger, "pretrain")
     assert [entry.status for entry in again.stages] == [StageStatus.training, StageStatus.pending]
     assert [(entry.checkpoint, entry.evaluation, entry.gate) for entry in again.stages] == [(None, None, None)] * 2
@@ -112,7 +128,7 @@ def test_rewinding_trains_a_stage_again_and_forgets_all_that_came_after_it() -> 
 
 def test_rewinding_to_a_stage_that_is_not_trained_changes_nothing() -> None:
     assert rewound(fresh(), "pretrain") == fresh()
-    ledger = begun(gated(pretrain_evaluated(), "pretrain", promoted=True, reasons=["fine"]), "anneal")
+    ledger = begun(gated(pretrain_evaluated(), "pretrain", PROMOTE), "anneal")
     assert rewound(ledger, "anneal") == ledger
 
 

@@ -1,0 +1,63 @@
+"""The part of the schema that says what an evaluation must show; see `training/config/schema.py`."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Metric(StrEnum):
+    """What a gate can ask for: numbers that every evaluation keeps item by item."""
+
+    bits_per_byte = "bits_per_byte"
+    """Of held-out text; lower is better."""
+    multiple_choice_accuracy = "multiple_choice_accuracy"
+    """Share of right answers; higher is better."""
+
+
+class GateAction(StrEnum):
+    """What follows from a gate."""
+
+    promote = "promote"
+    block = "block"
+    ask = "ask"
+    """A person decides, with `python -m launch.gate`; the run ends until then."""
+    more_items = "more_items"
+    """The evaluation is made again with twice as many items."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateCondition:
+    """One thing an evaluation must show; exactly one of at_most, at_least and compared_with."""
+
+    metric: Metric
+    """bits_per_byte (lower is better) or multiple_choice_accuracy (higher is better)."""
+    at_most: float | None = None
+    """Highest value, for a metric that is better when lower."""
+    at_least: float | None = None
+    """Lowest value, for a metric that is better when higher."""
+    compared_with: str | None = None
+    """previous (the evaluation before, for the first training stage that of the untrained model), start (the untrained
+    model) or an earlier training stage: no worse than its, item by item, but for the margin."""
+    margin: float = 0.0
+    """How much worse than what it is compared with still counts as no worse, in units of the metric."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateConfig:
+    """Conditions a training stage's evaluation must meet before the next one may start.
+
+    A condition is met only if the whole confidence interval meets it, and missed only if the whole one misses it.
+    """
+
+    conditions: dict[str, GateCondition] = field(default_factory=dict)
+    """Name -> condition; none promotes."""
+    pass_if: list[list[str]] = field(default_factory=list)
+    """Alternatives, each a list of conditions that must be met together; empty asks for all conditions."""
+    confidence: float = 0.95
+    """The gate promotes wrongly, and calls a condition missed wrongly, with a probability of at most 1 less this."""
+    when_missed: GateAction = GateAction.block
+    """block or ask."""
+    when_unclear: GateAction = GateAction.block
+    """Where the items say neither: block, ask or more_items."""
+    max_looks: int = 1
+    """Evaluations at most with when_unclear=more_items, each with twice the items of the one before; the more looks,
+    the surer each must be."""
