@@ -1,23 +1,11 @@
 """The origin of a NaN is named by rank, pipeline stage, micro-batch and parameter; or the hardware is suspected."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from training.engine.non_finite import NonFiniteWatch
 from training.engine.process_group import ProcessGroup
-
-
-@pytest.fixture
-def processes() -> Iterator[ProcessGroup]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    group = dist.new_group(backend="gloo")
-    assert isinstance(group, dist.ProcessGroup)
-    yield ProcessGroup(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"), cpu_group=group)
-    dist.destroy_process_group()
 
 
 def run(factors: list[float], processes: ProcessGroup) -> str:

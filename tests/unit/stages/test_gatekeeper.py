@@ -1,13 +1,10 @@
 """Gates over real reports; here there is one rank, tests/integration/test_gate.py has two."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.distributed as dist
 
 from eval.evidence import decide_from_reports
 from eval.harness import evaluate, write_report
@@ -24,15 +21,6 @@ from training.stages.transitions import begun, evaluated, gated, started, traine
 STAGE = "pretrain"
 REPORT = "eval/pretrain/quick.json"
 STRICT = GateCondition(metric=Metric.bits_per_byte, at_most=0.01)
-
-
-@pytest.fixture
-def processes() -> Iterator[ProcessGroup]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    group = dist.new_group(backend="gloo")
-    assert isinstance(group, dist.ProcessGroup)
-    yield ProcessGroup(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"), cpu_group=group)
-    dist.destroy_process_group()
 
 
 @pytest.fixture
