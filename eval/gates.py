@@ -53,11 +53,6 @@ class GateDecision:
     """Of each single bound; see `decide`."""
 
     @property
-    def promoted(self) -> bool:
-        """Whether the next training stage may start."""
-        return self.decision is GateAction.promote
-
-    @property
     def reasons(self) -> tuple[str, ...]:
         """One sentence per condition."""
         return tuple(finding.reason for finding in self.findings) or ("the gate has no condition: nothing was asked",)

@@ -90,8 +90,8 @@ def test_a_person_is_asked_where_the_gate_says_so() -> None:
 def test_a_rise_over_what_came_before_blocks_and_equal_results_are_no_rise() -> None:
     before = {"previous": {BITS: text(2.0)}}
     assert decide(no_worse(), {BITS: text(2.1)}, before).decision is GateAction.block
-    assert decide(no_worse(), {BITS: text(2.0)}, before).promoted
-    assert decide(no_worse(margin=0.2), {BITS: text(2.1)}, before).promoted
+    assert decide(no_worse(), {BITS: text(2.0)}, before).decision is GateAction.promote
+    assert decide(no_worse(margin=0.2), {BITS: text(2.1)}, before).decision is GateAction.promote
 
 
 def test_pairs_decide_where_two_numbers_could_not() -> None:
@@ -123,7 +123,7 @@ def test_what_is_not_finite_never_promotes_and_leaves_no_nan_in_the_ledger(value
 
 def test_a_gate_without_conditions_promotes_and_says_that_nothing_was_asked() -> None:
     decision = decide(GateConfig(), {}, {})
-    assert decision.promoted
+    assert decision.decision is GateAction.promote
     assert "nothing was asked" in decision.reasons[0]
 
 
@@ -143,7 +143,7 @@ def test_alternatives_are_and_within_or_between(pass_if: list[list[str]], data: 
     rank = {"missed": 0, "unclear": 1, "met": 2}
     expected = max(min(rank[truth[name]] for name in names) for names in pass_if or [["a", "b", "c"]])
     assert rank[decision.verdict] == expected
-    assert decision.promoted == (expected == 2)
+    assert (decision.decision is GateAction.promote) == (expected == 2)
 
 
 def simulate(gate: GateConfig, measured, baselines=lambda seed: {}) -> Counter[Verdict]:
@@ -200,5 +200,5 @@ def test_of_1000_gates_that_may_look_three_times_at_most_the_stated_share_promot
         items = text(2.0 + 1e-9, num_items=160, seed=seed)
         ids = list(items.numerators)
         looks = (decide(gate, {BITS: items.of(ids[: 20 * 2**look])}, {}, look=look) for look in (1, 2, 3))
-        wrong += any(decision.promoted for decision in looks)
+        wrong += any(decision.decision is GateAction.promote for decision in looks)
     assert wrong / TRIALS <= 0.05 + SLACK
