@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
         _train_to(live, step, rank, num_ranks)
         saver.begin(snapshot, directory=folder, progress=progress_at(step), layout=f"{num_ranks} ranks")
         if asynchronous:
+            snapshot.settle()  # as engines do before an update
             _train_to(live, step + 1, rank, num_ranks)  # while the copy is written
             processes.agree(True)
         outcome = saver.finish()
