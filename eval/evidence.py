@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from eval.gates import GateDecision, decide
+from eval.harness import LARGEST_REPORT_BYTES
 from eval.statistics import Items
 from eval.tasks.held_out import HELD_OUT
 from eval.tasks.multiple_choice import MULTIPLE_CHOICE
@@ -12,7 +13,6 @@ from training.errors import DataError
 from training.plain_files import read_json
 
 _TASKS = (HELD_OUT, MULTIPLE_CHOICE)
-_LARGEST_BYTES = 2**30
 
 
 def read_items(path: Path) -> dict[Metric, Items]:
@@ -22,7 +22,7 @@ def read_items(path: Path) -> dict[Metric, Items]:
         DataError: there is no such report, or it is none.
     """
     try:
-        tasks = read_json(path, largest_bytes=_LARGEST_BYTES)["tasks"]
+        tasks = read_json(path, largest_bytes=LARGEST_REPORT_BYTES)["tasks"]
         return {
             metric: items_of(tasks[task.name]["items"])
             for task in _TASKS

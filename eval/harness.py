@@ -1,4 +1,4 @@
-"""Runs a suite on a live engine and makes the report of it. Draws no random number and changes no training state."""
+"""Runs a suite on a model and makes the report of it. Draws no random number and changes no training state."""
 
 import json
 import time
@@ -6,16 +6,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from eval.conductor import Ranks, TokenModel, conduct
 from eval.data import EvalData, data_identity
-from eval.lm import EngineLM, ScoringEngine
+from eval.lm import EngineLM, InferenceEngine
 from eval.tasks.base import Task
 from eval.tasks.held_out import HELD_OUT
 from eval.tasks.multiple_choice import MULTIPLE_CHOICE
 from eval.tasks.samples import SAMPLES
 from training.config.schema import SuiteConfig
 from training.durable_files import write_durably
+from training.plain_files import read_json
+
+LARGEST_REPORT_BYTES = 2**30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,10 +31,12 @@ class TaskReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalReport:
-    """Everything one evaluation found, equal on every rank but for the seconds."""
+    """Everything one evaluation found."""
 
     suite_name: str
     suite: SuiteConfig
+    weights: str
+    """Says which weights were measured: alike for weights that are alike, in two starts of a run too."""
     metrics: dict[str, float]
     """All numbers of all tasks by name, bits_per_byte among them."""
     tasks: dict[str, TaskReport]
@@ -52,24 +56,79 @@ class EvalReport:
         return self.tasks[SAMPLES.name].items if SAMPLES.name in self.tasks else []
 
 
-def evaluate(engine: ScoringEngine, data: EvalData, suite: SuiteConfig, *, suite_name: str) -> EvalReport:
-    """Return the report of a suite on the engine's present weights. Collective: every rank calls it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """What every rank knows of an evaluation."""
+
+    metrics: dict[str, float]
+    samples: list[dict[str, str]]
+    seconds: float
+
+
+def evaluate(
+    engine: InferenceEngine,
+    ranks: Ranks,
+    data: EvalData,
+    suite: SuiteConfig,
+    *,
+    suite_name: str,
+    weights: str = "",
+    path: Path | None = None,
+    silent_seconds: float,
+) -> Summary:
+    """Return what a suite finds in the engine's present weights; collective.
+
+    Args:
+        engine: under any layout.
+        ranks: all of them.
+        data: tokenizer and held-out documents.
+        suite: what is measured.
+        suite_name: its name.
+        weights: see `EvalReport.weights`.
+        path: where rank 0 writes the report; None writes none. If that of the same suite and weights is there, it is
+            read, and nothing is measured again.
+        silent_seconds: see `conductor.conduct`.
+
+    Raises:
+        EvaluationFailed: on every rank: a task failed, or did not ask the model for anything for `silent_seconds`.
+    """
+    lm = EngineLM(
+        engine=engine,
+        decoder=data.tokenizer,
+        eos_id=data.tokenizer.eos_id,
+        batch_sequences=suite.batch_sequences,
+    )
+
+    def work(model: TokenModel) -> Summary:
+        found = None if path is None else _summary_in(path, suite, weights)
+        if found is None:
+            report = measure(model, data, suite, suite_name=suite_name, weights=weights)
+            if path is not None:
+                write_report(report, path)
+            found = Summary(metrics=report.metrics, samples=report.samples, seconds=report.seconds)
+        return found
+
+    made = conduct(lm, ranks, work, silent_seconds=silent_seconds)
+    return Summary(**json.loads(ranks.broadcast_text(None if made is None else json.dumps(asdict(made)))))
+
+
+def measure(model: TokenModel, data: EvalData, suite: SuiteConfig, *, suite_name: str, weights: str = "") -> EvalReport:
+    """Return the report of a suite on a model.
 
     Raises:
         DataError: the held-out text does not give what the suite asks for.
     """
     started = time.monotonic()
-    lm = EngineLM(engine=engine, eos_id=data.tokenizer.eos_id, batch_sequences=suite.batch_sequences)
     metrics: dict[str, float] = {}
     tasks: dict[str, TaskReport] = {}
-    with torch.no_grad():
-        for task in _tasks_of(suite):
-            result = task.run(lm, data, suite)
-            metrics |= result.metrics
-            tasks[task.name] = TaskReport(version=task.version, items=result.items)
+    for task in _tasks_of(suite):
+        result = task.run(model, data, suite)
+        metrics |= result.metrics
+        tasks[task.name] = TaskReport(version=task.version, items=result.items)
     return EvalReport(
         suite_name=suite_name,
         suite=suite,
+        weights=weights,
         metrics=metrics,
         tasks=tasks,
         data_identity=data_identity(data, suite),
@@ -89,6 +148,18 @@ def write_report(report: EvalReport, path: Path) -> None:
         StorageError: it could not be written.
     """
     write_durably(path, to_json(report))
+
+
+def _summary_in(path: Path, suite: SuiteConfig, weights: str) -> Summary | None:
+    """Return what a report says if it is of the same suite and weights."""
+    try:
+        report = read_json(path, largest_bytes=LARGEST_REPORT_BYTES)
+        if report["suite"] != json.loads(json.dumps(asdict(suite))) or report["weights"] != weights:
+            return None
+        samples = report["tasks"].get(SAMPLES.name, {"items": []})["items"]
+        return Summary(metrics=report["metrics"], samples=samples, seconds=report["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # there is none that could be used: it is made, and written over this one
 
 
 def with_more_items(suite: SuiteConfig, look: int) -> SuiteConfig:

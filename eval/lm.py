@@ -1,9 +1,12 @@
-"""A live engine as a language model: log-probabilities of continuations and greedy decoding, under any layout.
+"""A live engine as a language model over tokens: log-probabilities of continuations, and text to come, in any layout.
 
 Every rank calls the engine equally often and in the same order, whatever its replica has left to do: ZeRO-3 and
-pipelines would wait for each other forever otherwise. Shapes: B sequences of a batch, T tokens, N sequences in all.
+pipelines would wait for each other forever otherwise. Batches are composed over all requests before replicas share
+them out, so the arithmetic of a request does not depend on the layout. Shapes: B sequences of a batch, T tokens, N
+requests in all.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,12 +15,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from eval.batching import Turn, batches_by_length, contexts_of, turns, two_passes_are_cheaper
+from eval.requests import Continuation, Prompt, ScoredContinuation
 from training.data.batch import IGNORED_LABEL, MicroBatch
-from training.engine.base import SequenceScores
+from training.engine.base import Sampling, SequenceScores
+from training.models.inference import KeyValueCache
 from training.parallel.layout import Layout
 
 
-class ScoringEngine(Protocol):
+class InferenceEngine(Protocol):
     """The part of `training.engine.base.Engine` that evaluation uses."""
 
     @property
@@ -25,137 +31,214 @@ class ScoringEngine(Protocol):
         """Which rank does what."""
         ...
 
-    def score(self, batch: MicroBatch, /) -> SequenceScores:
+    def score(self, batch: MicroBatch, cache: KeyValueCache | None = None, /) -> SequenceScores:
         """Score sequences without changing any training state."""
+        ...
+
+    def next_tokens(
+        self,
+        input_ids_BT: Tensor,
+        num_tokens_B: Tensor,
+        cache: KeyValueCache,
+        sampling: Sampling | None = None,
+        /,
+    ) -> Tensor:
+        """Return the token that follows each sequence once these are added to it."""
+        ...
+
+    def keep_alive(self) -> None:
+        """Say that the evaluation goes on while the engine has nothing to do; leave it if the run was told to stop."""
+        ...
+
+
+class Decoder(Protocol):
+    """Token ids to text."""
+
+    def decode(self, token_ids: Sequence[int], /) -> str:
+        """Return the text of token ids."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ScoredSequence:
-    """A continuation to be scored after a context; an eos token, as between documents, stands before both."""
-
-    context_ids: Sequence[int]
-    continuation_ids: Sequence[int]
-    """At least one token."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SequenceScore:
-    """How likely a continuation is."""
-
-    logprob: float
-    """log p(continuation | eos, context), in nats."""
-    num_tokens: int
-    """Tokens of the continuation."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
-    """One call of the engine by one replica."""
-
-    batch_index: int
-    counts: bool
-    """False if the replica only keeps the others company; its result is dropped."""
-
-
-def turns(*, num_batches: int, num_replicas: int, replica: int) -> list[Turn]:
-    """Return a replica's calls: batches replica, replica + num_replicas, …; equally many calls on every replica."""
-    num_rounds = -(-num_batches // num_replicas)
-    own = (round_index * num_replicas + replica for round_index in range(num_rounds))
-    return [Turn(batch_index=min(index, num_batches - 1), counts=index < num_batches) for index in own]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class EngineLM:
-    """Scores and continues sequences with an engine; all methods are collective and return the same on every rank.
+    """Scores and continues sequences with an engine; all methods are collective and return the same on every rank."""
 
-    Batches are composed over all sequences before replicas share them out, and all batches of a call have one length:
-    the arithmetic of a sequence does not depend on the layout.
-    """
-
-    engine: ScoringEngine
+    engine: InferenceEngine
+    decoder: Decoder
+    """Of the model's tokenizer: generation ends where a stop string appears in the text."""
     eos_id: int
+    """Ends every generation; also what stands behind the end of short sequences, where nothing sees it."""
     batch_sequences: int
     """Sequences per call of the engine."""
 
-    def score(self, sequences: Sequence[ScoredSequence]) -> list[SequenceScore]:
-        """Return the score of each sequence, in order."""
-        logprob_N = self.own_logprobs(sequences, rank=dist.get_rank() if dist.is_initialized() else 0)
-        if dist.is_initialized():
-            logprob_N = _sum_over_ranks(logprob_N)
-        return [
-            SequenceScore(logprob=logprob, num_tokens=len(sequence.continuation_ids))
-            for logprob, sequence in zip(logprob_N.tolist(), sequences, strict=True)
-        ]
+    def score(self, continuations: Sequence[Continuation]) -> list[ScoredContinuation]:
+        """Return the score of each continuation, in order."""
+        scores = _sum_over_ranks(self.own_scores(continuations, rank=_rank()))
+        return [ScoredContinuation(logprob=logprob, is_greedy=greedy == 1.0) for logprob, greedy in scores.T.tolist()]
 
-    def own_logprobs(self, sequences: Sequence[ScoredSequence], *, rank: int) -> Tensor:
-        """Return a rank's share of all log-probabilities (N, float64), 0 elsewhere; the ranks' sum is the result.
+    def own_scores(self, continuations: Sequence[Continuation], *, rank: int) -> Tensor:
+        """Return a rank's share of log-probabilities and greedy flags (float64 [2, N]), 0 elsewhere.
 
-        Only the first pipeline stage of a replica contributes, and adding zeros is exact, so the sum does not round.
+        Only the first pipeline stage of a replica contributes, and adding zeros is exact: the ranks' sum is the result,
+        without rounding. Where continuations share contexts and that saves work, each context is run once a batch.
         """
-        logprob_N = torch.zeros(len(sequences), dtype=torch.float64)
-        layout = self.engine.layout
-        length_tokens = max((_input_tokens(sequence) for sequence in sequences), default=0)
-        batches = self._batches(sequences)
-        for turn in turns(num_batches=len(batches), num_replicas=layout.num_replicas, replica=layout.replica_of(rank)):
+        found = torch.zeros((2, len(continuations)), dtype=torch.float64)
+        batches = batches_by_length(continuations, self.batch_sequences)
+        in_two = two_passes_are_cheaper(continuations, batches)
+        for turn in self._turns(len(batches), rank):
             batch = batches[turn.batch_index]
-            scores = self.engine.score(self._micro_batch(batch, length_tokens))
+            rows = [continuations[index] for index in batch]
+            scores = self._after_contexts(rows) if in_two else self.engine.score(_whole(rows, self.eos_id))
+            if turn.counts and self.engine.layout.pipeline_stage_of(rank) == 0:
+                found[0, batch], found[1, batch] = scores.logprob_B, scores.is_greedy_B.double()
+        return found
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Return the tokens that follow each prompt, in order: up to where its text is complete, eos left out."""
+        longest = max((prompt.max_new_tokens for prompt in prompts), default=0)
+        own = self.own_tokens(prompts, rank=_rank())
+        grid = torch.zeros((len(prompts), 1 + longest), dtype=torch.int64)
+        for index, tokens in own.items():
+            grid[index, 0], grid[index, 1 : 1 + len(tokens)] = len(tokens), torch.tensor(tokens, dtype=torch.int64)
+        return [row[1 : 1 + row[0]] for row in _sum_over_ranks(grid).tolist()]
+
+    def own_tokens(self, prompts: Sequence[Prompt], *, rank: int) -> dict[int, list[int]]:
+        """Return what a rank contributes: index of a prompt -> its new tokens."""
+        layout, own = self.engine.layout, {}
+        batches = batches_by_length(prompts, self.batch_sequences)
+        for turn in self._turns(len(batches), rank):
+            batch = batches[turn.batch_index]
+            new = self._continue([prompts[index] for index in batch], is_wanted=turn.counts)
             if turn.counts and layout.pipeline_stage_of(rank) == 0:
-                first = turn.batch_index * self.batch_sequences
-                logprob_N[first : first + len(batch)] = scores.logprob_B.to(logprob_N)
-        return logprob_N
+                own |= dict(zip(batch, new, strict=True))
+        return own
 
-    def greedy(self, prompts_ids: Sequence[Sequence[int]], num_tokens: int) -> list[list[int]]:
-        """Return the most likely next tokens after each prompt: up to `num_tokens`, ending before the first eos.
+    def _turns(self, num_batches: int, rank: int) -> list[Turn]:
+        layout = self.engine.layout
+        return turns(num_batches=num_batches, num_replicas=layout.num_replicas, replica=layout.replica_of(rank))
 
-        All replicas do the same work, always `num_tokens` forwards: what a model says never changes who waits for whom.
-        """
-        length_tokens = 1 + max((len(prompt) for prompt in prompts_ids), default=0) + num_tokens - 1
-        continuations: list[list[int]] = [[] for _ in prompts_ids]
-        for first in range(0, len(prompts_ids), self.batch_sequences):
-            rows = range(first, min(first + self.batch_sequences, len(prompts_ids)))
-            for _ in range(num_tokens):
-                # The engine tells the next token at the last position that has a target; any target will do.
-                batch = [
-                    ScoredSequence(context_ids=[*prompts_ids[row], *continuations[row]], continuation_ids=[self.eos_id])
-                    for row in rows
-                ]
-                scores = self.engine.score(self._micro_batch(batch, length_tokens))
-                for row, token in zip(rows, scores.next_token_B.tolist(), strict=True):
-                    continuations[row].append(token)
-        return [_until(continuation, self.eos_id) for continuation in continuations]
+    def _after_contexts(self, rows: Sequence[Continuation]) -> SequenceScores:
+        """Score continuations after contexts that are run once each, all but for their last token."""
+        contexts, context_of_row = contexts_of(rows)
+        heads = [context[:-1] for context in contexts]
+        longest_tail = max(len(row.continuation_ids) for row in rows)
+        lengths_B = torch.tensor([len(head) for head in heads])
+        input_ids_BT = _padded(heads, self.eos_id)
+        cache = KeyValueCache(len(heads), input_ids_BT.shape[1] + longest_tail)
+        self.engine.score(
+            MicroBatch(input_ids_BT=input_ids_BT, labels_BT=torch.full_like(input_ids_BT, IGNORED_LABEL)), cache
+        )
+        cache.advance(lengths_B)
+        tails = [Continuation(context_ids=row.context_ids[-1:], continuation_ids=row.continuation_ids) for row in rows]
+        return self.engine.score(
+            _whole(tails, self.eos_id), cache.repeated(context_of_row, int(lengths_B.max()) + longest_tail)
+        )
 
-    def _batches(self, sequences: Sequence[ScoredSequence]) -> list[Sequence[ScoredSequence]]:
-        return [
-            sequences[first : first + self.batch_sequences] for first in range(0, len(sequences), self.batch_sequences)
-        ]
+    def _continue(self, prompts: Sequence[Prompt], *, is_wanted: bool) -> list[list[int]]:
+        """Continue a batch of prompts token by token until all are complete, here and on the other replicas."""
+        texts = [_Text(prompt, self.decoder, self.eos_id) for prompt in prompts]
+        input_ids_BT = _padded([prompt.ids for prompt in prompts], self.eos_id)
+        num_tokens_B = torch.tensor([len(prompt.ids) for prompt in prompts])
+        cache = KeyValueCache(len(prompts), input_ids_BT.shape[1] + max(prompt.max_new_tokens for prompt in prompts))
+        running = list(range(len(texts))) if is_wanted else []
+        while self._anyone(bool(running)):
+            if not running:
+                self._keep_company()
+                continue
+            token_B = self.engine.next_tokens(input_ids_BT, num_tokens_B, cache, _sampling(texts, running))
+            for text, token in zip((texts[index] for index in running), token_B.tolist(), strict=True):
+                text.add(token)
+            left = [row for row, index in enumerate(running) if not texts[index].is_complete]
+            if 0 < len(left) <= len(running) // 2:  # half of the work would be for nothing
+                cache, running = cache.repeated(left, cache.capacity_tokens), [running[row] for row in left]
+            elif not left:
+                running = []
+            input_ids_BT = torch.tensor([[texts[index].newest] for index in running])
+            num_tokens_B = torch.ones(len(running), dtype=torch.int64)
+        return [text.token_ids for text in texts]
 
-    def _micro_batch(self, sequences: Sequence[ScoredSequence], length_tokens: int) -> MicroBatch:
-        """Return the sequences, padded on the right to one length; only continuations are targets."""
-        input_ids_BT = torch.full((len(sequences), length_tokens), self.eos_id, dtype=torch.int64)
-        labels_BT = torch.full((len(sequences), length_tokens), IGNORED_LABEL, dtype=torch.int64)
-        for row, sequence in enumerate(sequences):
-            ids = torch.tensor([self.eos_id, *sequence.context_ids, *sequence.continuation_ids], dtype=torch.int64)
-            num_context, num_inputs = len(sequence.context_ids), len(ids) - 1
-            input_ids_BT[row, :num_inputs] = ids[:-1]
-            labels_BT[row, num_context:num_inputs] = ids[1 + num_context :]
-        return MicroBatch(input_ids_BT=input_ids_BT, labels_BT=labels_BT)
+    def _keep_company(self) -> None:
+        """Call the engine as the other replicas do, for nothing."""
+        one_B = torch.ones(1, dtype=torch.int64)
+        self.engine.next_tokens(torch.full((1, 1), self.eos_id), one_B, KeyValueCache(1, 1), None)
+
+    def _anyone(self, is_running: bool) -> bool:
+        """Return whether any replica goes on, the same on every rank; those of one replica know without asking."""
+        if self.engine.layout.num_replicas == 1:
+            return is_running
+        return bool(_sum_over_ranks(torch.tensor([int(is_running)])).item())
 
 
-def _input_tokens(sequence: ScoredSequence) -> int:
-    """Return the positions a sequence needs: eos, context, and the continuation less its last token."""
-    assert len(sequence.continuation_ids) > 0, "a continuation to be scored has at least one token"
-    return len(sequence.context_ids) + len(sequence.continuation_ids)
+class _Text:
+    """A text that grows: the tokens after a prompt, and whether they are complete."""
+
+    def __init__(self, prompt: Prompt, decoder: Decoder, eos_id: int) -> None:
+        self.prompt = prompt
+        self.token_ids: list[int] = []
+        self.newest = eos_id
+        self.is_complete = False
+        self._decoder = decoder
+        self._eos_id = eos_id
+        # A token stands for at least one byte, but the first ones of the window may begin inside of a character.
+        self._window_tokens = 8 + max((len(stop.encode()) for stop in prompt.stop), default=0)
+
+    def add(self, token: int) -> None:
+        """Add a token, unless the text is complete."""
+        self.newest = token
+        if self.is_complete:
+            return
+        if token == self._eos_id:
+            self.is_complete = True
+            return
+        self.token_ids.append(token)
+        tail = self._decoder.decode(self.token_ids[-self._window_tokens :]) if self.prompt.stop else ""
+        self.is_complete = len(self.token_ids) >= self.prompt.max_new_tokens or any(
+            stop in tail for stop in self.prompt.stop
+        )
+
+    def uniform(self) -> float:
+        """Return the number in [0, 1) that the next token is drawn with: of the prompt's seed and the place alone."""
+        key = hashlib.sha256(f"{self.prompt.seed}/{len(self.token_ids)}".encode()).digest()
+        return (int.from_bytes(key[:8], "big") >> 11) / 2**53
 
 
-def _until(token_ids: list[int], end_id: int) -> list[int]:
-    return token_ids[: token_ids.index(end_id)] if end_id in token_ids else token_ids
+def _sampling(texts: Sequence[_Text], running: Sequence[int]) -> Sampling | None:
+    """Return how the next tokens are drawn; prompts of one batch are drawn alike."""
+    prompt = texts[running[0]].prompt
+    if prompt.temperature == 0.0:
+        return None
+    uniform_B = torch.tensor([texts[index].uniform() for index in running], dtype=torch.float64)
+    return Sampling(temperature=prompt.temperature, top_p=prompt.top_p, uniform_B=uniform_B)
 
 
-def _sum_over_ranks(value_N: Tensor) -> Tensor:
+def _whole(rows: Sequence[Continuation], pad_id: int) -> MicroBatch:
+    """Return contexts and continuations in one, padded on the right; only continuations are targets."""
+    input_ids_BT = _padded([[*row.context_ids, *row.continuation_ids[:-1]] for row in rows], pad_id)
+    labels_BT = torch.full_like(input_ids_BT, IGNORED_LABEL)
+    for labels_T, row in zip(labels_BT, rows, strict=True):
+        first = len(row.context_ids) - 1
+        labels_T[first : first + len(row.continuation_ids)] = torch.tensor(row.continuation_ids)
+    return MicroBatch(input_ids_BT=input_ids_BT, labels_BT=labels_BT)
+
+
+def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:
+    """Return token ids [B, T], T that of the longest row."""
+    ids_BT = torch.full((len(rows), max(map(len, rows))), pad_id, dtype=torch.int64)
+    for ids_T, row in zip(ids_BT, rows, strict=True):
+        ids_T[: len(row)] = torch.tensor(row, dtype=torch.int64)
+    return ids_BT
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _sum_over_ranks(values: Tensor) -> Tensor:
     """Return the sum over all ranks, on CPU; gloo takes CPU tensors, the accelerators' backends only their own."""
+    if not dist.is_initialized():
+        return values
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     on_cpu = accelerator is None or "gloo" in dist.get_backend()
-    shared_N = value_N if on_cpu else value_N.to(accelerator)
-    dist.all_reduce(shared_N, op=dist.ReduceOp.SUM)
-    return shared_N.cpu()
+    shared = values if on_cpu else values.to(accelerator)
+    dist.all_reduce(shared, op=dist.ReduceOp.SUM)
+    return shared.cpu()

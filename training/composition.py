@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 
 from eval.evidence import decide_from_reports
-from eval.harness import EvalReport, evaluate, with_more_items
-from eval.harness import write_report as write_evaluation
-from eval.lm import ScoringEngine
+from eval.harness import Summary, evaluate, with_more_items
+from eval.lm import InferenceEngine
 from training.checkpoint.commit import POINTS
 from training.checkpoint.hugging_face import HuggingFaceSource
 from training.checkpoint.load import CheckpointReader, WeightSource
@@ -50,6 +49,7 @@ from training.reporting.report import write_report as write_html
 from training.reporting.reporter import Reporter
 from training.stages import transitions
 from training.stages.checkpointing import Checkpointing
+from training.stages.evaluating import Occasion
 from training.stages.interruption import Interruption
 from training.stages.ledger import Ledger, RunState, commit
 from training.stages.runner import Parts, Runner, open_ledger
@@ -156,9 +156,7 @@ def _train(
         checkpoints=checkpoints,
         open_loader=lambda name, left_out: StageLoader(data, config, name, left_out=left_out),
         data_fingerprint=data.fingerprint,
-        evaluate=lambda engine, suite, path, look: _evaluate(
-            config, engine, data, suite, path if is_first else None, look
-        ),
+        evaluate=lambda engine, occasion: _evaluate(config, engine, processes, data, occasion),
         decide=lambda gate, report, baselines, look: decide_from_reports(gate, report, baselines, look=look),
         peak_flops_per_second=_peak_flops_per_second(config, processes),
         interruption=interruption,
@@ -277,13 +275,19 @@ def _build_engine(
 
 
 def _evaluate(
-    config: RunConfig, engine: ScoringEngine, data: PreparedData, suite: str, path: Path | None, look: int
-) -> EvalReport:
-    """Return the report of a suite; written to `path` unless that is None."""
-    report = evaluate(engine, data, with_more_items(config.eval.suites[suite], look), suite_name=suite)
-    if path is not None:
-        write_evaluation(report, path)
-    return report
+    config: RunConfig, engine: InferenceEngine, processes: ProcessGroup, data: PreparedData, occasion: Occasion
+) -> Summary:
+    """Measure a suite, with as many items as the occasion asks for."""
+    return evaluate(
+        engine,
+        processes,
+        data,
+        with_more_items(config.eval.suites[occasion.suite], occasion.look),
+        suite_name=occasion.suite,
+        weights=occasion.weights,
+        path=occasion.path,
+        silent_seconds=config.eval.silent_seconds,
+    )
 
 
 def _peak_flops_per_second(config: RunConfig, processes: ProcessGroup) -> float:

@@ -156,6 +156,12 @@ class SaveFailed(StorageError):
     on_every_rank = True
 
 
+class EvaluationFailed(AutarkyError):
+    """A task of an evaluation failed or hung; the model and the run are unharmed, and nothing was measured."""
+
+    on_every_rank = True
+
+
 class RunInUse(AutarkyError):
     """Another job holds the run directory, or has taken it over."""
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from eval.conductor import TokenModel
 from eval.data import EvalData
-from eval.lm import EngineLM
 from eval.statistics import Items
 from training.config.gate_schema import Metric
 from training.config.schema import SuiteConfig
@@ -31,8 +31,8 @@ class Task:
     name: str
     version: int
     """Raised with every change that can change a number; results of different versions are not comparable."""
-    run: Callable[[EngineLM, EvalData, SuiteConfig], TaskResult]
-    """Measures; collective over all ranks."""
+    run: Callable[[TokenModel, EvalData, SuiteConfig], TaskResult]
+    """Measures; on rank 0."""
     metrics: Mapping[Metric, Callable[[Sequence[Mapping[str, Any]]], Items]] = field(default_factory=dict)
     """What gates can ask for -> that metric of the task's items, as they stand in a report."""
 

@@ -3,22 +3,24 @@
 import math
 from functools import partial
 
+from eval.conductor import TokenModel
 from eval.data import EvalData, suite_documents
-from eval.lm import EngineLM, ScoredSequence
 from eval.metrics import bits_per_byte, bits_per_byte_interval
+from eval.requests import Continuation
 from eval.tasks.base import Task, TaskResult, content_key, items_by_key
 from training.config.gate_schema import Metric
 from training.config.schema import SuiteConfig
 
 
-def _run(lm: EngineLM, data: EvalData, suite: SuiteConfig) -> TaskResult:
+def _run(model: TokenModel, data: EvalData, suite: SuiteConfig) -> TaskResult:
     """Score the beginning of each document after nothing but an eos token; bits = -log2 p."""
     documents = suite_documents(data, suite)
     beginnings = [document.token_ids[: suite.document_tokens].tolist() for document in documents]
-    scores = lm.score([ScoredSequence(context_ids=[], continuation_ids=ids) for ids in beginnings])
+    eos_id = data.tokenizer.eos_id
+    scores = model.score([Continuation(context_ids=[eos_id], continuation_ids=ids) for ids in beginnings])
     bits = [-score.logprob / math.log(2.0) for score in scores]
     num_bytes = [sum(data.tokenizer.token_bytes(token) for token in ids) for ids in beginnings]
-    num_tokens = [score.num_tokens for score in scores]
+    num_tokens = [len(ids) for ids in beginnings]
     low, high = bits_per_byte_interval(bits, num_bytes)
     return TaskResult(
         metrics={

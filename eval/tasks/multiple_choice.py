@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from eval.conductor import TokenModel
 from eval.data import EvalData, HeldOutDocument, suite_documents
-from eval.lm import EngineLM, ScoredSequence
 from eval.metrics import accuracy
+from eval.requests import Continuation
 from eval.tasks.base import Task, TaskResult, content_key, items_by_key
 from training.config.gate_schema import Metric
 from training.config.schema import SuiteConfig
@@ -79,7 +80,7 @@ def _question(documents: Sequence[HeldOutDocument], index: int, start: int) -> Q
     return Question(id=question_id, context_ids=context, choices_ids=choices, right=right)
 
 
-def _run(lm: EngineLM, data: EvalData, suite: SuiteConfig) -> TaskResult:
+def _run(model: TokenModel, data: EvalData, suite: SuiteConfig) -> TaskResult:
     """Score all choices; an answer is right if the real continuation is more likely than every other one."""
     questions = make_questions(suite_documents(data, suite), suite.multiple_choice_items)
     if not questions:
@@ -88,9 +89,9 @@ def _run(lm: EngineLM, data: EvalData, suite: SuiteConfig) -> TaskResult:
             f"documents of {_WINDOW_TOKENS} tokens\n"
             "  -> set multiple_choice_items: 0 in the suite, or raise held_out_documents or data.held_out_fraction"
         )
-    scores = lm.score(
+    scores = model.score(
         [
-            ScoredSequence(context_ids=question.context_ids, continuation_ids=choice)
+            Continuation(context_ids=[data.tokenizer.eos_id, *question.context_ids], continuation_ids=choice)
             for question in questions
             for choice in question.choices_ids
         ]

@@ -1,19 +1,25 @@
 """Greedy continuations of the suite's prompts, for people to read; they give no number."""
 
+from eval.conductor import TokenModel
 from eval.data import EvalData
-from eval.lm import EngineLM
+from eval.requests import Prompt
 from eval.tasks.base import Task, TaskResult
 from training.config.schema import SuiteConfig
 
 
-def _run(lm: EngineLM, data: EvalData, suite: SuiteConfig) -> TaskResult:
+def _run(model: TokenModel, data: EvalData, suite: SuiteConfig) -> TaskResult:
     """Continue every prompt by the most likely tokens."""
-    prompts_ids = [data.tokenizer.encode(prompt) for prompt in suite.prompts]
-    continuations = lm.greedy(prompts_ids, suite.sample_tokens)
+    tokenizer = data.tokenizer
+    continuations = model.generate(
+        [
+            Prompt(ids=[tokenizer.eos_id, *tokenizer.encode(prompt)], max_new_tokens=suite.sample_tokens)
+            for prompt in suite.prompts
+        ]
+    )
     return TaskResult(
         metrics={},
         items=[
-            {"prompt": prompt, "text": data.tokenizer.decode(ids)}
+            {"prompt": prompt, "text": tokenizer.decode(ids)}
             for prompt, ids in zip(suite.prompts, continuations, strict=True)
         ],
     )

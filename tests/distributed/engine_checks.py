@@ -21,8 +21,9 @@ from training.engine.base import StepResult
 from training.engine.process_group import ProcessGroup
 from training.engine.stateful import StatefulEngine
 from training.models.decoder import Decoder, decoder_layers
+from training.models.inference import KeyValueCache
 from training.models.layers import DecoderBlock, TokenEmbedding
-from training.models.loss import score_sequences
+from training.models.loss import IGNORED_LABEL
 
 
 def crossings(
@@ -99,6 +100,13 @@ def scoring_batch(num_sequences: int, num_tokens: int) -> MicroBatch:
     )
 
 
+def plain_logprobs(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
+    """log p summed over the valid targets of each sequence."""
+    valid_BT = labels_BT != IGNORED_LABEL
+    chosen_BT = logits_BTV.log_softmax(-1).gather(-1, labels_BT.clamp(min=0)[..., None])[..., 0]
+    return (chosen_BT.double() * valid_BT).sum(-1)
+
+
 def scoring(
     engine: Any, config: RunConfig, processes: ProcessGroup, checkpoint: Path, lrs: list[float], first: int
 ) -> dict[str, Any]:
@@ -112,11 +120,19 @@ def scoring(
     for step, (num_sequences, num_tokens) in zip((first, first + 1), ((3, 11), (5, 24)), strict=True):
         batch = scoring_batch(num_sequences, num_tokens)
         scores = engine.score(batch)
-        logprob_B, num_tokens_B, next_token_B = score_sequences(plain(batch.input_ids_BT), batch.labels_BT)
+        cache = KeyValueCache(num_sequences, num_tokens)
+        lengths_B = torch.arange(num_sequences) % 3 + num_tokens - 3
+        next_B = engine.next_tokens(batch.input_ids_BT[:, :-1], lengths_B, cache)
+        after_B = engine.next_tokens(next_B[:, None], torch.ones_like(next_B), cache)
         if step == first:  # the plain model has the checkpoint's weights, before any step
+            logits_BTV = plain(batch.input_ids_BT)
+            logprob_B = plain_logprobs(logits_BTV, batch.labels_BT)
             errors.append(((scores.logprob_B - logprob_B).abs() / logprob_B.abs()).max().item())
-            exact = torch.equal(scores.next_token_B, next_token_B)
-        exact = exact and torch.equal(scores.num_tokens_B, num_tokens_B)
+            rows_B = torch.arange(num_sequences)
+            exact = torch.equal(next_B, logits_BTV[rows_B, lengths_B - 1].argmax(-1))
+            for row, length in enumerate(lengths_B.tolist()):  # each alone, without padding or cache
+                ids_BT = torch.cat([batch.input_ids_BT[row, :length], next_B[row : row + 1]])[None]
+                exact = exact and int(after_B[row]) == int(plain(ids_BT)[0, -1].argmax())
         seen = [torch.empty_like(scores.logprob_B) for _ in range(processes.world_size)]
         dist.all_gather(seen, scores.logprob_B.contiguous(), group=processes.cpu_group)
         equal_on_ranks = equal_on_ranks and all(torch.equal(seen[0], other) for other in seen)

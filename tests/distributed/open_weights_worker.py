@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from tests.distributed.configs import STAGE, small_config
 from tests.distributed.ending import leave
 from training.checkpoint.hugging_face import HuggingFaceSource, read_model_config
-from training.data.batch import IGNORED_LABEL, MicroBatch
+from training.data.batch import MicroBatch
 from training.engine.base import Engine
 from training.engine.build import build_engine
 from training.engine.process_group import start
 from training.engine.stateful import StatefulEngine
+from training.models.inference import KeyValueCache
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "zero3": {"pipeline": 1, "zero_stage": 3},
@@ -41,14 +42,12 @@ def main(weights: Path, prompt: list[int], output: Path) -> None:
         config = replace(config, model=model)
         engine = build_engine(config, STAGE, processes, initial_weights=False)
         engine.load_weights(lambda: HuggingFaceSource(weights, model))
-        ids = list(prompt)
+        found[f"{name}/tokens"] = greedy(engine, prompt)
         with logits_of_last_layer(engine) as seen:
-            for _ in range(GREEDY_TOKENS):
-                ids.append(next_token(engine, ids))
-        found[f"{name}/tokens"] = torch.tensor(ids[len(prompt) :])
+            engine.score(MicroBatch(input_ids_BT=torch.tensor([prompt]), labels_BT=torch.tensor([prompt])))
         logits = torch.zeros(len(prompt), model.vocab_size)
         if seen:
-            logits = seen[0][0].float().contiguous()
+            logits = seen[0].float().contiguous()
         if engine.layout.num_pipeline_stages > 1:
             dist.broadcast(logits, src=engine.layout.pipeline_group(0)[-1])
         found[f"{name}/logits"] = logits
@@ -57,12 +56,13 @@ def main(weights: Path, prompt: list[int], output: Path) -> None:
         save_file(found, output)
 
 
-def next_token(engine: Engine, ids: list[int]) -> int:
-    """The most likely token after some, as the product's evaluation asks for it."""
-    labels_BT = torch.full((1, len(ids)), IGNORED_LABEL)
-    labels_BT[0, -1] = 0
-    scores = engine.score(MicroBatch(input_ids_BT=torch.tensor([ids]), labels_BT=labels_BT))
-    return int(scores.next_token_B[0])
+def greedy(engine: Engine, prompt: list[int]) -> Tensor:
+    """The most likely tokens after some, one by one, over a cache of keys and values."""
+    cache = KeyValueCache(1, len(prompt) + GREEDY_TOKENS)
+    new = [engine.next_tokens(torch.tensor([prompt]), torch.tensor([len(prompt)]), cache)]
+    while len(new) < GREEDY_TOKENS:
+        new.append(engine.next_tokens(new[-1][:, None], torch.ones(1, dtype=torch.int64), cache))
+    return torch.cat(new)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ python -m tests.integration.evaluation_worker RUN_DIR OUTPUT.json LAYOUT…
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from eval.harness import evaluate
@@ -15,7 +15,11 @@ from training.config.load import load_frozen
 from training.config.schema import ParallelConfig, PipelineEngineKind
 from training.data.prepare import ensure
 from training.engine.build import build_engine
+from training.engine.collectives import CollectiveLog
 from training.engine.process_group import start
+from training.fault_tolerance.heartbeat import Heartbeat
+from training.fault_tolerance.signals import StopRequest
+from training.stages.interruption import InterruptibleInference, Interruption
 
 LAYOUTS = {
     "single": ParallelConfig(zero_stage=0),
@@ -36,7 +40,19 @@ def main(run_directory: Path, output: Path, layouts: list[str]) -> None:
         config = replace(frozen, stages={"pretrain": stage}, cluster=cluster)
         engine = build_engine(config, "pretrain", processes)
         engine.load(last_checkpoint(run_directory))
-        found[name] = asdict(evaluate(engine, data, config.eval.suites["quick"], suite_name="quick"))
+        report = output.with_name(f"{name}.json")
+        evaluate(
+            InterruptibleInference(
+                engine, Interruption(request=StopRequest(), processes=processes), Heartbeat(CollectiveLog())
+            ),
+            processes,
+            data,
+            config.eval.suites["quick"],
+            suite_name="quick",
+            path=report,
+            silent_seconds=60,
+        )
+        found[name] = json.loads(report.read_text()) if processes.rank == 0 else None
         engine.close()
     if processes.rank == 0:
         output.write_text(json.dumps(found))

@@ -80,6 +80,10 @@ class Folders:
             )
 
 
+ROLLED_BACK = ".rolled-back"
+"""Suffix of a checkpoint that a gate has put aside."""
+
+
 def committed(*folders: Path) -> list[Path]:
     """Return the committed checkpoints of some folders, newest step first."""
     found = [
@@ -207,6 +211,28 @@ def remove_after(folders: Sequence[Path], step: int) -> list[Path]:
     for checkpoint in doomed:
         _remove(checkpoint)
     return doomed
+
+
+def set_aside_after(folders: Sequence[Path], step: int) -> Path | None:
+    """Remove the checkpoints of later steps, but keep the newest one under another name, which is returned.
+
+    No run goes on from it by itself; renamed back, it is a checkpoint as before.
+
+    Raises:
+        StorageError: one cannot be renamed or removed.
+    """
+    later = [path for path in committed(*folders) if step_of(path) > step]
+    if not later:
+        return None
+    aside = later[0].with_suffix(ROLLED_BACK)
+    try:
+        if aside.exists():  # of an earlier time
+            shutil.rmtree(aside)
+        os.rename(later[0], aside)
+    except OSError as error:
+        raise StorageError(f"{later[0]} cannot be renamed: {error}\n  -> rename it by hand to {aside.name}") from error
+    remove_after(folders, step)
+    return aside
 
 
 def _remove(checkpoint: Path) -> None:

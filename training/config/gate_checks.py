@@ -92,7 +92,7 @@ def _check_condition(config: RunConfig, training_stage: str, key: str, condition
 
 def _check_actions(gate: GateConfig, key: str) -> None:
     for name, action, allowed in (
-        ("when_missed", gate.when_missed, [GateAction.block, GateAction.ask]),
+        ("when_missed", gate.when_missed, [GateAction.block, GateAction.ask, GateAction.roll_back]),
         ("when_unclear", gate.when_unclear, [GateAction.block, GateAction.ask, GateAction.more_items]),
     ):
         if action not in allowed:

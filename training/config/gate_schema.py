@@ -22,6 +22,8 @@ class GateAction(StrEnum):
     """A person decides, with `python -m launch.gate`; the run ends until then."""
     more_items = "more_items"
     """The evaluation is made again with twice as many items."""
+    roll_back = "roll_back"
+    """The training stage counts as not trained: its checkpoint is put aside, and the run ends where it began it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +57,7 @@ class GateConfig:
     confidence: float = 0.95
     """The gate promotes wrongly, and calls a condition missed wrongly, with a probability of at most 1 less this."""
     when_missed: GateAction = GateAction.block
-    """block or ask."""
+    """block, ask or roll_back."""
     when_unclear: GateAction = GateAction.block
     """Where the items say neither: block, ask or more_items."""
     max_looks: int = 1

@@ -268,6 +268,9 @@ class StageConfig:
     """Layout of this training stage; null takes the top-level parallel group."""
     eval_suite: str | None = None
     """Name of the suite (eval.suites) run after this training stage; null runs none."""
+    eval_every_steps: int | None = None
+    """Optimizer steps between evaluations in the midst of this training stage, with the same suite; null leaves it at
+    the one after it."""
     gate: GateConfig | None = None
     """Gate after the evaluation; null lets the next training stage start."""
 
@@ -300,6 +303,9 @@ class EvalConfig:
     """Suite name -> content."""
     at_start: bool = True
     """Run the first training stage's suite before the first step: the baseline of the report and of the first gate."""
+    silent_seconds: int = 1800
+    """Longest that the tasks of a suite may compute on rank 0 (parse, compare, run programs) without asking the model
+    for anything; an evaluation that takes longer is given up, and the run goes on without it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

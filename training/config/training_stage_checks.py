@@ -49,6 +49,14 @@ def check_training_stage(config: RunConfig, training_stage: str) -> None:
         )
     if stage.eval_suite is not None and stage.eval_suite not in config.eval.suites:
         raise no_such(f"{key}.eval_suite", stage.eval_suite, "eval.suites", list(config.eval.suites))
+    if stage.eval_every_steps is not None and stage.eval_suite is None:
+        suite = next(iter(config.eval.suites), "NAME")
+        raise ConfigError(
+            f"{key}.eval_every_steps",
+            stage.eval_every_steps,
+            "there is no suite to run",
+            f"{key}.eval_suite={suite}, or {key}.eval_every_steps=null",
+        )
     own = stage.schedule is not None
     _check_schedule(config.schedule_of(training_stage), f"{key}.schedule" if own else "schedule")
     check_gate(config, training_stage)

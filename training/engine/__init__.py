@@ -2,6 +2,7 @@
 
 base               the Engine protocol and its results
 build              layout -> engine
+inference          scores and next tokens, under any layout
 zero               ZeRO 0-3 over DeepSpeedEngine
 pipeline           DeepSpeed's PipelineEngine with ZeRO-1
 pipeline_zero      pipeline over ZeRO-1 to 3: one DeepSpeedEngine per model chunk

@@ -14,6 +14,7 @@ from torch import Tensor
 from training.checkpoint.load import Loaded, WeightSource
 from training.checkpoint.snapshot import Snapshot
 from training.data.batch import MicroBatch
+from training.models.inference import KeyValueCache
 from training.parallel.layout import Layout
 
 
@@ -67,10 +68,20 @@ class SequenceScores:
 
     logprob_B: Tensor
     """float64; sum over valid targets of log p(target | prefix), in nats."""
-    num_tokens_B: Tensor
-    """int64; valid targets of each sequence."""
-    next_token_B: Tensor
-    """int64; most likely token after each sequence's last valid position."""
+    is_greedy_B: Tensor
+    """bool; whether every valid target is the most likely token at its place."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How next tokens are drawn: from the softmax of logits/temperature, cut to its nucleus (arXiv:1904.09751)."""
+
+    temperature: float
+    """Above 0."""
+    top_p: float
+    """Share of the probability that is drawn from, the most likely tokens first; 1 for all."""
+    uniform_B: Tensor
+    """float64 on CPU, one number in [0, 1) per sequence: all the chance there is, so that layouts draw alike."""
 
 
 class Engine(Protocol):
@@ -102,10 +113,29 @@ class Engine(Protocol):
         """Return views of the weights that the model runs with, beside the fp32 weights that they are copies of."""
         ...
 
-    def score(self, batch: MicroBatch) -> SequenceScores:
+    def score(self, batch: MicroBatch, cache: KeyValueCache | None = None) -> SequenceScores:
         """Score sequences without changing any training state.
 
         Replicas may pass different batches, but must call equally often.
+
+        Args:
+            batch: tokens and targets, padded on the right.
+            cache: what the tokens continue; it is not advanced. None where they begin sequences.
+        """
+        ...
+
+    def next_tokens(
+        self, input_ids_BT: Tensor, num_tokens_B: Tensor, cache: KeyValueCache, sampling: Sampling | None = None
+    ) -> Tensor:
+        """Return the token that follows each sequence once these are added to it; int64 [B] on CPU.
+
+        Replicas may pass different batches, but must call equally often.
+
+        Args:
+            input_ids_BT: the sequences' next tokens, padded on the right; int64 on CPU.
+            num_tokens_B: how many of them count, at least one; int64 on CPU.
+            cache: what they continue; it is advanced by them.
+            sampling: None takes the most likely token.
         """
         ...
 

@@ -12,18 +12,19 @@ from torch import Tensor
 from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import RunConfig
 from training.data.batch import MicroBatch
-from training.engine.base import USUAL_STEP, SequenceScores, StepInstructions, StepResult
+from training.engine.base import USUAL_STEP, StepInstructions, StepResult
 from training.engine.deepspeed_private import ManualPipelineModule
+from training.engine.inference import Inference
 from training.engine.optimizer import adamw, set_learning_rate
 from training.engine.process_group import ProcessGroup
 from training.engine.stateful import StatefulEngine
 from training.models.cut import cut, describe
 from training.models.decoder import decoder_layers
-from training.models.loss import score_sequences, summed_cross_entropy
+from training.models.loss import summed_cross_entropy
 from training.parallel.layout import Layout
 
 
-class PipelineEngine(StatefulEngine):
+class PipelineEngine(StatefulEngine, Inference):
     """Engine over DeepSpeed's PipelineEngine; see `training.engine.base.Engine` for what the methods guarantee.
 
     Scoring does not use DeepSpeed's `eval_batch`, which adds logits of successive calls together and hangs the other
@@ -77,25 +78,23 @@ class PipelineEngine(StatefulEngine):
         self._processes.sum([])  # what the ballot says at the end of the step; the sum above was at its beginning
         return StepResult(loss=float(loss), grad_norm=norm, num_tokens=num_tokens, skipped=not math.isfinite(norm))
 
-    @torch.no_grad()
-    def score(self, batch: MicroBatch) -> SequenceScores:
-        """Score sequences; see `Engine.score`."""
+    def _infer(self, input_ids_BT: Tensor) -> Tensor | None:
         module, device = self._engine.module, self._engine.device
         module.eval()
-        hidden = batch.input_ids_BT.to(device)
+        hidden = input_ids_BT.to(device)
         if self._place > 0:
             dtype = next(module.parameters()).dtype
             hidden = torch.empty((*hidden.shape, self._hidden_size), dtype=dtype, device=device)
             dist.recv(hidden, src=self._pipeline_ranks[self._place - 1])
         hidden = module(hidden)
-        num_sequences = len(batch.input_ids_BT)
+        module.train()
         if self._place < len(self._pipeline_ranks) - 1:
             dist.send(hidden.contiguous(), dst=self._pipeline_ranks[self._place + 1])
-            scores = torch.empty((3, num_sequences), dtype=torch.float64, device=device)
-        else:
-            scores = torch.stack([score.double() for score in score_sequences(hidden, batch.labels_BT.to(device))])
-        # Token ids and counts are exact in float64, so one broadcast carries all three.
-        dist.broadcast(scores, src=self._pipeline_ranks[-1], group=self._pipeline_group)
-        module.train()
-        logprob_B, num_tokens_B, next_token_B = scores.cpu()
-        return SequenceScores(logprob_B=logprob_B, num_tokens_B=num_tokens_B.long(), next_token_B=next_token_B.long())
+            return None
+        return hidden
+
+    def _tell(self, found: Tensor | None, *, num_rows: int, num_columns: int) -> Tensor:
+        if found is None:
+            found = torch.empty((num_rows, num_columns), dtype=torch.float64, device=self._engine.device)
+        dist.broadcast(found, src=self._pipeline_ranks[-1], group=self._pipeline_group)
+        return found.cpu()

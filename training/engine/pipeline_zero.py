@@ -9,13 +9,15 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from training.config.schema import Precision, Regather, RunConfig
 from training.data.batch import MicroBatch
-from training.engine.base import USUAL_STEP, SequenceScores, StepInstructions, StepResult
+from training.engine.base import USUAL_STEP, StepInstructions, StepResult
 from training.engine.chunk import Chunk
 from training.engine.deepspeed_private import PipelineStagePlace
 from training.engine.global_gradient import GlobalGradient
+from training.engine.inference import Inference
 from training.engine.links import Links, empty_like_hidden
 from training.engine.non_finite import NonFiniteWatch
 from training.engine.optimizer import set_learning_rate
@@ -25,7 +27,6 @@ from training.engine.repeated_step import StepTrace, compare
 from training.engine.stateful import StatefulEngine
 from training.models.cut import cut, describe
 from training.models.decoder import decoder_layers
-from training.models.loss import score_sequences
 from training.models.memory import choose_regather, device_memory_bytes
 from training.parallel.layout import Layout
 from training.parallel.program import programs
@@ -33,7 +34,7 @@ from training.parallel.schedule import check, make_schedule
 from training.parallel.simulate import unit_time
 
 
-class PipelineZeroEngine(StatefulEngine):
+class PipelineZeroEngine(StatefulEngine, Inference):
     """Engine over one DeepSpeedEngine per chunk; see `training.engine.base.Engine` for what the methods guarantee."""
 
     def __init__(
@@ -177,26 +178,24 @@ class PipelineZeroEngine(StatefulEngine):
         self._update()
         return watch.report(self._processes, place=self._place)
 
-    @torch.no_grad()
-    def score(self, batch: MicroBatch) -> SequenceScores:
-        """Score sequences; see `Engine.score`."""
+    def _infer(self, input_ids_BT: Tensor) -> Tensor | None:
         device, num_stages = self._processes.device, self.layout.num_pipeline_stages
-        hidden = batch.input_ids_BT.to(device)
-        scores = torch.empty((3, len(batch.input_ids_BT)), dtype=torch.float64, device=device)
+        hidden = input_ids_BT.to(device)
         for index in range(self._num_chunks):
             here, before = index % num_stages, (index - 1) % num_stages
             if index > 0:
                 if self._place == here:
-                    hidden = empty_like_hidden(batch.input_ids_BT, self._hidden_size, self._dtype, device)
+                    hidden = empty_like_hidden(input_ids_BT, self._hidden_size, self._dtype, device)
                 self._links.pass_on(hidden, sender=before, receiver=here, me=self._place)
             if self._place == here:
                 hidden = self._chunks[index].infer(hidden)
-        if self._place == num_stages - 1:
-            scores = torch.stack([score.double() for score in score_sequences(hidden, batch.labels_BT.to(device))])
-        # Token ids and counts are exact in float64, so one broadcast carries all three.
-        self._links.broadcast_from_last(scores)
-        logprob_B, num_tokens_B, next_token_B = scores.cpu()
-        return SequenceScores(logprob_B=logprob_B, num_tokens_B=num_tokens_B.long(), next_token_B=next_token_B.long())
+        return hidden if self._place == num_stages - 1 else None
+
+    def _tell(self, found: Tensor | None, *, num_rows: int, num_columns: int) -> Tensor:
+        if found is None:
+            found = torch.empty((num_rows, num_columns), dtype=torch.float64, device=self._processes.device)
+        self._links.broadcast_from_last(found)
+        return found.cpu()
 
 
 def _build_chunks(

@@ -12,7 +12,8 @@ from torch import Tensor
 from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import RunConfig
 from training.data.batch import MicroBatch
-from training.engine.base import USUAL_STEP, SequenceScores, StepInstructions, StepResult
+from training.engine.base import USUAL_STEP, StepInstructions, StepResult
+from training.engine.inference import Inference
 from training.engine.non_finite import NonFiniteWatch
 from training.engine.optimizer import adamw, set_learning_rate
 from training.engine.process_group import ProcessGroup
@@ -22,11 +23,11 @@ from training.engine.stateful import StatefulEngine
 from training.models.decoder import Decoder, decoder_layers
 from training.models.dropout import dropout_of
 from training.models.layers import DecoderBlock
-from training.models.loss import score_sequences, summed_cross_entropy
+from training.models.loss import summed_cross_entropy
 from training.parallel.layout import Layout
 
 
-class ZeroEngine(StatefulEngine):
+class ZeroEngine(StatefulEngine, Inference):
     """Engine over one DeepSpeedEngine; see `training.engine.base.Engine` for what the methods guarantee."""
 
     def __init__(
@@ -162,12 +163,13 @@ class ZeroEngine(StatefulEngine):
             torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_norm, norm)
         return norm.item()
 
-    @torch.no_grad()
-    def score(self, batch: MicroBatch) -> SequenceScores:
-        """Score sequences; see `Engine.score`."""
+    def _infer(self, input_ids_BT: Tensor) -> Tensor:
         self._engine.eval()
-        logits = self._engine(batch.input_ids_BT.to(self._engine.device))
-        scores = score_sequences(logits, batch.labels_BT.to(self._engine.device))
+        logits = self._engine(input_ids_BT.to(self._engine.device))
         self._engine.train()
-        logprob_B, num_tokens_B, next_token_B = (score.cpu() for score in scores)
-        return SequenceScores(logprob_B=logprob_B, num_tokens_B=num_tokens_B, next_token_B=next_token_B)
+        return logits
+
+    def _tell(self, found: Tensor | None, *, num_rows: int, num_columns: int) -> Tensor:
+        assert found is not None
+        assert found.shape == (num_rows, num_columns)
+        return found.cpu()

@@ -6,7 +6,8 @@ decoder     `decoder_layers` is the only place that lists layers; `Decoder` runs
 recompute   which activations are recomputed in backward
 dropout     masks that follow from each sample's identity, not from the layout
 shapes      names and shapes of all parameters, without values
-loss        summed cross-entropy and per-sequence scores
+inference   key/value cache; logits of wanted positions only
+loss        summed cross-entropy
 
 Without torch:
 hugging_face   families of Hugging Face: config.json <-> ModelConfig, names of weights

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from training.config.schema import ModelConfig, Recompute
 from training.models.dropout import DropoutKeys, current_keys, drop_elements
+from training.models.inference import current_cache, wanted_positions
 from training.models.recompute import run_block
 from training.models.rope import rotary_tables, rotate
 
@@ -42,9 +43,9 @@ class TokenEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
 
     def forward(self, ids_BT_or_hidden_BTD: Tensor) -> Tensor:
-        """Return hidden [B, T, D] for integer ids [B, T], or logits [B, T, V] for hidden states."""
+        """Return hidden [B, T, D] for integer ids [B, T], or logits for hidden states, as `OutputProjection` does."""
         if ids_BT_or_hidden_BTD.is_floating_point():
-            return F.linear(ids_BT_or_hidden_BTD, self.weight)
+            return F.linear(wanted_positions(ids_BT_or_hidden_BTD), self.weight)
         return F.embedding(ids_BT_or_hidden_BTD, self.weight)
 
 
@@ -56,8 +57,8 @@ class OutputProjection(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
-        """Return logits [B, T, V]."""
-        return F.linear(hidden_BTD, self.weight)
+        """Return logits [B, T, V]; in an inference pass those of the wanted positions, [N, V]."""
+        return F.linear(wanted_positions(hidden_BTD), self.weight)
 
 
 class Attention(nn.Module):
@@ -74,14 +75,27 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
-        """Return the attention output [B, T, D]; position t sees positions 0..t."""
+        """Return the attention output [B, T, D]; position t sees positions 0..t, and what a cache holds before."""
         B, T, D = hidden_BTD.shape
-        cos_TH, sin_TH = rotary_tables(self.config, T, hidden_BTD.device)
-        q_BNTH = rotate(self._heads(self.q_proj(hidden_BTD)), cos_TH, sin_TH)
-        k_BKTH = rotate(self._heads(self.k_proj(hidden_BTD)), cos_TH, sin_TH)
+        cache = current_cache()
+        begun = cache if cache is not None and bool(cache.lengths_B.any()) else None
+        cos, sin = rotary_tables(self.config, begun.capacity_tokens if begun else T, hidden_BTD.device)
+        if begun:
+            positions_BT = begun.positions(T, hidden_BTD.device)
+            cos, sin = cos[positions_BT][:, None], sin[positions_BT][:, None]
+        q_BNTH = rotate(self._heads(self.q_proj(hidden_BTD)), cos, sin)
+        k_BKTH = rotate(self._heads(self.k_proj(hidden_BTD)), cos, sin)
         v_BKTH = self._heads(self.v_proj(hidden_BTD))
+        visible = begun.visible(T, hidden_BTD.device) if begun else None
+        if cache is not None:
+            k_BKTH, v_BKTH = cache.extend(self, k_BKTH, v_BKTH)
         mixed_BNTH = F.scaled_dot_product_attention(
-            q_BNTH, k_BKTH, v_BKTH, is_causal=True, enable_gqa=self.config.num_kv_heads < self.config.num_heads
+            q_BNTH,
+            k_BKTH,
+            v_BKTH,
+            attn_mask=visible,
+            is_causal=visible is None,
+            enable_gqa=self.config.num_kv_heads < self.config.num_heads,
         )
         return self.o_proj(mixed_BNTH.transpose(1, 2).reshape(B, T, D))
 

@@ -48,8 +48,14 @@ def rotary_tables(config: ModelConfig, num_positions: int, device: torch.device)
     return _tables(config.rope_theta, head_size, config.rope_scaling, num_positions, device)
 
 
-def rotate(x_BNTH: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
-    """Return x with every pair turned by its position's angle; same shape and dtype as x."""
+def rotate(x_BNTH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Return x with every pair turned by its position's angle; same shape and dtype as x.
+
+    Args:
+        x_BNTH: queries or keys.
+        cos: of the angles, [T, H]; [B, 1, T, H] where sequences stand at different positions.
+        sin: the same.
+    """
     first, second = x_BNTH.float().chunk(2, dim=-1)
     turned = torch.cat([-second, first], dim=-1)
-    return (x_BNTH.float() * cos_TH + turned * sin_TH).to(x_BNTH.dtype)
+    return (x_BNTH.float() * cos + turned * sin).to(x_BNTH.dtype)

@@ -2,5 +2,6 @@
 
 Map: `curriculum` learning rate, from the config alone (pure) · `ledger` what is done, committed to
 stages.json at every arrow · `transitions` the arrows (pure) · `runner` the state machine that walks them ·
-`gatekeeper` asks gates, on rank 0 for all · `interruption` where it looks whether it was told to stop.
+`gatekeeper` asks gates, on rank 0 for all · `evaluating` when it is measured ·
+`interruption` where it looks whether it was told to stop.
 """

@@ -5,7 +5,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from training.checkpoint.catalog import Folders, committed, newest_whole, prune, remove_after, remove_torsos, step_of
+from training.checkpoint.catalog import (
+    Folders,
+    committed,
+    newest_whole,
+    prune,
+    remove_after,
+    remove_torsos,
+    set_aside_after,
+    step_of,
+)
 from training.checkpoint.manifest import Progress
 from training.checkpoint.ranks import do_together
 from training.checkpoint.saver import SaveOutcome, Saver
@@ -105,6 +114,24 @@ class Checkpointing:
         self.settle()
         do_together(self._processes, lambda: self._remove_after(step))
         return self.find()
+
+    def put_aside(self, step: int) -> str | None:
+        """Put the newest checkpoint aside if it is later than a step, and remove others that are; say where it is now.
+
+        The path is relative to the run directory where it lies there, and known on rank 0 alone.
+
+        Raises:
+            StorageError: on every rank: one cannot be put aside or removed.
+        """
+        self.settle()
+        aside: list[Path | None] = [None]
+
+        def put() -> None:
+            if self._processes.rank == 0:
+                aside[0] = set_aside_after(self._folders.all(), step)
+
+        do_together(self._processes, put)
+        return None if aside[0] is None else self.relative(aside[0])
 
     def _remove_after(self, step: int) -> None:
         if self._processes.rank > 0:

@@ -80,7 +80,7 @@ class Gatekeeper:
         ):
             decision = GateAction.block
             reasons.append(f"evaluation {look} found no more items than the one before: there are no more to be had")
-        if decision in (GateAction.block, GateAction.ask):
+        if decision in (GateAction.block, GateAction.ask, GateAction.roll_back):
             approval = approval_of(self.run_directory, training_stage, report)
             if approval is not None:
                 decision = GateAction.promote if approval.answer == Answer.approve else GateAction.block

@@ -5,11 +5,14 @@ All ranks look at the same places, whatever signal came to whom, so all of them 
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from training.data.batch import MicroBatch
-from training.engine.base import Engine, SequenceScores
+from training.engine.base import Engine, Sampling, SequenceScores
 from training.engine.process_group import ProcessGroup
 from training.fault_tolerance.heartbeat import Heartbeat
 from training.fault_tolerance.signals import StopRequest
+from training.models.inference import KeyValueCache
 from training.parallel.layout import Layout
 
 
@@ -39,10 +42,10 @@ class Interruption:
             raise self.request.stopped()
 
 
-class InterruptibleScoring:
-    """What an evaluation sees of an engine (`eval.lm.ScoringEngine`): it is left before its next batch if told to.
+class InterruptibleInference:
+    """What an evaluation sees of an engine (`eval.lm.InferenceEngine`): it is left before its next call if told to.
 
-    Replicas score different batches but equally many, so they ask equally often. Every batch says that it goes on.
+    Replicas run different batches but call equally often, so they ask equally often. Every call says that it goes on.
     """
 
     def __init__(self, engine: Engine, interruption: Interruption, heartbeat: Heartbeat) -> None:
@@ -55,12 +58,31 @@ class InterruptibleScoring:
         """The engine's."""
         return self._engine.layout
 
-    def score(self, batch: MicroBatch) -> SequenceScores:
+    def score(self, batch: MicroBatch, cache: KeyValueCache | None = None) -> SequenceScores:
         """Score sequences; see `Engine.score`. The section's time begins anew.
+
+        Raises:
+            Stopped: on every rank alike.
+        """
+        self.keep_alive()
+        return self._engine.score(batch, cache)
+
+    def next_tokens(
+        self, input_ids_BT: Tensor, num_tokens_B: Tensor, cache: KeyValueCache, sampling: Sampling | None = None
+    ) -> Tensor:
+        """Continue sequences by one token; see `Engine.next_tokens`. The section's time begins anew.
+
+        Raises:
+            Stopped: on every rank alike.
+        """
+        self.keep_alive()
+        return self._engine.next_tokens(input_ids_BT, num_tokens_B, cache, sampling)
+
+    def keep_alive(self) -> None:
+        """Let the section's time begin anew, while other work is done than the engine's; collective.
 
         Raises:
             Stopped: on every rank alike.
         """
         self._heartbeat.go_on()
         self._interruption.check()
-        return self._engine.score(batch)

@@ -62,7 +62,7 @@ class GateOutcome:
     """A gate that was asked."""
 
     decision: str
-    """promote, block or ask; more_items while a larger evaluation is being made."""
+    """promote, block, ask or roll_back; more_items while a larger evaluation is being made."""
     reasons: tuple[str, ...]
     """One sentence per condition, and that of a person who was asked."""
     numbers: tuple[dict[str, Any], ...] = ()
@@ -112,6 +112,8 @@ class Ledger:
     """How often the run directory was started before this start, so 0 in the first one; -1 before `started`."""
     start_evaluation: Evaluation | None = None
     """Evaluation of the untrained model, if it was made."""
+    rolled_back: tuple[StageEntry, ...] = ()
+    """What was known of training stages when their gates rolled them back, the latest last."""
 
     def __post_init__(self) -> None:
         statuses = [entry.status for entry in self.stages]
@@ -172,6 +174,7 @@ class Ledger:
                 state=RunState(fields["state"]),
                 attempt=_number(fields["attempt"]),
                 start_evaluation=_evaluation(fields["start_evaluation"]),
+                rolled_back=tuple(_entry(entry) for entry in fields.get("rolled_back", ())),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise _no_ledger(path, error) from error

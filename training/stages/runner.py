@@ -7,7 +7,6 @@ checkpoint, whatever layout wrote it, so a run that is continued and one that wa
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from training.checkpoint.manifest import read_manifest
 from training.config.gate_checks import START
@@ -23,31 +22,13 @@ from training.reporting.formatting import duration, num_bytes
 from training.reporting.reporter import Reporter
 from training.stages import transitions
 from training.stages.checkpointing import Checkpointing
+from training.stages.evaluating import Evaluate, Evaluations
 from training.stages.gatekeeper import Decide, Gatekeeper
-from training.stages.interruption import InterruptibleScoring, Interruption
+from training.stages.interruption import Interruption
 from training.stages.journal import Journal
 from training.stages.ledger import GateOutcome, Ledger, StageStatus, commit
 from training.stages.resumption import changes_since
 from training.stages.training_loop import TrainingLoop
-
-
-class Evaluation(Protocol):
-    """What the runner needs of an evaluation's report (eval.harness.EvalReport)."""
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """All numbers by name."""
-        ...
-
-    @property
-    def samples(self) -> list[dict[str, str]]:
-        """Greedy samples."""
-        ...
-
-    @property
-    def seconds(self) -> float:
-        """Wall time."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +45,7 @@ class Parts:
     open_loader: Callable[[str, Mapping[str, int]], StageLoader]
     """(training stage, batches that each training stage has left out) -> its data."""
     data_fingerprint: str
-    evaluate: Callable[[InterruptibleScoring, str, Path, int], Evaluation]
-    """(engine, suite name, path, look) -> report, written to the path by rank 0; collective."""
+    evaluate: Evaluate
     decide: Decide
     peak_flops_per_second: float
     """Of one device, for MFU."""
@@ -84,6 +64,13 @@ def open_ledger(config: RunConfig, run_directory: Path, processes: ProcessGroup)
         commit(ledger, run_directory)
         text = ledger.to_json()
     return Ledger.from_json(processes.broadcast_text(text), run_directory)
+
+
+_UNMEASURED = (
+    "training stage {name} could not be evaluated, so its gate cannot decide; metrics.jsonl says why "
+    "(evaluation_failed)\n  -> the weights are saved; mend the suite, or give it up (stages.{name}.eval_suite=null and "
+    "gate=null), then resume=auto evaluates them"
+)
 
 
 class Runner:
@@ -105,6 +92,14 @@ class Runner:
             attempt=ledger.attempt,
             peak_flops_per_second=parts.processes.world_size * parts.peak_flops_per_second,
         )
+        self._evaluations = Evaluations(
+            config,
+            run_directory,
+            evaluate=parts.evaluate,
+            journal=self._journal,
+            interruption=parts.interruption,
+            heartbeat=parts.heartbeat,
+        )
         self._loop = TrainingLoop(
             config,
             processes=parts.processes,
@@ -114,6 +109,7 @@ class Runner:
             interruption=parts.interruption,
             heartbeat=parts.heartbeat,
             corruption=parts.corruption,
+            evaluations=self._evaluations,
         )
 
     @property
@@ -246,8 +242,9 @@ class Runner:
         suite = self._config.stages[name].eval_suite
         untrained = self._journal.steps_done == 0 and self._ledger.start_evaluation is None
         if suite and self._config.eval.at_start and untrained:
-            path, metrics = self._measure(engine, suite, START)
-            self._advance(transitions.with_start_evaluation(self._ledger, path, metrics))
+            measured = self._evaluations.measure(engine, suite, START)
+            if measured is not None:
+                self._advance(transitions.with_start_evaluation(self._ledger, *measured))
 
     def _judge(self, engine: Engine, name: str) -> GateOutcome | None:
         """Evaluate a training stage and ask its gate, with more items as long as it wants them; return what it says."""
@@ -255,20 +252,16 @@ class Runner:
         outcome = None
         while outcome is None or outcome.decision == GateAction.more_items:
             if suite:
-                path, metrics = self._measure(engine, suite, name, look=transitions.next_look(self._ledger, name))
-                self._advance(transitions.evaluated(self._ledger, name, path, metrics))
+                look = transitions.next_look(self._ledger, name)
+                measured = self._evaluations.measure(engine, suite, name, look=look)
+                if measured is None and self._config.stages[name].gate is not None:
+                    raise GateBlocked(_UNMEASURED.format(name=name))
+                if measured is not None:
+                    self._advance(transitions.evaluated(self._ledger, name, *measured))
             outcome = self._ask(name)
             if outcome is None:
                 break
         return outcome
-
-    def _measure(self, engine: Engine, suite: str, name: str, *, look: int = 1) -> tuple[str, dict[str, float]]:
-        self._parts.heartbeat.section(Section.evaluation)
-        path = self._directory / "eval" / name / (f"{suite}.json" if look == 1 else f"{suite}-look-{look}.json")
-        scoring = InterruptibleScoring(engine, self._parts.interruption, self._parts.heartbeat)
-        report = self._parts.evaluate(scoring, suite, path, look)
-        self._journal.evaluation(name, suite, metrics=report.metrics, samples=report.samples, seconds=report.seconds)
-        return self._relative(path), report.metrics
 
     def _ask_gate(self, name: str) -> None:
         self._go_by(name, self._ask(name))
@@ -287,6 +280,8 @@ class Runner:
         """Let the next training stage start, or end the run."""
         if outcome is None:
             self._advance(transitions.promoted_without_gate(self._ledger, name))
+        elif outcome.decision == GateAction.roll_back or outcome.decision == GateAction.roll_back:
+            self._roll_back(name, outcome)
         elif outcome.decision in (GateAction.block, GateAction.ask):
             self._journal.stage("run", "blocked")
             verb = "blocks" if outcome.decision == GateAction.block else "asks a person"
@@ -296,6 +291,21 @@ class Runner:
                 f"{self._directory} {name} approve --by NAME --because TEXT promotes them all the same; or change the "
                 "gate, or train longer in a new run; resume=auto goes on"
             )
+
+    def _roll_back(self, name: str, outcome: GateOutcome) -> None:
+        """Put a training stage's weights aside, and end the run where that training stage begins.
+
+        A start that was killed in here comes by again: until the ledger says pending, the gate is asked once more, or
+        the training stage is found without its checkpoint.
+        """
+        aside = self._checkpoints.put_aside(self._config.first_step(name))
+        self._advance(transitions.rolled_back(self._ledger, name, aside))
+        self._journal.stage("run", "blocked")
+        raise GateBlocked(
+            f"the gate after training stage {name} rolls it back: {'; '.join(outcome.reasons)}\n"
+            f"  -> its weights are in {self._ledger.rolled_back[-1].checkpoint}; resume=auto trains {name} again from "
+            "where it began: change what it learns or how (resume.allow=[…]), or it comes out the same"
+        )
 
     # -- bookkeeping ------------------------------------------------------------------------------------------------
 

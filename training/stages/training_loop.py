@@ -14,6 +14,7 @@ from training.fault_tolerance.heartbeat import Heartbeat, Section
 from training.fault_tolerance.recovery import Action, Cause, Verdict
 from training.stages.checkpointing import Checkpointing
 from training.stages.curriculum import learning_rate
+from training.stages.evaluating import Evaluations
 from training.stages.interruption import Interruption
 from training.stages.journal import Journal
 from training.stages.recovering import Recovery, raise_if_stopped
@@ -33,6 +34,7 @@ class TrainingLoop:
         interruption: Interruption,
         heartbeat: Heartbeat,
         corruption: CorruptionChecks,
+        evaluations: Evaluations,
     ) -> None:
         self._config = config
         self._processes = processes
@@ -43,6 +45,7 @@ class TrainingLoop:
         self._interruption = interruption
         self._heartbeat = heartbeat
         self._corruption = corruption
+        self._evaluations = evaluations
         self.recovery = Recovery(config.fault_tolerance)
         """The policy and its state, moved on with `journal.progress`."""
 
@@ -65,6 +68,7 @@ class TrainingLoop:
         """
         first_step = self._config.first_step(name)
         while self._journal.steps_done < self.last_step(name):
+            self._measure(engine, name)
             stage_step = self._journal.steps_done - first_step
             started = time.perf_counter()
             self._heartbeat.section(Section.data, self._journal.steps_done + 1)
@@ -120,6 +124,15 @@ class TrainingLoop:
             f"{window.first_batch} to {last} of {name} are left out",
         )
         return kept_steps
+
+    def _measure(self, engine: Engine, name: str) -> None:
+        """Evaluate if it is time: before a step, so that a start that goes on makes up for what is missing."""
+        try:
+            self._evaluations.in_between(engine, name)
+        except Stopped:
+            assert self._journal.progress is not None
+            self._checkpoints.save_now(engine, self._journal.progress)
+            raise
 
     def _stop_if_told(self, engine: Engine) -> None:
         try:

@@ -89,9 +89,10 @@ def evaluated(ledger: Ledger, name: str, path: str, metrics: Mapping[str, float]
 
 
 def gated(ledger: Ledger, name: str, outcome: GateOutcome) -> Ledger:
-    """Return the ledger after a gate decided: promote, block or ask (which blocks until a person has decided).
+    """Return the ledger after a gate decided.
 
-    With more_items the training stage stays evaluated. A blocked one may be decided again.
+    Asking a person blocks until that person has decided, rolling back until it is done. With more_items
+    the training stage stays evaluated. A blocked one may be decided again.
     """
     entry = _in(ledger, name, StageStatus.evaluated, StageStatus.blocked)
     status = {
@@ -100,6 +101,21 @@ def gated(ledger: Ledger, name: str, outcome: GateOutcome) -> Ledger:
     }.get(GateAction(outcome.decision), StageStatus.blocked)
     ledger = _with(ledger, replace(entry, status=status, gate=outcome))
     return replace(ledger, state=RunState.blocked) if status is StageStatus.blocked else ledger
+
+
+def rolled_back(ledger: Ledger, name: str, checkpoint: str | None) -> Ledger:
+    """Return the ledger after a training stage's checkpoints were put aside: it is pending, as before its first step.
+
+    Args:
+        ledger: blocked by the training stage's gate.
+        name: the training stage.
+        checkpoint: where that of its end is now, relative to the run directory; None if it had been put aside before.
+    """
+    entry = ledger.entry(name)
+    if ledger.state is not RunState.blocked or entry.gate is None or entry.gate.decision != GateAction.roll_back:
+        raise IllegalTransition(f"training stage {name} is {entry.status}: its gate did not roll it back")
+    left = replace(entry, checkpoint=checkpoint or entry.checkpoint)
+    return replace(_with(ledger, StageEntry(name=name)), rolled_back=(*ledger.rolled_back, left))
 
 
 def promoted_without_gate(ledger: Ledger, name: str) -> Ledger:

@@ -1,14 +1,15 @@
-"""Real parts in small: a trained byte-level BPE, held-out documents of text, and a causal torch model with a scorer."""
+"""Real parts in small: a trained byte-level BPE, held-out documents of text, and an engine over a plain decoder."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from training.data.batch import IGNORED_LABEL, MicroBatch
+from eval.lm import EngineLM, InferenceEngine
+from training.config.schema import ModelConfig
 from training.data.tokenizer import Tokenizer
-from training.engine.base import SequenceScores
+from training.engine.inference import Inference
+from training.models.decoder import Decoder, decoder_layers
 from training.parallel.layout import Layout
 
 SENTENCES = [
@@ -52,48 +53,49 @@ def make_data(num_documents: int = 9, num_sentences: int = 8) -> Data:
     return Data(tokenizer=tokenizer, documents=documents)
 
 
-class TinyModel(nn.Module):
-    """A recurrent causal language model: position t sees tokens 0…t only."""
+def make_model(vocab_size: int, seed: int = 0) -> Decoder:
+    """Return an untrained decoder with large weights, so that its predictions differ clearly."""
+    config = ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        ffn_size=32,
+        max_sequence_length=512,
+        rope_theta=100.0,
+        tied_embeddings=True,
+        init_std=0.6,
+    )
+    return Decoder(decoder_layers(config, seed=seed)).eval()
 
-    def __init__(self, vocab_size: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocab_size, 16, dtype=dtype)
-        self.recurrent = nn.GRU(16, 32, batch_first=True, dtype=dtype)
-        self.output = nn.Linear(32, vocab_size, dtype=dtype)
 
-    def forward(self, input_ids_BT: Tensor) -> Tensor:
-        hidden_BTD, _ = self.recurrent(self.embedding(input_ids_BT))
-        return self.output(hidden_BTD)
+class TinyEngine(Inference):
+    """Infers with a plain decoder, as engines do; one process that may stand at any place of a layout."""
 
+    def __init__(self, model: Decoder, layout: Layout | None = None) -> None:
+        self.model = model
+        self.layout = layout or Layout(world_size=1)
+        self.num_calls = 0
+        self.num_positions = 0
+        """Tokens that were run, padding among them."""
 
-@dataclass
-class TinyScorer:
-    """Scores with a TinyModel; one process that may stand at any place of a layout."""
+    def keep_alive(self) -> None:
+        """Nobody watches."""
 
-    model: TinyModel
-    layout: Layout = field(default_factory=lambda: Layout(world_size=1))
-    num_calls: int = 0
-
-    def score(self, batch: MicroBatch) -> SequenceScores:
+    def _infer(self, input_ids_BT: Tensor) -> Tensor:
         self.num_calls += 1
-        log_probs_BTV = self.model(batch.input_ids_BT).log_softmax(-1)
-        valid_BT = batch.labels_BT != IGNORED_LABEL
-        labels_BT = batch.labels_BT.clamp(min=0)
-        target_BT = log_probs_BTV.gather(-1, labels_BT[..., None])[..., 0].double() * valid_BT
-        positions_BT = torch.arange(valid_BT.shape[1]) * valid_BT
-        last_B = positions_BT.argmax(-1)
-        return SequenceScores(
-            logprob_B=target_BT.sum(-1),
-            num_tokens_B=valid_BT.sum(-1),
-            next_token_B=log_probs_BTV[torch.arange(len(last_B)), last_B].argmax(-1),
-        )
+        self.num_positions += input_ids_BT.numel()
+        return self.model(input_ids_BT)
+
+    def _tell(self, found: Tensor | None, *, num_rows: int, num_columns: int) -> Tensor:
+        assert found is not None
+        assert found.shape == (num_rows, num_columns)
+        return found
 
 
-def make_model(vocab_size: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> TinyModel:
-    """Return an untrained model with large weights, so that its predictions differ clearly."""
-    generator = torch.Generator().manual_seed(seed)
-    model = TinyModel(vocab_size, dtype)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=generator, dtype=dtype) * 0.5)
-    return model
+def make_lm(engine: InferenceEngine, data: Data, batch_sequences: int = 4) -> EngineLM:
+    """Return an engine as a language model."""
+    return EngineLM(
+        engine=engine, decoder=data.tokenizer, eos_id=data.tokenizer.eos_id, batch_sequences=batch_sequences
+    )

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from training.models.loss import IGNORED_LABEL, score_sequences, summed_cross_entropy
+from training.models.loss import IGNORED_LABEL, summed_cross_entropy
 
 B, T, V = 4, 7, 11
 
@@ -48,15 +48,3 @@ def test_the_loss_of_bf16_logits_is_computed_in_fp32() -> None:
     loss = summed_cross_entropy(logits.bfloat16(), labels)
     assert loss.dtype == torch.float32
     assert torch.equal(loss, summed_cross_entropy(logits.bfloat16().float(), labels))
-
-
-def test_scores_are_those_of_a_plain_loop() -> None:
-    logits, labels = logits_and_labels()
-    logprob_B, num_tokens_B, next_token_B = score_sequences(logits, labels)
-    rows = plain_logprobs(logits, labels)
-    torch.testing.assert_close(
-        logprob_B, torch.tensor([sum(row) for row in rows], dtype=torch.float64), rtol=1e-6, atol=0
-    )
-    assert num_tokens_B.tolist() == [len(row) for row in rows]
-    last = [max(t for t in range(T) if labels[b, t] != IGNORED_LABEL) for b in range(B)]
-    assert next_token_B.tolist() == [int(logits[b, t].argmax()) for b, t in enumerate(last)]

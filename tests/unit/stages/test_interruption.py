@@ -14,7 +14,7 @@ from training.engine.process_group import Ballot, ProcessGroup
 from training.errors import Stopped
 from training.fault_tolerance.heartbeat import Heartbeat
 from training.fault_tolerance.signals import StopRequest
-from training.stages.interruption import InterruptibleScoring, Interruption
+from training.stages.interruption import InterruptibleInference, Interruption
 
 
 @pytest.fixture
@@ -53,14 +53,14 @@ class CountingEngine:
     layout = "the layout"
     num_scored = 0
 
-    def score(self, batch: Any) -> Any:
+    def score(self, batch: Any, cache: Any) -> Any:
         self.num_scored += 1
         return batch
 
 
 def test_an_evaluation_ends_before_its_next_batch(interruption: Interruption) -> None:
     engine = CountingEngine()
-    scoring = InterruptibleScoring(cast(Any, engine), interruption, Heartbeat(CollectiveLog()))
+    scoring = InterruptibleInference(cast(Any, engine), interruption, Heartbeat(CollectiveLog()))
     assert scoring.layout == engine.layout
     assert scoring.score(cast(Any, "batch")) == "batch"
     interruption.request.signal = signal.SIGTERM

@@ -1,0 +1,84 @@
+"""The tokenizers that models are evaluated with: the one a run was trained with, or a Hugging Face directory's."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from transformers import AutoTokenizer
+
+from training.data.tokenizer import EOS_TOKEN, Tokenizer
+from training.errors import DataError
+
+
+class RunTokenizer:
+    """A run's own; it knows no conversations, so they are written as plain text."""
+
+    chat_template = None
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.name = f"sha256:{tokenizer.fingerprint}"
+        self.eos_id = tokenizer.eos_id
+        self.encode = tokenizer.encode
+        self.decode = tokenizer.decode
+
+    def token_text(self, token_id: int) -> str:
+        """Return how a token is written; of the end of a text, its name."""
+        return EOS_TOKEN if token_id == self.eos_id else self._tokenizer.decode([token_id])
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
+        """Return a conversation as lines "role: content"."""
+        lines = [f"{message['role']}: {message['content']}\n" for message in messages]
+        return "".join(lines) + ("assistant:" if add_generation_prompt else "")
+
+
+class HuggingFaceTokenizer:
+    """A Hugging Face directory's tokenizer and chat template; no code of the directory runs, nothing is fetched."""
+
+    def __init__(self, tokenizer: Any, name: str) -> None:
+        self._tokenizer = tokenizer
+        self.name = name
+        self.eos_id: int = tokenizer.eos_token_id
+        self.chat_template: str | None = tokenizer.chat_template
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Return the tokenizer of a directory.
+
+        Raises:
+            DataError: there is none, or it has no end-of-text token.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+            digest = hashlib.sha256((directory / "tokenizer.json").read_bytes()).hexdigest()
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{directory} holds no tokenizer that can be read ({error})\n"
+                "  -> put tokenizer.json and tokenizer_config.json of the model there"
+            ) from error
+        if tokenizer.eos_token_id is None:
+            raise DataError(f"the tokenizer of {directory} names no eos_token\n  -> name it in tokenizer_config.json")
+        template = hashlib.sha256((tokenizer.chat_template or "").encode()).hexdigest()
+        return cls(tokenizer, f"sha256:{digest}/{template[:16]}")
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text; names of special tokens in it become those tokens, as in its templates."""
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens left out."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    def token_text(self, token_id: int) -> str:
+        """Return how a token is written."""
+        return self._tokenizer.decode([token_id], skip_special_tokens=False)
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
+        """Return a conversation as the model was trained on it."""
+        return self._tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )

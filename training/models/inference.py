@@ -1,0 +1,129 @@
+"""What layers do otherwise when nothing is learned: keys and values are kept, and only some positions get logits.
+
+Layers take one tensor and return one, so that a pipeline can cut anywhere between them. What a forward is for stands
+around it, as `training/models/dropout.py` does with its keys. Shapes: B sequences, T tokens, S places of a cache,
+K key/value heads, H head size, N positions.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+
+class KeyValueCache:
+    """Keys and values of the tokens that some sequences begin with, for those layers that run on this rank.
+
+    Each sequence has its own length: what stands behind it is padding, which later tokens overwrite. So a token has the
+    same position, and sees the same tokens, whatever it shares a batch with.
+
+    Args:
+        num_sequences: sequences, B.
+        capacity_tokens: places of each, S.
+    """
+
+    def __init__(self, num_sequences: int, capacity_tokens: int) -> None:
+        self.capacity_tokens = capacity_tokens
+        self.lengths_B = torch.zeros(num_sequences, dtype=torch.int64)
+        """Tokens of each sequence, on CPU."""
+        self._kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        """Attention layer -> keys and values, [B, K, S, H] each."""
+
+    def extend(self, layer: nn.Module, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the next T tokens' keys and values; return those of all places that any sequence uses by then.
+
+        The lengths stay: every layer of a forward extends from the same ones.
+        """
+        if layer not in self._kept:
+            shape = (*k_BKTH.shape[:2], self.capacity_tokens, k_BKTH.shape[-1])
+            self._kept[layer] = (k_BKTH.new_zeros(shape), v_BKTH.new_zeros(shape))
+        num_tokens, used = k_BKTH.shape[2], self._used(k_BKTH.shape[2])
+        if int(self.lengths_B.min()) == int(self.lengths_B.max()):
+            places = slice(int(self.lengths_B[0]), int(self.lengths_B[0]) + num_tokens)
+            for kept, new in zip(self._kept[layer], (k_BKTH, v_BKTH), strict=True):
+                kept[:, :, places] = new
+        else:
+            places_BKTH = self.positions(num_tokens, k_BKTH.device)[:, None, :, None].expand_as(k_BKTH)
+            for kept, new in zip(self._kept[layer], (k_BKTH, v_BKTH), strict=True):
+                kept.scatter_(2, places_BKTH, new)
+        keys, values = self._kept[layer]
+        return keys[:, :, :used], values[:, :, :used]
+
+    def positions(self, num_tokens: int, device: torch.device) -> Tensor:
+        """Return the positions of each sequence's next tokens, int64 [B, T]."""
+        return (self.lengths_B[:, None] + torch.arange(num_tokens)).to(device)
+
+    def visible(self, num_tokens: int, device: torch.device) -> Tensor:
+        """Return which places each of the next tokens sees, bool [B, 1, T, S used]: those up to its own."""
+        positions_BT = self.positions(num_tokens, device)
+        return (torch.arange(self._used(num_tokens), device=device) <= positions_BT[..., None])[:, None]
+
+    def advance(self, num_tokens_B: Tensor) -> None:
+        """Count tokens that every layer has written as part of the sequences; int64 [B] on CPU."""
+        self.lengths_B = self.lengths_B + num_tokens_B
+
+    def repeated(self, rows: Sequence[int], capacity_tokens: int) -> Self:
+        """Return a cache of its own whose sequences begin as these rows do."""
+        copy = type(self)(len(rows), capacity_tokens)
+        index = torch.tensor(rows)
+        copy.lengths_B = self.lengths_B[index]
+        used = self._used(0)
+        for layer, kept in self._kept.items():
+            pair = []
+            for tensor in kept:
+                grown = tensor.new_zeros((len(rows), tensor.shape[1], capacity_tokens, tensor.shape[3]))
+                grown[:, :, :used] = tensor[index.to(tensor.device), :, :used]
+                pair.append(grown)
+            copy._kept[layer] = (pair[0], pair[1])
+        return copy
+
+    def _used(self, num_tokens: int) -> int:
+        used = int(self.lengths_B.max()) + num_tokens
+        assert used <= self.capacity_tokens, f"{used} tokens in a cache of {self.capacity_tokens}"
+        return used
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InferencePass:
+    """What one forward is for."""
+
+    rows_N: Tensor
+    """Sequences of the positions that get logits; int64 on CPU."""
+    columns_N: Tensor
+    """Those positions within this forward's tokens."""
+    cache: KeyValueCache | None
+    """What the tokens continue, and where theirs are kept."""
+
+
+_current_pass: ContextVar[InferencePass | None] = ContextVar("inference_pass", default=None)
+
+
+@contextmanager
+def inferring(this: InferencePass) -> Iterator[None]:
+    """Let the forwards inside be that pass."""
+    token = _current_pass.set(this)
+    try:
+        yield
+    finally:
+        _current_pass.reset(token)
+
+
+def current_cache() -> KeyValueCache | None:
+    """Return the cache of the pass that is running, if there is one."""
+    this = _current_pass.get()
+    return None if this is None else this.cache
+
+
+def wanted_positions(hidden_BTD: Tensor) -> Tensor:
+    """Return the hidden states that logits are wanted of: all of them, [N, D] of an inference pass.
+
+    The projection to the vocabulary costs a fifth of a small model's forward, and most of its memory.
+    """
+    this = _current_pass.get()
+    if this is None:
+        return hidden_BTD
+    return hidden_BTD[this.rows_N.to(hidden_BTD.device), this.columns_N.to(hidden_BTD.device)]
