@@ -104,7 +104,9 @@ def _write(
 ) -> BenchmarkManifest:
     lines = [json.dumps(item, ensure_ascii=False) + "\n" for item in items if item is not None]
     distinct = list(dict.fromkeys(lines))
-    files = {ITEMS_NAME: "".join(distinct).encode()} | {f"{PACKAGE_NAME}/{path}": data for path, data in package.items()}
+    files = {ITEMS_NAME: "".join(distinct).encode()} | {
+        f"{PACKAGE_NAME}/{path}": data for path, data in package.items()
+    }
     manifest = BenchmarkManifest(
         name=name,
         version=BENCHMARKS[name].version,

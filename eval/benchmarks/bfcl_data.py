@@ -34,7 +34,6 @@ def schemas_member(system: str) -> str:
     return f"{_DATA}/multi_turn_func_doc/{_MODULES[system]}.json"
 
 
-
 PACKAGE_MEMBERS = (
     "bfcl_eval/__init__.py",
     "bfcl_eval/constants/__init__.py",

@@ -136,9 +136,7 @@ def _argument_matches(value: Any, allowed: Sequence[Any], schema: Mapping[str, A
     if expected is dict:
         return any(_dict_matches(value, answer) for answer in allowed if answer != "")
     if inner is dict:
-        return any(
-            len(value) == len(answer) and all(map(_dict_matches, value, answer)) for answer in allowed
-        )
+        return any(len(value) == len(answer) and all(map(_dict_matches, value, answer)) for answer in allowed)
     if expected is str:
         return _plain(value) in [_plain(answer) for answer in allowed if isinstance(answer, str)]
     if expected is list:

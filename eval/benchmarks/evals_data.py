@@ -44,9 +44,7 @@ _QUESTIONS = {
         member="logiqa/logiqa.jsonl",
         marks=tuple(rf"(?m:^){letter}\. ({letter}\. ?)?" for letter in "ABCD"),
     ),
-    "medmcqa": _Questions(
-        member="medmcqa/samples.jsonl", marks=tuple(rf"(?m:^)\s*{letter}\)\s*" for letter in "abcd")
-    ),
+    "medmcqa": _Questions(member="medmcqa/samples.jsonl", marks=tuple(rf"(?m:^)\s*{letter}\)\s*" for letter in "abcd")),
     "us_tort_law": _Questions(member="us_tort_law/samples.jsonl"),
 }
 _POINTER_MEMBERS = tuple(

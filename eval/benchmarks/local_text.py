@@ -17,7 +17,6 @@ HELD_OUT_FRACTION = 0.05
 def held_out_documents(kind: SourceKind) -> list[Document]:
     """Return the documents of an embedded source that a run with the default held-out fraction never trains on."""
     with tempfile.TemporaryDirectory() as cache:
-        documents = read_documents(kind.value, SourceConfig(kind=kind), cache_dir=Path(cache)).documents
-        return [
-            Document(id=row["id"], text=row["text"]) for row in documents if is_held_out(row["id"], HELD_OUT_FRACTION)
-        ]
+        rows = read_documents(kind.value, SourceConfig(kind=kind), cache_dir=Path(cache)).documents
+        documents = [Document(id=id_, text=text) for id_, text in zip(rows["id"], rows["text"], strict=True)]
+    return [document for document in documents if is_held_out(document.id, HELD_OUT_FRACTION)]

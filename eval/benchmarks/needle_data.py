@@ -26,9 +26,10 @@ def needle_items() -> list[dict[str, Any]]:
     """Return items with one needle, at every length and depth."""
     verses = _verses()
     items = []
-    for length in LENGTHS_CHARACTERS:
+    # In this order, the first items are of all lengths, then of all depths: a suite may ask for a few of them.
+    for repeat in range(_REPEATS):
         for depth in _DEPTHS:
-            for repeat in range(_REPEATS):
+            for length in LENGTHS_CHARACTERS:
                 # Seeded by the item's own place: another length in the grid changes none of the others.
                 draw = random.Random(f"needle {length} {depth} {repeat}")
                 city, number = draw.choice(_CITIES), str(draw.randint(_SMALLEST_NUMBER, _LARGEST_NUMBER))
@@ -50,8 +51,8 @@ def multi_needle_items() -> list[dict[str, Any]]:
     """Return items with several needles, each anywhere in a part of the text of its own."""
     verses = _verses()
     items = []
-    for length in LENGTHS_CHARACTERS:
-        for repeat in range(_REPEATS * len(_DEPTHS)):
+    for repeat in range(_REPEATS * len(_DEPTHS)):
+        for length in LENGTHS_CHARACTERS:
             draw = random.Random(f"multi_needle {length} {repeat}")
             cities = draw.sample(_CITIES, _NUM_NEEDLES)
             numbers = draw.sample(range(_SMALLEST_NUMBER, _LARGEST_NUMBER + 1), _NUM_NEEDLES)
