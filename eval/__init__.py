@@ -3,5 +3,6 @@
 Map: `data` what evaluation needs of prepared data · `lm` scores and continues sequences with a live engine, under any
 layout · `tasks/` one file per kind of measurement · `metrics` numbers from scores (numpy) · `harness` runs a suite and
 makes the report · `evidence` reads it back, item by item · `statistics` how sure a number is · `gates` decides whether
-the next training stage may start (both pure).
+the next training stage may start (both pure) · `prepare` gets the items of `benchmarks/`, once · `workflows/` tasks of
+many steps in simulated systems · `function_calls` calls in a model's answer.
 """
