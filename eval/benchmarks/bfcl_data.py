@@ -73,22 +73,25 @@ def _multi_turn(wheel: zipfile.ZipFile) -> Sequence[dict[str, Any] | None]:
     A function that is missing at first is in `revealed`, under the turn that shows it to the model; that turn has no
     message of the user. As in the leaderboard's own runs, functions that its entries call excluded are offered too.
     """
-    items = []
-    for category in _CATEGORIES:
-        answers = _answers(wheel, f"multi_turn_{category}")
-        for entry in _entries(wheel, f"BFCL_v4_multi_turn_{category}.json"):
-            items.append(
-                {
-                    "id": entry["id"],
-                    "category": category,
-                    "turns": [[message["content"] for message in turn] for turn in entry["question"]],
-                    "revealed": entry.get("missed_function", {}),
-                    "initial_config": entry["initial_config"],
-                    "involved_classes": entry["involved_classes"],
-                    "answer": answers[entry["id"]],
-                }
-            )
-    return items
+    categories = [_workflows(category, wheel) for category in _CATEGORIES]
+    # In turn, so that the first items, which a suite may ask for, are of all categories.
+    return [item for items in zip(*categories, strict=True) for item in items]
+
+
+def _workflows(category: str, wheel: zipfile.ZipFile) -> list[dict[str, Any]]:
+    answers = _answers(wheel, f"multi_turn_{category}")
+    return [
+        {
+            "id": entry["id"],
+            "category": category,
+            "turns": [[message["content"] for message in turn] for turn in entry["question"]],
+            "revealed": entry.get("missed_function", {}),
+            "initial_config": entry["initial_config"],
+            "involved_classes": entry["involved_classes"],
+            "answer": answers[entry["id"]],
+        }
+        for entry in _entries(wheel, f"BFCL_v4_multi_turn_{category}.json")
+    ]
 
 
 def _answers(wheel: zipfile.ZipFile, category: str) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 
 from eval.function_calls import call_name
 
+_SHOWN_CHARACTERS = 80
+
 
 def safe_call(call: ast.Call, names: Collection[str]) -> str:
     """Return a call as text that can be run.
@@ -21,21 +23,22 @@ def safe_call(call: ast.Call, names: Collection[str]) -> str:
     """
     name = call_name(call)
     if name not in names:
-        raise ValueError(f"there is no function {ast.unparse(call.func)}")
-    arguments = [_literal(argument) for argument in call.args]
+        raise ValueError(f"there is no function {name[:_SHOWN_CHARACTERS] if name else 'without a name'}")
+    arguments = [_literal(argument, str(index)) for index, argument in enumerate(call.args, start=1)]
     for keyword in call.keywords:
         if keyword.arg is None:
             raise ValueError("arguments are given by their names, not by **")
-        arguments.append(f"{keyword.arg}={_literal(keyword.value)}")
+        arguments.append(f"{keyword.arg}={_literal(keyword.value, keyword.arg)}")
     return f"{name}({', '.join(arguments)})"
 
 
-def _literal(node: ast.expr) -> str:
+def _literal(node: ast.expr, name: str) -> str:
     try:
         return _written(ast.literal_eval(node))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        # Not quoted: what is too deep for literal_eval is too deep to be written as text again.
         reason = "is no literal: give a number, text, list or dictionary"
-        raise ValueError(f"the argument {ast.unparse(node)} {reason}") from None
+        raise ValueError(f"argument {name[:_SHOWN_CHARACTERS]} {reason}") from None
 
 
 def _written(value: Any) -> str:

@@ -78,6 +78,24 @@ def test_anything_else_is_refused_in_words(text: str) -> None:
         made(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[move(a={'1+' * 4000}1)]",
+        f"[move(a={'-' * 4000}1)]",
+        f"[{'a.' * 4000}b(c=1)]",
+        f"[move(a=0x{'f' * 9000})]",
+        f"[move(a={'9' * 9000})]",
+        f"[move{'(a=1)' * 3000}]",
+    ],
+    ids=lambda text: text[:12],
+)
+def test_what_is_too_deep_or_too_large_is_no_error_of_ours(text: str) -> None:
+    for call in parse_calls(text) or []:
+        with pytest.raises(ValueError, match=r"^.{1,200}$"):
+            safe_call(call, {"move"})
+
+
 def test_no_float_is_written_as_a_name() -> None:
     assert not math.isfinite(ast.literal_eval("1e999"))
     assert made("[move(a=1e308)]") == "move(a=1e+308)"

@@ -19,7 +19,7 @@ CONVERSATION: list[Message] = [
 class RecordingLM(WrongLM):
     """Answers as WrongLM and keeps what it was asked."""
 
-    asked: list[tuple[str, dict[str, Any]]]
+    asked: list[Any]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         self.asked = [request.args for request in requests]

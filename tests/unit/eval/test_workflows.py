@@ -148,7 +148,7 @@ def test_results_come_back_in_order_and_a_refused_call_says_why(tasks: list[Work
     assert "current_working_directory" in where
     assert "there is no function open" in refused
     assert "current_directory_content" in listing
-    assert "__name__ is no literal" in no_literal
+    assert "argument folder is no literal" in no_literal
     assert echoed.encode("utf-8")
     assert (talk.num_calls, talk.num_refused_calls) == (3, 2)
 
