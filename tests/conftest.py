@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 from tests import real_weights
+from training.config.benchmarks import BENCHMARKS, missing
 
 # Before torch, DeepSpeed, Hugging Face libraries or wandb are imported; the processes that tests start inherit it.
 os.environ |= {
@@ -34,6 +35,15 @@ def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
         if folder in _TIMEOUT_SECONDS:
             item.add_marker(folder)
             item.add_marker(pytest.mark.timeout(_TIMEOUT_SECONDS[folder]))
+
+
+@pytest.fixture(scope="session")
+def prepared_benchmarks() -> Path:
+    """Folder of prepared data with every benchmark's items."""
+    root = Path(__file__).parents[1] / "prepared"
+    if faults := missing(root, BENCHMARKS):
+        pytest.fail("`make evaldata` prepares what is missing:\n" + "\n".join(faults))
+    return root
 
 
 @pytest.fixture(scope="session")

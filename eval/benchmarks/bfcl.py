@@ -1,0 +1,65 @@
+"""Prompt and score of the Berkeley Function Calling Leaderboard's single turns; named by their YAML files.
+
+The prompt's words follow the leaderboard's default one (bfcl-eval 2026.3.23, constants/default_prompts.py).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eval.benchmarks.call_match import calls_match, read_calls
+
+CALL_FORMAT = "[name1(parameter1=value1, parameter2=value2), name2(parameter=value)]"
+
+
+def instructions(functions: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a model is told before a request: how to write calls, and the schemas of the functions."""
+    return (
+        "You are an expert in composing functions. You are given a request and a list of functions. Make one or more "
+        "function calls to achieve what is asked. If none of the functions can be used, or the request lacks a "
+        "parameter that a function requires, say so.\n\n"
+        f"If you call functions, write them in the format {CALL_FORMAT}, in Python's syntax and with nothing else in "
+        "your answer.\n\n"
+        f"Here is the list of functions in JSON format:\n{json.dumps(functions)}"
+    )
+
+
+def prompt(doc: Mapping[str, Any]) -> str:
+    """Return the whole prompt of an item."""
+    return f"{instructions(json.loads(doc['functions']))}\n\nRequest: {doc['question']}\nCalls:"
+
+
+def target(doc: Mapping[str, Any]) -> str:
+    """Return a right answer of an item, made of the first allowed value of every parameter."""
+    schemas = {function["name"]: function["parameters"] for function in json.loads(doc["functions"])}
+    calls = []
+    for answer in json.loads(doc["answer"]):
+        ((name, allowed),) = answer.items()
+        arguments = [
+            f"{parameter}={_first(values, schemas[name]['properties'][parameter])!r}"
+            for parameter, values in allowed.items()
+            if values[0] != "" or parameter in schemas[name]["required"]
+        ]
+        calls.append(f"{name}({', '.join(arguments)})")
+    return f"[{', '.join(calls)}]"
+
+
+def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Return acc: 1 if the answer is the calls that were asked for, otherwise 0."""
+    calls = read_calls(results[0])
+    right = calls is not None and calls_match(calls, json.loads(doc["answer"]), json.loads(doc["functions"]))
+    return {"acc": float(right)}
+
+
+def _first(values: Sequence[Any], schema: Mapping[str, Any]) -> Any:
+    """Return the first allowed value that is one; in objects, each field has a list of allowed values in turn."""
+    value = next(value for value in values if value != "")
+    if isinstance(value, dict) and schema["type"] == "dict":
+        return _first_fields(value)
+    if isinstance(value, list) and schema.get("items", {}).get("type") == "dict":
+        return [_first_fields(element) for element in value]
+    return value
+
+
+def _first_fields(value: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    return {name: allowed[0] for name, allowed in value.items() if allowed[0] != ""}
