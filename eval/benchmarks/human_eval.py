@@ -1,7 +1,7 @@
 """HumanEval: is the function that the model completes the one that was asked for? lm_eval's task calls what is here.
 
-A filter sees the answers to all problems at once, so several programs run at a time; `process_results` sees one problem.
-The published scorer runs the test in the program's process; here they are apart (`eval/sandbox/functions.py`), which
+A filter sees the answers to all problems at once, so several programs run at a time; `process_results` sees one. The
+published scorer runs the test in the program's process; here they are apart (`eval/sandbox/functions.py`), which
 right solutions do not notice, and programs that end, patch or deceive their test do.
 """
 
@@ -12,7 +12,10 @@ from typing import Any
 
 from eval.benchmarks.tries import scores
 from eval.sandbox.functions import FunctionCheck, check_functions
+from eval.sandbox.limits import Limits
 
+LIMITS = Limits(tmp_bytes=0)
+"""Of each program, and of each test; none of them needs a file."""
 _MOST_WORKERS = 16
 
 
@@ -26,7 +29,7 @@ def verdicts(answers: Sequence[Sequence[str]], docs: Sequence[Mapping[str, str]]
         for answer in tries
     ]
     workers = min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
-    found = iter(check_functions(checks, workers=workers))
+    found = iter(check_functions(checks, workers=workers, limits=LIMITS))
     return [[asdict(next(found)) for _ in tries] for tries in answers]
 
 

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -115,7 +115,8 @@ class Sandbox:
 
     def kill(self) -> None:
         """Kill all that is in it: with its first process the kernel ends a namespace's other ones."""
-        signal.pidfd_send_signal(self.end_descriptor, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # nothing is left that could be killed
+            signal.pidfd_send_signal(self.end_descriptor, signal.SIGKILL)
 
     def wait(self) -> int | None:
         """Return the exit status when no process is left: 128 + the signal that ended it, None if it was killed.
@@ -135,11 +136,10 @@ class Sandbox:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            self.kill()
-        except ProcessLookupError:
-            pass  # it has ended, as most do
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
         select.select([self.end_descriptor], [], [], _END_SECONDS)
         os.close(self.end_descriptor)
         self._close()
@@ -168,15 +168,17 @@ def _bwrap_command(runtime: Runtime, limits: Limits, contents: Mapping[str, int]
         bind += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
     for path, descriptor in contents.items():
         bind += ["--perms", "0444", "--ro-bind-data", str(descriptor), str(CODE / path)]
-    folders = dict.fromkeys(str(library.parent) for library in runtime.shared_libraries)
+    folder = "/tmp" if limits.tmp_bytes else "/"
+    if limits.tmp_bytes:
+        bind += ["--size", str(limits.tmp_bytes), "--tmpfs", folder]
+    library_folders = dict.fromkeys(str(library.parent) for library in runtime.shared_libraries)
     return [
         *prefix,
         *(_tool("bwrap"), "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"),
         *("--unshare-cgroup-try", "--uid", _NOBODY, "--gid", _NOBODY, "--hostname", "sandbox"),
         *("--new-session", "--die-with-parent", "--cap-drop", "ALL"),
-        *("--clearenv", "--setenv", "HOME", "/tmp", "--setenv", "LD_LIBRARY_PATH", ":".join(folders)),
-        *bind,
-        *("--size", str(limits.tmp_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp"),
+        *("--clearenv", "--setenv", "HOME", folder, "--setenv", "LD_LIBRARY_PATH", ":".join(library_folders)),
+        *(*bind, "--chdir", folder),
         *("--remount-ro", "/"),  # else the root, which lies in memory, could be filled
     ]
 
@@ -191,7 +193,18 @@ def _unprivileged(runtime: Runtime) -> tuple[list[str], Callable[[Path], str]]:
     # root's own Python, such as one in /root: it is bound to where nobody can go, seen by this command alone.
     prefix = Path(sys.base_prefix).resolve()
     script = 'mount --bind "$0" "$1" && shift && exec "$@"'
-    stage = [_tool("unshare"), "--mount", "--propagation", "private", "--", "sh", "-c", script, str(prefix), str(_STAGE)]
+    stage = [
+        _tool("unshare"),
+        "--mount",
+        "--propagation",
+        "private",
+        "--",
+        "sh",
+        "-c",
+        script,
+        str(prefix),
+        str(_STAGE),
+    ]
 
     def seen_at(path: Path) -> str:
         real = path.resolve()
@@ -201,7 +214,7 @@ def _unprivileged(runtime: Runtime) -> tuple[list[str], Callable[[Path], str]]:
 
 
 def _is_the_hosts_root() -> bool:
-    """Return whether the kernel would limit none of this user's processes; it does limit the root of a user namespace."""
+    """Return whether the kernel limits none of this user's processes; the root of a user namespace it does limit."""
     if os.geteuid() != 0:
         return False
     maps = Path("/proc/self/uid_map").read_text().split()

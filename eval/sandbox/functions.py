@@ -34,7 +34,7 @@ class FunctionCheck:
     context: str
     """What the test may use besides the function. It is the benchmark's, as the test is, and runs beside the test."""
     test: str
-    """Defines `check(function)`, which raises if the function is wrong."""
+    """Defines `check(function)`, which calls it with plain values by position, and raises if it is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +84,9 @@ def check_function(check: FunctionCheck, *, limits: Limits | None = None) -> Ver
             return Verdict(passed=False, why=f"no end within {limits.wall_seconds:g} s")
         verdict = _last_verdict(words.text) if checker.wait() == 0 else {}
         if "broken" in verdict:
-            raise DataError(f"the test of {check.function} does not run: {verdict['broken']}\n  -> prepare its benchmark again")
+            raise DataError(
+                f"the test of {check.function} does not run: {verdict['broken']}\n  -> prepare its benchmark again"
+            )
         if "passed" in verdict:
             return Verdict(passed=verdict["passed"] is True, why=verdict["why"])
         ended, output = (answer, noise) if "ended" in verdict else (checker, words)

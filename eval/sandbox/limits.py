@@ -17,8 +17,8 @@ class SandboxUnavailable(PreflightFailed):
 class Limits:
     """What one sandbox may use; a program that wants more gets an error, or ends.
 
-    Together the processes of a sandbox hold at most `processes * memory_bytes + tmp_bytes`, besides what the kernel
-    needs for them.
+    Together the processes of a sandbox hold at most `processes * memory_bytes + tmp_bytes`, besides the kernel's own
+    memory for their pipes, sockets and, by far the most, empty files in /tmp.
     """
 
     wall_seconds: float = 10.0
@@ -34,7 +34,7 @@ class Limits:
     file_bytes: int = 16 * MEBIBYTE
     """Of one file."""
     tmp_bytes: int = 32 * MEBIBYTE
-    """Of /tmp, the only folder that can be written."""
+    """Of /tmp, the only folder that can be written; 0 for none at all."""
     output_bytes: int = 64 * 1024
     """Of stdout, and of stderr; a program that writes more is killed."""
 

@@ -49,7 +49,9 @@ def python_runtime() -> Runtime:
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SandboxUnavailable(f"{python}: its shared libraries cannot be listed: {error}\n  -> install ldd") from error
+        raise SandboxUnavailable(
+            f"{python}: its shared libraries cannot be listed: {error}\n  -> install ldd"
+        ) from error
     libraries = sorted({Path(path) for path in re.findall(r"(/\S+) \(0x", said)})
     if not libraries or not python.is_file():
         raise SandboxUnavailable(

@@ -65,7 +65,8 @@ def _library() -> ctypes.CDLL:
         library = ctypes.CDLL("libseccomp.so.2")
     except OSError as error:
         raise SandboxUnavailable(
-            f"no system call can be refused to a model's program: {error}\n  -> install libseccomp2 (apt), libseccomp (dnf)"
+            f"no system call can be refused to a model's program: {error}\n"
+            "  -> install libseccomp2 (apt) or libseccomp (dnf)"
         ) from error
     library.seccomp_init.restype = ctypes.c_void_p
     library.seccomp_init.argtypes = [ctypes.c_uint32]

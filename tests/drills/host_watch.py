@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,10 +53,8 @@ class Bait:
                 yield f"{name!r} got a connection"
             except BlockingIOError:
                 pass
-        try:
+        with suppress(BlockingIOError):
             yield f"a datagram came: {self.datagrams.recv(100)!r}"
-        except BlockingIOError:
-            pass
 
 
 @contextmanager
@@ -83,9 +81,7 @@ def bait() -> Iterator[Bait]:
             unix[address].listen()
         for each in (listener, datagrams, *unix.values()):
             each.setblocking(False)
-        yield Bait(
-            secret=secret, canaries=tuple(canaries), listener=listener, datagrams=datagrams, unix_listeners=unix
-        )
+        yield Bait(secret=secret, canaries=tuple(canaries), listener=listener, datagrams=datagrams, unix_listeners=unix)
 
 
 class Watch:

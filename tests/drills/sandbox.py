@@ -16,8 +16,8 @@ from eval.sandbox.functions import FunctionCheck, check_function
 from eval.sandbox.limits import Limits
 from eval.sandbox.running import run_program
 from tests.drills.deceiving_answers import CONTEXT, DECEIVING, HONEST, TEST
-from tests.drills.hostile_programs import HOSTILE_PROGRAMS, Hostile
 from tests.drills.host_watch import Bait, Watch, bait
+from tests.drills.hostile_programs import HOSTILE_PROGRAMS, Hostile
 
 _BWRAP_PROCESSES = 2
 """bwrap's first process inside, and for a moment the one that makes the namespaces."""
@@ -37,8 +37,8 @@ class Tally:
     def __str__(self) -> str:
         return (
             f"sandbox: {self.programs} hostile programs, after each the host was looked at; at most "
-            f"{self.most_processes} processes and {self.most_bytes / 2**20:.0f} MiB at a time; {self.deceiving} deceiving "
-            f"answers judged wrong or not, {self.honest} honest ones; {len(self.problems)} problems"
+            f"{self.most_processes} processes and {self.most_bytes / 2**20:.0f} MiB at a time; "
+            f"{self.deceiving} answers that deceive and {self.honest} honest ones judged; {len(self.problems)} problems"
         )
 
 
@@ -63,7 +63,9 @@ def drill(limit_seconds: float, every: int = 1) -> Tally:
     with bait() as baited:
         for program in HOSTILE_PROGRAMS:
             if program not in left_out:
-                tally.problems += [f"{program.name}: {problem}" for problem in run(program, baited, limit_seconds, tally)]
+                tally.problems += [
+                    f"{program.name}: {problem}" for problem in run(program, baited, limit_seconds, tally)
+                ]
     for expected, answers in ((False, DECEIVING), (True, HONEST)):
         for name, answer in answers.items():
             tally.problems += [f"{name}: {problem}" for problem in judge(answer, expected, limit_seconds)]
