@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DEVICES = ("null", "zero", "random", "urandom")
 _START_SECONDS = 60.0
 _END_SECONDS = 60.0
+_LOOK_SECONDS = 0.001
 
 
 class Sandbox:
@@ -65,41 +67,39 @@ class Sandbox:
         runtime = python_runtime()
         files = {**files, _FIRST_PROGRAM: (Path(__file__).parent / "inside" / _FIRST_PROGRAM).read_text()}
         status, status_end = os.pipe()
-        gate, gate_end = os.pipe()
-        with ExitStack() as only_the_childs:
-            only_the_childs.callback(os.close, status_end)
-            only_the_childs.callback(os.close, gate)
-            filter_descriptor = _in_memory("", only_the_childs)
-            write_filter(filter_descriptor)
-            contents = {path: _in_memory(text, only_the_childs) for path, text in files.items()}
-            self._bwrap = subprocess.Popen(
-                [
-                    *_bwrap_command(runtime, limits, contents),
-                    *("--seccomp", str(filter_descriptor)),
-                    *("--json-status-fd", str(status_end), "--block-fd", str(gate)),
-                    *("--", str(runtime.python), *_PYTHON_OPTIONS, str(CODE / _FIRST_PROGRAM)),
-                    *(limits.resource_limits(), *_PYTHON_OPTIONS, *arguments),
-                ],
-                stdin=stdin,
-                stdout=stdout,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                env={"PATH": _PATH},
-                cwd="/",
-                pass_fds=(filter_descriptor, status_end, gate, *contents.values()),
-            )
         self._status = os.fdopen(status, "rb")
-        try:
-            # Whoever has this number still waits at the gate: it is not another process's by now.
-            self.end_descriptor = os.pidfd_open(self._first_process())
-            """Becomes readable when no process of the sandbox is left."""
-            os.write(gate_end, b"\n")
-        except BaseException:
-            self._bwrap.kill()
-            self._close()
-            raise
-        finally:
-            os.close(gate_end)  # only now: a closed gate is an open one
+        go, go_end = os.pipe()
+        with ExitStack() as ours:
+            ours.callback(os.close, go)
+            ours.callback(os.close, go_end)
+            with ExitStack() as only_bwraps:
+                only_bwraps.callback(os.close, status_end)
+                filter_descriptor = _in_memory("", only_bwraps)
+                write_filter(filter_descriptor)
+                contents = {path: _in_memory(text, only_bwraps) for path, text in files.items()}
+                self._bwrap = subprocess.Popen(
+                    [
+                        *_bwrap_command(runtime, limits, contents),
+                        *("--seccomp", str(filter_descriptor), "--json-status-fd", str(status_end)),
+                        *("--", str(runtime.python), *_PYTHON_OPTIONS, str(CODE / _FIRST_PROGRAM)),
+                        *(str(go), limits.resource_limits(), *_PYTHON_OPTIONS, *arguments),
+                    ],
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=subprocess.PIPE,
+                    bufsize=0,
+                    env={"PATH": _PATH},
+                    cwd="/",
+                    pass_fds=(filter_descriptor, status_end, go, *contents.values()),
+                )
+            try:
+                self.end_descriptor = self._first_process()
+                """Becomes readable when no process of the sandbox is left."""
+            except BaseException:
+                self._bwrap.kill()
+                self._close()
+                raise
+            os.write(go_end, b"\n")
 
     @property
     def stdout(self) -> int:
@@ -145,11 +145,22 @@ class Sandbox:
         self._close()
 
     def _first_process(self) -> int:
-        """Return the process id, on the host, of the first process inside."""
+        """Return a descriptor of the first process inside, bwrap's own, once that is sure to die with bwrap.
+
+        It asks the kernel for that after all is set up, and right before it loads the filter of system calls. Were we
+        killed earlier, it would live on; so the program inside waits for a word of ours that comes only after this.
+        """
+        deadline = time.monotonic() + _START_SECONDS
         if select.select([self._status], [], [], _START_SECONDS)[0] and (line := self._status.readline()):
-            return int(json.loads(line)["child-pid"])
-        self._bwrap.wait(_END_SECONDS)
-        raise SandboxUnavailable(_cannot(os.read(self.stderr, 2000).decode(errors="replace").strip()))
+            process_id = int(json.loads(line)["child-pid"])
+            while self._bwrap.poll() is None and time.monotonic() < deadline:
+                with suppress(OSError):  # it has ended, and bwrap ends, too
+                    if _filters(process_id) > _filters(os.getpid()):
+                        return os.pidfd_open(process_id)  # it waits for us, so it is still the same one
+                time.sleep(_LOOK_SECONDS)
+        self._bwrap.kill()
+        said = os.read(self.stderr, 2000).decode(errors="replace").strip()
+        raise SandboxUnavailable(_cannot(said or f"bwrap made no sandbox within {_START_SECONDS:g} s"))
 
     def _close(self) -> None:
         self._bwrap.wait(_END_SECONDS)
@@ -193,24 +204,13 @@ def _unprivileged(runtime: Runtime) -> tuple[list[str], Callable[[Path], str]]:
     # root's own Python, such as one in /root: it is bound to where nobody can go, seen by this command alone.
     prefix = Path(sys.base_prefix).resolve()
     script = 'mount --bind "$0" "$1" && shift && exec "$@"'
-    stage = [
-        _tool("unshare"),
-        "--mount",
-        "--propagation",
-        "private",
-        "--",
-        "sh",
-        "-c",
-        script,
-        str(prefix),
-        str(_STAGE),
-    ]
+    stage = [_tool("unshare"), "--mount", "--propagation=private", "--", _tool("sh"), "-c", script]
 
     def seen_at(path: Path) -> str:
         real = path.resolve()
         return str(_STAGE / real.relative_to(prefix) if real.is_relative_to(prefix) else real)
 
-    return [*stage, *become], seen_at
+    return [*stage, str(prefix), str(_STAGE), *become], seen_at
 
 
 def _is_the_hosts_root() -> bool:
@@ -221,10 +221,18 @@ def _is_the_hosts_root() -> bool:
     return maps[:2] == ["0", "0"]
 
 
+def _filters(process_id: int) -> int:
+    """Return how many filters of system calls a process has; it inherits those of a container."""
+    status = Path("/proc", str(process_id), "status").read_text().split()
+    if "Seccomp_filters:" not in status:
+        raise SandboxUnavailable(_cannot(f"Linux {os.uname().release} is too old; 5.9 tells of system call filters"))
+    return int(status[status.index("Seccomp_filters:") + 1])
+
+
 def _tool(name: str) -> str:
     if path := shutil.which(name, path=_PATH):
         return path
-    package = {"bwrap": "bubblewrap"}.get(name, "util-linux")
+    package = "bubblewrap" if name == "bwrap" else "util-linux"
     raise SandboxUnavailable(f"a model's programs cannot be isolated: {name} is missing\n  -> install {package}")
 
 

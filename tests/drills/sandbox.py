@@ -1,15 +1,22 @@
 """Hostile programs in the sandbox for a model's programs: the host is as it was after each, and none counts as right.
 
-    python -m tests.drills.sandbox [--limit-seconds 4] [--every 1]
+    python -m tests.drills.sandbox [--limit-seconds 4] [--every 1] [--kills 60] [--seed 0]
 
 Each program runs beside canary files, a secret in the environment and listeners that it is told of. After each: the
 canaries are whole, the secret is in no output, no listener was reached, no process is left, and there were never more
-processes, nor more memory, than the limits allow. Then answers that deceive their test are judged, and honest ones.
+processes, nor more memory, than the limits allow. Then answers that deceive their test are judged, and honest ones; and
+harnesses are killed while a sandbox is being made, or right after: nothing of it may go on.
 """
 
 import argparse
+import os
+import random
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from eval.sandbox.check import check_sandbox
 from eval.sandbox.functions import FunctionCheck, check_function
@@ -19,6 +26,13 @@ from tests.drills.deceiving_answers import CONTEXT, DECEIVING, HONEST, TEST
 from tests.drills.host_watch import Bait, Watch, bait
 from tests.drills.hostile_programs import HOSTILE_PROGRAMS, Hostile
 
+REPOSITORY = Path(__file__).parents[2]
+_HARNESS = """
+from eval.sandbox.limits import Limits
+from eval.sandbox.running import run_program
+run_program("import time; time.sleep(10**6)", limits=Limits(wall_seconds=1e6))
+"""
+_GONE_SECONDS = 30.0
 _BWRAP_PROCESSES = 2
 """bwrap's first process inside, and for a moment the one that makes the namespaces."""
 
@@ -30,6 +44,7 @@ class Tally:
     programs: int = 0
     deceiving: int = 0
     honest: int = 0
+    killed_harnesses: int = 0
     most_processes: int = 0
     most_bytes: int = 0
     problems: list[str] = field(default_factory=list)
@@ -38,7 +53,8 @@ class Tally:
         return (
             f"sandbox: {self.programs} hostile programs, after each the host was looked at; at most "
             f"{self.most_processes} processes and {self.most_bytes / 2**20:.0f} MiB at a time; "
-            f"{self.deceiving} answers that deceive and {self.honest} honest ones judged; {len(self.problems)} problems"
+            f"{self.deceiving} answers that deceive and {self.honest} honest ones judged; "
+            f"{self.killed_harnesses} harnesses killed; {len(self.problems)} problems"
         )
 
 
@@ -47,9 +63,12 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.drills.sandbox", description=__doc__)
     parser.add_argument("--limit-seconds", type=float, default=4.0, help="wall time of a program")
     parser.add_argument("--every", type=int, default=1, help="only every n-th of those that use up their time")
+    parser.add_argument("--kills", type=int, default=60, help="of harnesses")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     options = parser.parse_args(argv)
     check_sandbox()
     tally = drill(options.limit_seconds, options.every)
+    kill_harnesses(options.kills, options.seed, tally)
     print(*tally.problems, sep="\n", end="\n" if tally.problems else "")
     print(tally)
     return int(bool(tally.problems))
@@ -112,6 +131,30 @@ def judge(answer: str, expected: bool, limit_seconds: float) -> list[str]:
     if left := watch.left():
         problems.append(f"processes are left: {left}")
     return problems
+
+
+def kill_harnesses(count: int, seed: int, tally: Tally) -> None:
+    """Kill so many processes that run a program, each within moments of its sandbox's first sign of life."""
+    draw = random.Random(seed)
+    for number in range(count):
+        watch = Watch()
+        harness = subprocess.Popen([sys.executable, "-c", _HARNESS], cwd=REPOSITORY)
+        try:
+            while not watch.left() and harness.poll() is None:
+                time.sleep(0.0005)
+            time.sleep(draw.choice([0.0, draw.uniform(0, 0.02), draw.uniform(0, 0.1)]))
+        finally:
+            harness.kill()
+            harness.wait(timeout=60)
+        deadline = time.monotonic() + _GONE_SECONDS
+        while (left := watch.left()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for process in left:
+            tally.problems.append(f"killed harness {number}: process {process} goes on")
+            os.kill(process, signal.SIGKILL)
+        if harness.returncode != -signal.SIGKILL:
+            tally.problems.append(f"harness {number} ended by itself with {harness.returncode}")
+        tally.killed_harnesses += 1
 
 
 if __name__ == "__main__":
