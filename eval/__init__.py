@@ -1,9 +1,13 @@
 """Evaluation between training stages.
 
-Map: `data` what evaluation needs of prepared data · `requests` what a model is asked, in tokens · `lm` scores and
-continues sequences with a live engine, under any layout · `batching` who does what of it (pure) · `conductor` rank 0
-evaluates, all compute · `live_model` the same as an LM of lm_eval · `text_tokenizers` its tokenizer · `tasks/` one file per kind of measurement · `metrics` numbers from scores (numpy) · `harness` runs a suite and
-makes the report · `evidence` reads it back, item by item · `statistics` how sure a number is · `gates` decides whether
-the next training stage may start (both pure) · `prepare` gets the items of `benchmarks/`, once · `workflows/` tasks of
-many steps in simulated systems · `function_calls` calls in a model's answer.
+Map: `harness` runs a suite and makes the report · `tasks/` what is measured on held-out documents · `benchmarks/` and
+`benchmark_runs` what lm_eval asks and scores · `workflows/` tasks of many steps in simulated systems · `prepare` gets
+the items of benchmarks, once · `function_calls` calls in a model's answer.
+
+The model: `requests` what it is asked, in tokens · `lm` a live engine scores and continues, under any layout ·
+`batching` who does what of it (pure) · `conductor` rank 0 evaluates, all compute · `live_model` the same as an LM of
+lm_eval · `text_tokenizers` its tokenizer · `data` what is needed of prepared data.
+
+What follows: `metrics` numbers from scores · `evidence` reads a report back, item by item · `statistics` how sure a
+number is · `gates` decides whether the next training stage may start (both pure).
 """

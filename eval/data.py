@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from training.config.schema import SuiteConfig
+from training.config.eval_schema import SuiteConfig
 from training.errors import DataError
 
 
@@ -69,6 +69,7 @@ def suite_documents(data: EvalData, suite: SuiteConfig) -> list[HeldOutDocument]
     Raises:
         DataError: the source has none.
     """
+    assert suite.held_out_source is not None
     documents = [document for document in data.held_out_documents(suite.held_out_source) if len(document.token_ids)]
     if not documents:
         raise DataError(

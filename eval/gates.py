@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from eval.statistics import Bounds, Items, bounds, difference, items_to_decide
-from training.config.gate_schema import GateAction, GateCondition, GateConfig, Metric
+from training.config.gate_schema import GateAction, GateCondition, GateConfig
 
 
 class Verdict(StrEnum):
@@ -65,8 +65,8 @@ class GateDecision:
 
 def decide(
     gate: GateConfig,
-    measured: Mapping[Metric, Items],
-    baselines: Mapping[str, Mapping[Metric, Items]],
+    measured: Mapping[str, Items],
+    baselines: Mapping[str, Mapping[str, Items]],
     *,
     look: int = 1,
 ) -> GateDecision:
@@ -117,8 +117,8 @@ def _any(verdicts: Iterable[Verdict]) -> Verdict:
 def _finding(
     name: str,
     condition: GateCondition,
-    measured: Mapping[Metric, Items],
-    baselines: Mapping[str, Mapping[Metric, Items]],
+    measured: Mapping[str, Items],
+    baselines: Mapping[str, Mapping[str, Items]],
     error_rate: float,
 ) -> Finding:
     """Return what the items say about one condition."""

@@ -6,14 +6,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lm_eval.api.model import LM
+
+from eval.benchmark_runs import run_benchmarks
 from eval.conductor import Ranks, TokenModel, conduct
 from eval.data import EvalData, data_identity
+from eval.live_model import LiveModel, TextTokenizer
 from eval.lm import EngineLM, InferenceEngine
 from eval.tasks.base import Task
 from eval.tasks.held_out import HELD_OUT
 from eval.tasks.multiple_choice import MULTIPLE_CHOICE
 from eval.tasks.samples import SAMPLES
-from training.config.schema import SuiteConfig
+from eval.text_model import TextModel
+from eval.text_tokenizers import RunTokenizer
+from training.config.benchmarks import BENCHMARKS
+from training.config.eval_schema import SuiteConfig
 from training.durable_files import write_durably
 from training.plain_files import read_json
 
@@ -47,13 +54,37 @@ class EvalReport:
 
     @property
     def bits_per_byte(self) -> float:
-        """Held-out bits per byte: the number that gates look at."""
+        """Held-out bits per byte; KeyError if the suite has no held-out text."""
         return self.metrics["bits_per_byte"]
 
     @property
     def samples(self) -> list[dict[str, str]]:
         """Greedy samples: {"prompt": …, "text": …}."""
         return self.tasks[SAMPLES.name].items if SAMPLES.name in self.tasks else []
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """What a model is measured on."""
+
+    data: EvalData | None
+    """Held-out documents, in tokens; None measures benchmarks only."""
+    prepared_root: Path
+    """Folder of prepared benchmarks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineModel:
+    """A model on a live engine."""
+
+    engine: InferenceEngine
+    """Under any layout."""
+    tokenizer: TextTokenizer
+    """The model's own."""
+    max_length: int
+    """Its longest sequence, in tokens."""
+    shares_tokens: bool
+    """Whether the documents that it is measured on are in tokens of its own; if not, it is asked in text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,9 +97,9 @@ class Summary:
 
 
 def evaluate(
-    engine: InferenceEngine,
+    model: EngineModel,
     ranks: Ranks,
-    data: EvalData,
+    subject: Subject,
     suite: SuiteConfig,
     *,
     suite_name: str,
@@ -79,9 +110,9 @@ def evaluate(
     """Return what a suite finds in the engine's present weights; collective.
 
     Args:
-        engine: under any layout.
+        model: the engine, and what is known of the model on it.
         ranks: all of them.
-        data: tokenizer and held-out documents.
+        subject: the data that it is measured on.
         suite: what is measured.
         suite_name: its name.
         weights: see `EvalReport.weights`.
@@ -92,17 +123,25 @@ def evaluate(
     Raises:
         EvaluationFailed: on every rank: a task failed, or did not ask the model for anything for `silent_seconds`.
     """
+    tokenizer = model.tokenizer
     lm = EngineLM(
-        engine=engine,
-        decoder=data.tokenizer,
-        eos_id=data.tokenizer.eos_id,
-        batch_sequences=suite.batch_sequences,
+        engine=model.engine, decoder=tokenizer, eos_id=tokenizer.eos_id, batch_sequences=suite.batch_sequences
     )
 
-    def work(model: TokenModel) -> Summary:
+    def work(computing: TokenModel) -> Summary:
         found = None if path is None else _summary_in(path, suite, weights)
         if found is None:
-            report = measure(model, data, suite, suite_name=suite_name, weights=weights)
+            live = LiveModel(
+                computing,
+                tokenizer,
+                prefix_id=tokenizer.eos_id,
+                max_length=suite.max_length or model.max_length,
+                seed=suite.seed,
+            )
+            in_tokens = computing
+            if subject.data is not None and not model.shares_tokens:
+                in_tokens = TextModel(live, RunTokenizer(subject.data.tokenizer))
+            report = measure(in_tokens, live, subject, suite, suite_name=suite_name, weights=weights)
             if path is not None:
                 write_report(report, path)
             found = Summary(metrics=report.metrics, samples=report.samples, seconds=report.seconds)
@@ -112,26 +151,41 @@ def evaluate(
     return Summary(**json.loads(ranks.broadcast_text(None if made is None else json.dumps(asdict(made)))))
 
 
-def measure(model: TokenModel, data: EvalData, suite: SuiteConfig, *, suite_name: str, weights: str = "") -> EvalReport:
+def measure(
+    model: TokenModel, lm: LM, subject: Subject, suite: SuiteConfig, *, suite_name: str, weights: str = ""
+) -> EvalReport:
     """Return the report of a suite on a model.
 
+    Args:
+        model: over tokens, for what is measured on held-out documents.
+        lm: the same model over text, for benchmarks.
+        subject: the data that it is measured on.
+        suite: what is measured.
+        suite_name: its name.
+        weights: see `EvalReport.weights`.
+
     Raises:
-        DataError: the held-out text does not give what the suite asks for.
+        DataError: the held-out text does not give what the suite asks for, or a benchmark is not prepared.
     """
     started = time.monotonic()
     metrics: dict[str, float] = {}
     tasks: dict[str, TaskReport] = {}
-    for task in _tasks_of(suite):
-        result = task.run(model, data, suite)
+    data = subject.data
+    if data is not None:
+        for task in _tasks_of(suite):
+            result = task.run(model, data, suite)
+            metrics |= result.metrics
+            tasks[task.name] = TaskReport(version=task.version, items=result.items)
+    for name, result in run_benchmarks(lm, suite, subject.prepared_root).items():
         metrics |= result.metrics
-        tasks[task.name] = TaskReport(version=task.version, items=result.items)
+        tasks[name] = TaskReport(version=BENCHMARKS[name].version, items=result.items)
     return EvalReport(
         suite_name=suite_name,
         suite=suite,
         weights=weights,
         metrics=metrics,
         tasks=tasks,
-        data_identity=data_identity(data, suite),
+        data_identity=data_identity(data, suite) if data is not None and suite.held_out_source else "",
         seconds=time.monotonic() - started,
     )
 
@@ -168,17 +222,22 @@ def with_more_items(suite: SuiteConfig, look: int) -> SuiteConfig:
     The first items stay the same ones.
     """
     factor = 2 ** (look - 1)
+    benchmarks = {
+        name: how if how.items is None else replace(how, items=how.items * factor)
+        for name, how in suite.benchmarks.items()
+    }
     return replace(
         suite,
         held_out_documents=suite.held_out_documents * factor,
         multiple_choice_items=suite.multiple_choice_items * factor,
+        benchmarks=benchmarks,
     )
 
 
 def _tasks_of(suite: SuiteConfig) -> list[Task]:
     """Return the tasks that a suite asks for."""
-    tasks = [HELD_OUT]
-    if suite.multiple_choice_items > 0:
+    tasks = [HELD_OUT] if suite.held_out_source else []
+    if suite.held_out_source and suite.multiple_choice_items > 0:
         tasks.append(MULTIPLE_CHOICE)
     if suite.prompts:
         tasks.append(SAMPLES)

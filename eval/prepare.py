@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks import bfcl_data, evals_data, needle_data
+from eval.benchmarks import bfcl_data, evals_data, human_eval_data, needle_data
 from eval.benchmarks.bits_per_byte_data import rolling_items
 from eval.benchmarks.registry import SOURCES, Local, Wheel
 from training.checkpoint.whole_directory import whole_directory
@@ -40,7 +40,7 @@ from training.config.schema import SourceKind
 from training.durable_files import fsync, write_durably
 from training.errors import AutarkyError, ConfigError, DataError, ExitCode, StorageError
 
-EXTRACT = evals_data.EXTRACT | bfcl_data.EXTRACT
+EXTRACT = evals_data.EXTRACT | bfcl_data.EXTRACT | {"human_eval": human_eval_data.extract}
 """Benchmark -> what reads its items from a wheel."""
 MAKE: dict[str, Callable[[], Sequence[dict[str, Any]]]] = {
     "needle": needle_data.needle_items,

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from training.data.tokenizer import EOS_TOKEN, Tokenizer
 from training.errors import DataError
+from training.plain_files import read_json, read_text
 
 
 class RunTokenizer:
@@ -47,20 +48,26 @@ class HuggingFaceTokenizer:
         """Return the tokenizer of a directory.
 
         Raises:
-            DataError: there is none, or it has no end-of-text token.
+            DataError: there is none, or it names no end-of-text token.
         """
         try:
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+            settings = read_json(directory / "tokenizer_config.json")
+            template_file = directory / "chat_template.jinja"
+            template = read_text(template_file) if template_file.exists() else settings.get("chat_template")
+            eos = settings["eos_token"]
+            tokenizer = PreTrainedTokenizerFast(
+                tokenizer_file=str(directory / "tokenizer.json"),
+                eos_token=eos["content"] if isinstance(eos, dict) else eos,
+                chat_template=template,
+                clean_up_tokenization_spaces=settings.get("clean_up_tokenization_spaces", False),
+            )
             digest = hashlib.sha256((directory / "tokenizer.json").read_bytes()).hexdigest()
-        except (OSError, ValueError) as error:
+        except Exception as error:  # tokenizers raises nothing narrower for a file it cannot parse
             raise DataError(
-                f"{directory} holds no tokenizer that can be read ({error})\n"
-                "  -> put tokenizer.json and tokenizer_config.json of the model there"
+                f"{directory} holds no tokenizer that can be read ({type(error).__name__}: {error})\n"
+                "  -> put tokenizer.json and a tokenizer_config.json that names an eos_token there"
             ) from error
-        if tokenizer.eos_token_id is None:
-            raise DataError(f"the tokenizer of {directory} names no eos_token\n  -> name it in tokenizer_config.json")
-        template = hashlib.sha256((tokenizer.chat_template or "").encode()).hexdigest()
-        return cls(tokenizer, f"sha256:{digest}/{template[:16]}")
+        return cls(tokenizer, f"sha256:{digest}/{hashlib.sha256((template or '').encode()).hexdigest()[:16]}")
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text; names of special tokens in it become those tokens, as in its templates."""

@@ -1,8 +1,9 @@
-"""Say in under two seconds whether a run can start, without torch and without touching a file.
+"""Say in under two seconds whether a run can start, without torch and without changing a file.
 
     python -m launch.check [group=choice …] [key=value …] [--cfg job]
 
-Exit code 0 with a summary on stdout, or 2 with what is wrong, why and what to do on stderr. `--cfg job` prints the
+Exit code 0 with a summary on stdout; 2 with what is wrong, why and what to do on stderr; or 7 if the items of a
+benchmark that a suite uses are not prepared. `--cfg job` prints the
 resolved config instead of the summary. The groups, keys and their meanings: conf/README.md.
 """
 
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from training.config.arguments import parse_arguments
+from training.config.benchmark_checks import check_prepared
 from training.config.load import compose, config_hash, to_yaml
 from training.config.schema import RunConfig
 from training.errors import AutarkyError, ExitCode
@@ -24,6 +26,7 @@ def main(argv: Sequence[str]) -> int:
             print(__doc__)
             return ExitCode.DONE
         config = compose(arguments.positional)
+        check_prepared(config)
     except AutarkyError as error:
         print(error, file=sys.stderr)
         return error.exit_code

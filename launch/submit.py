@@ -18,6 +18,7 @@ from launch.again import run_with_restarts
 from launch.preflight.before_start import check_nodes
 from launch.slurm import submission
 from training.config.arguments import parse_arguments
+from training.config.benchmark_checks import check_prepared
 from training.config.load import compose, load_frozen, to_yaml
 from training.config.overrides import expand_sweep
 from training.config.run_directory import new_run_id, resolve
@@ -83,6 +84,7 @@ def run_one(overrides: list[str]) -> Job:
         config = compose(overrides)
         launcher = launcher_of(config)
         launcher.check_startable(config)
+        check_prepared(config)
         if config.cluster.dry_run:
             print(launcher.dry_run(Path(config.run.root) / (config.run.id or new_run_id(config)), config))
             return Job(overrides=overrides, exit_code=ExitCode.DONE)

@@ -20,6 +20,7 @@ if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
             slurm* | munge) echo "  $package: runs under Slurm" ;;
             openssh-server | pdsh | openmpi-bin) echo "  $package: runs on several hosts" ;;
             strace) echo "  strace: slow storage" ;;
+            bubblewrap | libseccomp2) echo "  $package: programs that a model wrote" ;;
             gcc | libc6-dev) echo "  $package: clocks that jump" ;;
             shellcheck) echo "  shellcheck: the style of batch scripts" ;;
             *) echo "  $package" ;;

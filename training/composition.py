@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from eval.evidence import decide_from_reports
-from eval.harness import Summary, evaluate, with_more_items
+from eval.harness import EngineModel, Subject, Summary, evaluate, with_more_items
 from eval.lm import InferenceEngine
+from eval.text_tokenizers import RunTokenizer
 from training.checkpoint.commit import POINTS
 from training.checkpoint.hugging_face import HuggingFaceSource
 from training.checkpoint.load import CheckpointReader, WeightSource
@@ -278,10 +279,16 @@ def _evaluate(
     config: RunConfig, engine: InferenceEngine, processes: ProcessGroup, data: PreparedData, occasion: Occasion
 ) -> Summary:
     """Measure a suite, with as many items as the occasion asks for."""
+    model = EngineModel(
+        engine=engine,
+        tokenizer=RunTokenizer(data.tokenizer),
+        max_length=config.model.max_sequence_length,
+        shares_tokens=True,
+    )
     return evaluate(
-        engine,
+        model,
         processes,
-        data,
+        Subject(data=data, prepared_root=Path(config.data.prepared_root)),
         with_more_items(config.eval.suites[occasion.suite], occasion.look),
         suite_name=occasion.suite,
         weights=occasion.weights,

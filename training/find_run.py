@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from training.config.arguments import Arguments
+from training.config.benchmark_checks import check_prepared
 from training.config.load import compose, load_frozen, with_resume
 from training.config.run_directory import check_not_done, has_checkpoints, resolve
 from training.config.schema import Resume, ResumeConfig, RunConfig
 from training.engine import process_group
 from training.engine.process_group import ProcessGroup
-from training.errors import ConfigError, RunInUse
+from training.errors import ConfigError, DataError, RunInUse
 from training.exit_report import put_away
 from training.fault_tolerance.jit_locks import clear_locks, use_private_extensions
 from training.lease import Lease
@@ -22,7 +23,7 @@ def find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunCo
 
     Raises:
         ConfigError: on every rank, with rank 0's words.
-        RunInUse: likewise.
+        RunInUse, DataError: likewise.
     """
     lease: Lease | None = None
     answer: dict[str, Any] = {}
@@ -37,11 +38,15 @@ def find_run(arguments: Arguments, processes: ProcessGroup) -> tuple[Path, RunCo
             answer = {"key": error.key, "given": str(error.given), "reason": error.reason, "remedy": error.remedy}
         except RunInUse as error:
             answer = {"in_use": str(error)}
+        except DataError as error:
+            answer = {"data": str(error)}
     told = json.loads(processes.broadcast_text(json.dumps(answer)))
     if "remedy" in told:
         raise ConfigError(**told)
     if "in_use" in told:
         raise RunInUse(told["in_use"])
+    if "data" in told:
+        raise DataError(told["data"])
     directory = Path(told["directory"])
     resume = ResumeConfig(mode=Resume(told["mode"]), allow=told["allow"])
     use_private_extensions(directory)
@@ -64,6 +69,7 @@ def _choose_run(words: list[str], world_size: int) -> tuple[Path, ResumeConfig, 
         config = compose(words, world=process_group.launched_world())
         _check_world_size(config, world_size)
         directory = resolve(config, words)
+    check_prepared(config)
     return directory, config.resume, config.run.until
 
 

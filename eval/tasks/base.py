@@ -10,8 +10,7 @@ import numpy as np
 from eval.conductor import TokenModel
 from eval.data import EvalData
 from eval.statistics import Items
-from training.config.gate_schema import Metric
-from training.config.schema import SuiteConfig
+from training.config.eval_schema import SuiteConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +32,7 @@ class Task:
     """Raised with every change that can change a number; results of different versions are not comparable."""
     run: Callable[[TokenModel, EvalData, SuiteConfig], TaskResult]
     """Measures; on rank 0."""
-    metrics: Mapping[Metric, Callable[[Sequence[Mapping[str, Any]]], Items]] = field(default_factory=dict)
+    metrics: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], Items]] = field(default_factory=dict)
     """What gates can ask for -> that metric of the task's items, as they stand in a report."""
 
 

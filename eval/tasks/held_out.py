@@ -8,8 +8,8 @@ from eval.data import EvalData, suite_documents
 from eval.metrics import bits_per_byte, bits_per_byte_interval
 from eval.requests import Continuation
 from eval.tasks.base import Task, TaskResult, content_key, items_by_key
+from training.config.eval_schema import SuiteConfig
 from training.config.gate_schema import Metric
-from training.config.schema import SuiteConfig
 
 
 def _run(model: TokenModel, data: EvalData, suite: SuiteConfig) -> TaskResult:

@@ -14,8 +14,8 @@ from eval.data import EvalData, HeldOutDocument, suite_documents
 from eval.metrics import accuracy
 from eval.requests import Continuation
 from eval.tasks.base import Task, TaskResult, content_key, items_by_key
+from training.config.eval_schema import SuiteConfig
 from training.config.gate_schema import Metric
-from training.config.schema import SuiteConfig
 from training.errors import DataError
 
 CONTEXT_TOKENS = 48

@@ -4,7 +4,7 @@ from eval.conductor import TokenModel
 from eval.data import EvalData
 from eval.requests import Prompt
 from eval.tasks.base import Task, TaskResult
-from training.config.schema import SuiteConfig
+from training.config.eval_schema import SuiteConfig
 
 
 def _run(model: TokenModel, data: EvalData, suite: SuiteConfig) -> TaskResult:

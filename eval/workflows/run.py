@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from eval.workflows.chat import ChatModel
 from eval.workflows.conversation import Conversation
-from eval.workflows.reliability import pass_hat
+from eval.reliability import pass_hat
 from eval.workflows.simulator import Systems
 from eval.workflows.tasks import WorkflowTask
 from training.errors import ConfigError

@@ -12,6 +12,7 @@ from launch.slurm.bad_nodes import read_bad_nodes
 from launch.slurm.commands import fields_of_job, shown, slurm
 from launch.slurm.script import job_command, options, render, section
 from launch.slurm.step import added_environment, rank_command
+from training.config.benchmark_checks import check_prepared
 from training.config.load import compose, load_frozen
 from training.config.run_directory import new_run_id, resolve
 from training.config.schema import RunConfig
@@ -40,7 +41,9 @@ def submit(points: Sequence[list[str]]) -> int:
     code = ExitCode.DONE
     for overrides in points:
         try:
-            configs.append((compose(overrides), overrides))
+            config = compose(overrides)
+            check_prepared(config)
+            configs.append((config, overrides))
         except AutarkyError as error:  # as in any sweep, the other runs go on
             print(f"{' '.join(overrides)}\n{error}" if len(points) > 1 else error, file=sys.stderr)
             code = code or error.exit_code

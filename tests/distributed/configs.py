@@ -2,6 +2,7 @@
 
 import torch
 
+from training.config.eval_schema import EvalConfig
 from training.config.reporting_schema import ReportingConfig
 from training.config.schema import (
     AcceleratorConfig,
@@ -9,7 +10,6 @@ from training.config.schema import (
     ClusterConfig,
     DataConfig,
     DeepSpeedSection,
-    EvalConfig,
     FaultToleranceConfig,
     ModelConfig,
     OptimizerConfig,

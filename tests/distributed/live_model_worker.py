@@ -5,12 +5,13 @@ python -m tests.distributed.live_model_worker HF_DIR TASKS_DIR OUTPUT.json LAYOU
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from eval.conductor import TokenModel, conduct
 from eval.live_model import LiveModel
+from eval.run import Undisturbed
 from eval.lm import EngineLM
 from eval.text_tokenizers import HuggingFaceTokenizer
 from tests.distributed.configs import STAGE, small_config
@@ -20,33 +21,12 @@ from training.checkpoint.hugging_face import HuggingFaceSource, read_model_confi
 from training.config.schema import PipelineEngineKind
 from training.engine.build import build_engine
 from training.engine.process_group import start
-from training.parallel.layout import Layout
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "zero3": {"pipeline": 1, "zero_stage": 3},
     "pipeline": {"pipeline": 2, "zero_stage": 1, "pipeline_engine": PipelineEngineKind.deepspeed},
     "pipeline_zero3": {"pipeline": 2, "zero_stage": 3},
 }
-
-
-@dataclass(frozen=True)
-class Uninterrupted:
-    """An engine as an evaluation sees it, outside of a run."""
-
-    engine: Any
-
-    @property
-    def layout(self) -> Layout:
-        return self.engine.layout
-
-    def score(self, *arguments: Any) -> Any:
-        return self.engine.score(*arguments)
-
-    def next_tokens(self, *arguments: Any) -> Any:
-        return self.engine.next_tokens(*arguments)
-
-    def keep_alive(self) -> None:
-        """Nobody watches."""
 
 
 def main(weights: Path, tasks: Path, output: Path, cells: list[str]) -> None:
@@ -63,7 +43,7 @@ def main(weights: Path, tasks: Path, output: Path, cells: list[str]) -> None:
         engine = build_engine(replace(cut, model=config.model), STAGE, processes, initial_weights=False)
         engine.load_weights(lambda: HuggingFaceSource(weights, config.model))
         lm = EngineLM(
-            engine=Uninterrupted(engine),
+            engine=Undisturbed(engine),
             decoder=tokenizer,
             eos_id=tokenizer.eos_id,
             batch_sequences=int(batch_sequences),

@@ -8,18 +8,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from eval.harness import evaluate
+from eval.harness import EngineModel, Subject, evaluate
+from eval.run import Undisturbed
+from eval.text_tokenizers import RunTokenizer
 from tests.distributed.ending import leave
 from tests.integration.reading import last_checkpoint
 from training.config.load import load_frozen
 from training.config.schema import ParallelConfig, PipelineEngineKind
 from training.data.prepare import ensure
 from training.engine.build import build_engine
-from training.engine.collectives import CollectiveLog
 from training.engine.process_group import start
-from training.fault_tolerance.heartbeat import Heartbeat
-from training.fault_tolerance.signals import StopRequest
-from training.stages.interruption import InterruptibleInference, Interruption
 
 LAYOUTS = {
     "single": ParallelConfig(zero_stage=0),
@@ -33,6 +31,7 @@ def main(run_directory: Path, output: Path, layouts: list[str]) -> None:
     processes = start(120)
     frozen = load_frozen(run_directory)
     data = ensure(frozen.data)
+    subject = Subject(data=data, prepared_root=Path(frozen.data.prepared_root))
     found = {}
     for name in layouts:
         stage = replace(frozen.stages["pretrain"], parallel=LAYOUTS[name])
@@ -41,12 +40,16 @@ def main(run_directory: Path, output: Path, layouts: list[str]) -> None:
         engine = build_engine(config, "pretrain", processes)
         engine.load(last_checkpoint(run_directory))
         report = output.with_name(f"{name}.json")
+        model = EngineModel(
+            engine=Undisturbed(engine),
+            tokenizer=RunTokenizer(data.tokenizer),
+            max_length=frozen.model.max_sequence_length,
+            shares_tokens=True,
+        )
         evaluate(
-            InterruptibleInference(
-                engine, Interruption(request=StopRequest(), processes=processes), Heartbeat(CollectiveLog())
-            ),
+            model,
             processes,
-            data,
+            subject,
             config.eval.suites["quick"],
             suite_name="quick",
             path=report,

@@ -30,6 +30,8 @@ class BenchmarkKind(StrEnum):
     """An answer that the model writes."""
     rolling = "rolling"
     """Bits per byte of whole texts."""
+    program = "program"
+    """A program that the model writes, and that is run."""
     workflow = "workflow"
     """A conversation of many steps, in which the model calls functions that change a state."""
 
@@ -55,6 +57,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "bfcl_simple": Benchmark(kind=BenchmarkKind.generation),
     "bfcl_multiple": Benchmark(kind=BenchmarkKind.generation),
     "bfcl_parallel": Benchmark(kind=BenchmarkKind.generation),
+    "human_eval": Benchmark(kind=BenchmarkKind.program),
     "needle": Benchmark(kind=BenchmarkKind.generation),
     "multi_needle": Benchmark(kind=BenchmarkKind.generation),
     "bits_per_byte_code": Benchmark(kind=BenchmarkKind.rolling),
@@ -62,6 +65,19 @@ BENCHMARKS: dict[str, Benchmark] = {
     "bfcl_multi_turn": Benchmark(kind=BenchmarkKind.workflow),
 }
 """Name -> benchmark."""
+
+
+def can_be_tried_again(name: str) -> bool:
+    """Return whether several tries at each of a benchmark's tasks are measured."""
+    return BENCHMARKS[name].kind in (BenchmarkKind.workflow, BenchmarkKind.program)
+
+
+def metrics_of(name: str, num_tries: int) -> list[str]:
+    """Return what a benchmark gives item by item: "<name>/<metric>", which gates can ask for."""
+    kind = BENCHMARKS[name].kind
+    if can_be_tried_again(name):
+        return [f"{name}/pass_at_1", *(f"{name}/pass_hat_{k}" for k in range(2, num_tries + 1))]
+    return [f"{name}/{'bits_per_byte' if kind is BenchmarkKind.rolling else 'acc'}"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

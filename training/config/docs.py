@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from training import errors
 from training.config import (
     cluster_schema,
+    eval_schema,
     fault_tolerance_schema,
     gate_schema,
     reporting_schema,
@@ -81,8 +82,10 @@ def text() -> str:
         watchdog_schema,
         fault_tolerance_schema,
         cluster_schema,
+    eval_schema,
         slurm_schema,
         reporting_schema,
+        eval_schema,
         gate_schema,
     ):
         meanings |= _meanings(module)

@@ -1,6 +1,8 @@
 """Whether a gate asks for what evaluations can show."""
 
-from training.config.gate_schema import GateAction, GateCondition, GateConfig, Metric
+from training.config.benchmarks import metrics_of
+from training.config.eval_schema import SuiteConfig
+from training.config.gate_schema import GateAction, GateCondition, GateConfig, Metric, is_better_when_lower
 from training.config.keys import no_such
 from training.config.schema import RunConfig
 from training.errors import ConfigError
@@ -47,7 +49,7 @@ def _check_condition(config: RunConfig, training_stage: str, key: str, condition
     if len(given) != 1:
         reason = "a condition has exactly one of at_most, at_least and compared_with"
         raise ConfigError(key, ", ".join(given) or "nothing asked", reason, f"keep {given[0] if given else 'one'}")
-    is_lower_better = condition.metric is Metric.bits_per_byte
+    is_lower_better = is_better_when_lower(condition.metric)
     wrong = "at_least" if is_lower_better else "at_most"
     if given == [wrong]:
         better, right = ("lower", "at_most") if is_lower_better else ("higher", "at_least")
@@ -55,14 +57,13 @@ def _check_condition(config: RunConfig, training_stage: str, key: str, condition
         raise ConfigError(f"{key}.{wrong}", asked[wrong], reason, f"{key}.{right}={asked[wrong]}")
     suite_name = config.stages[training_stage].eval_suite
     assert suite_name is not None  # a gate has one
-    if (
-        condition.metric is Metric.multiple_choice_accuracy
-        and config.eval.suites[suite_name].multiple_choice_items == 0
-    ):
-        reason = f"suite {suite_name} asks no multiple-choice question"
-        raise ConfigError(
-            f"{key}.metric", condition.metric, reason, f"eval.suites.{suite_name}.multiple_choice_items=200"
-        )
+    suite = config.eval.suites[suite_name]
+    if condition.metric not in (known := measured_by(suite)):
+        if condition.metric == Metric.multiple_choice_accuracy:
+            reason = f"suite {suite_name} asks no multiple-choice question"
+            remedy = f"eval.suites.{suite_name}.multiple_choice_items=200"
+            raise ConfigError(f"{key}.metric", condition.metric, reason, remedy)
+        raise no_such(f"{key}.metric", condition.metric, f"what suite {suite_name} measures", known)
     if condition.compared_with is None:
         if condition.margin != 0.0:
             reason = "there is nothing that it could be a margin to"
@@ -88,6 +89,15 @@ def _check_condition(config: RunConfig, training_stage: str, key: str, condition
             f"that evaluation runs suite {compared}, this one runs {suite_name}: not the same measure",
             f"give both the same eval_suite, or ask for at_most or at_least in {key}",
         )
+
+
+def measured_by(suite: SuiteConfig) -> list[str]:
+    """Return what gates can ask for of a suite."""
+    known = [str(Metric.bits_per_byte)] if suite.held_out_source else []
+    known += [str(Metric.multiple_choice_accuracy)] if suite.multiple_choice_items else []
+    for name, benchmark in suite.benchmarks.items():
+        known += metrics_of(name, benchmark.tries)
+    return known
 
 
 def _check_actions(gate: GateConfig, key: str) -> None:

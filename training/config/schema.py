@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from training.config.cluster_schema import HostfileConfig, PreflightConfig
+from training.config.eval_schema import EvalConfig
 from training.config.fault_tolerance_schema import CorruptionConfig, RecoveryConfig
 from training.config.gate_schema import GateConfig
 from training.config.reporting_schema import ReportingConfig
@@ -273,39 +274,6 @@ class StageConfig:
     the one after it."""
     gate: GateConfig | None = None
     """Gate after the evaluation; null lets the next training stage start."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SuiteConfig:
-    """What one evaluation measures."""
-
-    held_out_source: str
-    """Source whose held-out documents give bits per byte."""
-    held_out_documents: int
-    """Number of held-out documents (the first ones in the source's order)."""
-    document_tokens: int = 256
-    """Tokens of each document that are scored (its beginning)."""
-    multiple_choice_items: int = 0
-    """Items of the "which continuation is the real one" task made from held-out text; 0 leaves it out."""
-    prompts: list[str] = field(default_factory=list)
-    """Prompts that are continued greedily and shown in the report."""
-    sample_tokens: int = 24
-    """Tokens generated per prompt."""
-    batch_sequences: int = 8
-    """Sequences per forward pass; part of the result's identity, not tuned by the layout."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvalConfig:
-    """Evaluation suites by name, and whether the untrained model is measured first."""
-
-    suites: dict[str, SuiteConfig]
-    """Suite name -> content."""
-    at_start: bool = True
-    """Run the first training stage's suite before the first step: the baseline of the report and of the first gate."""
-    silent_seconds: int = 1800
-    """Longest that the tasks of a suite may compute on rank 0 (parse, compare, run programs) without asking the model
-    for anything; an evaluation that takes longer is given up, and the run goes on without it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

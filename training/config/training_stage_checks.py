@@ -1,5 +1,6 @@
 """Whether training stages, data sources, learning-rate shapes, suites and gates refer to things that exist and fit."""
 
+from training.config.benchmark_checks import check_benchmarks
 from training.config.gate_checks import PREVIOUS, START, check_gate
 from training.config.keys import no_such
 from training.config.schema import RunConfig, ScheduleConfig, ScheduleKind, SourceKind
@@ -49,6 +50,8 @@ def check_training_stage(config: RunConfig, training_stage: str) -> None:
         )
     if stage.eval_suite is not None and stage.eval_suite not in config.eval.suites:
         raise no_such(f"{key}.eval_suite", stage.eval_suite, "eval.suites", list(config.eval.suites))
+    if stage.eval_suite is not None:
+        _check_measured(config, key, stage.eval_suite)
     if stage.eval_every_steps is not None and stage.eval_suite is None:
         suite = next(iter(config.eval.suites), "NAME")
         raise ConfigError(
@@ -70,8 +73,9 @@ def check_suites(config: RunConfig) -> None:
     """
     for name, suite in config.eval.suites.items():
         key = f"eval.suites.{name}"
-        if suite.held_out_source not in config.data.sources:
+        if suite.held_out_source is not None and suite.held_out_source not in config.data.sources:
             raise no_such(f"{key}.held_out_source", suite.held_out_source, "data.sources", list(config.data.sources))
+        check_benchmarks(key, suite)
         longest = config.model.max_sequence_length - 1
         if suite.document_tokens > longest:
             raise ConfigError(
@@ -80,6 +84,19 @@ def check_suites(config: RunConfig) -> None:
                 f"with the token that starts a document it passes model.max_sequence_length={longest + 1}",
                 f"{key}.document_tokens={longest} is the longest",
             )
+
+
+def _check_measured(config: RunConfig, key: str, name: str) -> None:
+    """Check that a suite measures held-out text: the report's first number, and the one every run can be judged by."""
+    suite = config.eval.suites[name]
+    if suite.held_out_source is None or suite.held_out_documents < 1:
+        source = next(iter(config.data.sources))
+        raise ConfigError(
+            f"{key}.eval_suite",
+            name,
+            "that suite measures no held-out text of this run's data",
+            f"eval.suites.{name}.held_out_source={source} eval.suites.{name}.held_out_documents=24",
+        )
 
 
 def _check_schedule(schedule: ScheduleConfig, key: str) -> None:

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from training.config.eval_schema import EvalConfig
 from training.config.reporting_schema import ReportingConfig
 from training.config.schema import (
     AcceleratorConfig,
@@ -10,7 +11,6 @@ from training.config.schema import (
     ClusterConfig,
     DataConfig,
     DeepSpeedSection,
-    EvalConfig,
     FaultToleranceConfig,
     ModelConfig,
     OptimizerConfig,

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from eval.evidence import decide_from_reports, read_items
-from eval.harness import measure, with_more_items, write_report
+from eval.harness import with_more_items, write_report
 from tests.unit.eval.test_harness import DATA, SUITE, lm
+from tests.unit.eval.tiny import report_of
 from training.config.gate_schema import GateCondition, GateConfig, Metric
 from training.errors import DataError
 
@@ -16,7 +17,7 @@ GATE = GateConfig(conditions={"no_worse": GateCondition(metric=Metric.bits_per_b
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("evidence") / "quick.json"
-    write_report(measure(lm(), DATA, SUITE, suite_name="quick"), path)
+    write_report(report_of(lm(), DATA, SUITE), path)
     return path
 
 
@@ -31,7 +32,7 @@ def test_items_of_a_larger_evaluation_pair_up_with_those_of_a_smaller_one(report
     larger = tmp_path / "look-2.json"
     suite = with_more_items(replace(SUITE, held_out_documents=4, prompts=[]), 2)
     assert suite.held_out_documents == 8
-    write_report(measure(lm(), DATA, suite, suite_name="quick"), larger)
+    write_report(report_of(lm(), DATA, suite), larger)
     (small,) = decide_from_reports(GATE, report, {"previous": larger}, look=1).findings
     assert small.bounds is not None
     assert (small.bounds.num_items, small.bounds.value) == (8, 0.0)
@@ -39,7 +40,7 @@ def test_items_of_a_larger_evaluation_pair_up_with_those_of_a_smaller_one(report
 
 def test_documents_that_were_cut_otherwise_are_other_items(report: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
-    write_report(measure(lm(), DATA, replace(SUITE, document_tokens=10), suite_name="quick"), other)
+    write_report(report_of(lm(), DATA, replace(SUITE, document_tokens=10)), other)
     (finding,) = decide_from_reports(GATE, report, {"previous": other}, look=1).findings
     assert finding.bounds is not None
     assert finding.bounds.num_items < 8

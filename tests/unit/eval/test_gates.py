@@ -12,7 +12,7 @@ from eval.gates import Verdict, decide
 from eval.statistics import Items
 from training.config.gate_schema import GateAction, GateCondition, GateConfig, Metric
 
-BITS, ACCURACY = Metric.bits_per_byte, Metric.multiple_choice_accuracy
+BITS, ACCURACY = str(Metric.bits_per_byte), str(Metric.multiple_choice_accuracy)
 TRIALS = 1000
 """Simulated decisions per known truth."""
 SLACK = 3 * math.sqrt(0.05 * 0.95 / TRIALS)
@@ -43,7 +43,7 @@ def at_most(limit: float, **gate: Any) -> GateConfig:
     return GateConfig(conditions={"quality": GateCondition(metric=BITS, at_most=limit)}, **gate)
 
 
-def no_worse(metric: Metric = BITS, margin: float = 0.0, **gate: Any) -> GateConfig:
+def no_worse(metric: str = BITS, margin: float = 0.0, **gate: Any) -> GateConfig:
     condition = GateCondition(metric=metric, compared_with="previous", margin=margin)
     return GateConfig(conditions={"no_worse": condition}, **gate)
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from eval.harness import measure, write_report
+from eval.harness import write_report
 from eval.lm import EngineLM
-from tests.unit.eval.tiny import TinyEngine, make_data, make_lm, make_model
-from training.config.schema import SuiteConfig
+from tests.unit.eval.tiny import TinyEngine, make_data, make_lm, make_model, report_of
+from training.config.eval_schema import SuiteConfig
 from training.errors import StorageError
 
 DATA = make_data()
@@ -30,7 +30,7 @@ def lm(seed: int = 0) -> EngineLM:
 
 
 def test_a_suite_gives_all_numbers_items_and_samples_and_the_same_ones_every_time() -> None:
-    report = measure(lm(), DATA, SUITE, suite_name="quick")
+    report = report_of(lm(), DATA, SUITE)
     assert report.bits_per_byte == report.metrics["bits_per_byte"] > 0
     assert 0 <= report.metrics["multiple_choice_accuracy"] <= 1
     assert {name: len(task.items) for name, task in report.tasks.items()} == {
@@ -39,13 +39,13 @@ def test_a_suite_gives_all_numbers_items_and_samples_and_the_same_ones_every_tim
         "samples": 2,
     }
     assert [sample["prompt"] for sample in report.samples] == SUITE.prompts
-    again = measure(lm(), DATA, SUITE, suite_name="quick")
+    again = report_of(lm(), DATA, SUITE)
     assert replace(again, seconds=report.seconds) == report
-    assert measure(lm(seed=1), DATA, SUITE, suite_name="quick").bits_per_byte != report.bits_per_byte
+    assert report_of(lm(seed=1), DATA, SUITE).bits_per_byte != report.bits_per_byte
 
 
 def test_tasks_that_a_suite_does_not_ask_for_are_left_out() -> None:
-    report = measure(lm(), DATA, replace(SUITE, multiple_choice_items=0, prompts=[]), suite_name="bare")
+    report = report_of(lm(), DATA, replace(SUITE, multiple_choice_items=0, prompts=[]))
     assert list(report.tasks) == ["held_out"]
     assert report.samples == []
 
@@ -53,7 +53,7 @@ def test_tasks_that_a_suite_does_not_ask_for_are_left_out() -> None:
 def test_evaluation_consumes_no_randomness_and_builds_no_gradient() -> None:
     model = make_model(DATA.tokenizer.vocab_size)
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    measure(make_lm(TinyEngine(model), DATA), DATA, SUITE, suite_name="quick")
+    report_of(make_lm(TinyEngine(model), DATA), DATA, SUITE)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert str(np.random.get_state()) == str(numpy_state)  # noqa: NPY002
     assert random.getstate() == python_state
@@ -62,7 +62,7 @@ def test_evaluation_consumes_no_randomness_and_builds_no_gradient() -> None:
 
 
 def test_a_report_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
-    report = measure(lm(), DATA, SUITE, suite_name="quick")
+    report = report_of(lm(), DATA, SUITE)
     path = tmp_path / "eval" / "pretrain" / "quick.json"
     write_report(report, path)
     assert json.loads(path.read_text(encoding="utf-8")) == asdict(report)
@@ -71,6 +71,6 @@ def test_a_report_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
 
 def test_a_report_that_cannot_be_written_names_the_path(tmp_path: Path) -> None:
     (tmp_path / "eval").write_text("a file where a folder should be")
-    report = measure(lm(), DATA, replace(SUITE, prompts=[]), suite_name="quick")
+    report = report_of(lm(), DATA, replace(SUITE, prompts=[]))
     with pytest.raises(StorageError, match=r"quick\.json"):
         write_report(report, tmp_path / "eval" / "quick.json")

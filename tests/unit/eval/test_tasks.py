@@ -14,7 +14,7 @@ from eval.tasks.held_out import HELD_OUT
 from eval.tasks.multiple_choice import CONTEXT_TOKENS, CONTINUATION_TOKENS, MULTIPLE_CHOICE, make_questions
 from eval.tasks.samples import SAMPLES
 from tests.unit.eval.tiny import SENTENCES, Data, Document, TinyEngine, make_data, make_lm, make_model
-from training.config.schema import SuiteConfig
+from training.config.eval_schema import SuiteConfig
 from training.errors import DataError
 from training.models.decoder import Decoder
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from eval.workflows.chat import Message
 from eval.workflows.conversation import MAXIMUM_STEPS, Conversation
-from eval.workflows.reliability import pass_hat
+from eval.reliability import pass_hat
 from eval.workflows.run import TryResult, run_workflows, workflow_metrics
 from eval.workflows.simulator import CallFailed, Simulator
 from eval.workflows.tasks import WorkflowTask, read_tasks

@@ -1,11 +1,16 @@
 """Real parts in small: a trained byte-level BPE, held-out documents of text, and an engine over a plain decoder."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from eval.harness import EvalReport, Subject, measure
+from eval.live_model import LiveModel
 from eval.lm import EngineLM, InferenceEngine
+from eval.text_tokenizers import RunTokenizer
+from training.config.eval_schema import SuiteConfig
 from training.config.schema import ModelConfig
 from training.data.tokenizer import Tokenizer
 from training.engine.inference import Inference
@@ -99,3 +104,10 @@ def make_lm(engine: InferenceEngine, data: Data, batch_sequences: int = 4) -> En
     return EngineLM(
         engine=engine, decoder=data.tokenizer, eos_id=data.tokenizer.eos_id, batch_sequences=batch_sequences
     )
+
+
+def report_of(lm: EngineLM, data: Data, suite: SuiteConfig, prepared_root: Path = Path("prepared")) -> EvalReport:
+    """Return what a suite, called "quick", finds in a model."""
+    tokenizer = RunTokenizer(data.tokenizer)
+    live = LiveModel(lm, tokenizer, prefix_id=tokenizer.eos_id, max_length=suite.max_length or 512)
+    return measure(lm, live, Subject(data=data, prepared_root=prepared_root), suite, suite_name="quick")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from training.config.eval_schema import EvalConfig
 from training.config.gate_schema import GateConfig
 from training.config.reporting_schema import ReportingConfig
 from training.config.schema import (
@@ -14,7 +15,6 @@ from training.config.schema import (
     ClusterConfig,
     DataConfig,
     DeepSpeedSection,
-    EvalConfig,
     FaultToleranceConfig,
     ModelConfig,
     OptimizerConfig,

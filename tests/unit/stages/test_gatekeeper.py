@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from eval.evidence import decide_from_reports
-from eval.harness import measure, write_report
+from eval.harness import write_report
 from tests.unit.eval.test_harness import DATA, SUITE, lm
+from tests.unit.eval.tiny import report_of
 from training.config.approval import Answer, Approval, sha256_of, write_approval
 from training.config.gate_schema import GateAction, GateCondition, GateConfig, Metric
 from training.config.load import compose
@@ -26,7 +27,7 @@ STRICT = GateCondition(metric=Metric.bits_per_byte, at_most=0.01)
 @pytest.fixture
 def keeper(processes: ProcessGroup, tmp_path: Path) -> Gatekeeper:
     for seed, path in enumerate(("eval/start/quick.json", REPORT)):
-        write_report(measure(lm(seed), DATA, SUITE, suite_name="quick"), tmp_path / path)
+        write_report(report_of(lm(seed), DATA, SUITE), tmp_path / path)
     return Gatekeeper(
         config=compose(["experiment=demo"]),
         run_directory=tmp_path,
@@ -64,7 +65,7 @@ def test_a_person_decides_about_the_report_that_was_judged(answer: Answer, decis
     write_approval(keeper.run_directory, STAGE, approval)
     outcome = keeper.ask(ledger(), STAGE)
     assert (outcome.decision, outcome.reasons[-1]) == (decision, approval.reason)
-    write_report(measure(lm(2), DATA, SUITE, suite_name="quick"), report)
+    write_report(report_of(lm(2), DATA, SUITE), report)
     assert keeper.ask(ledger(), STAGE).decision == GateAction.ask, "another report, another question"
 
 
