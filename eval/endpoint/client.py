@@ -95,7 +95,7 @@ class Client:
         """Send until all are answered or one fails; those under way then are still waited for: they are paid."""
         stop = threading.Event()
         with Sender(self.config, self._key) as sender, ThreadPoolExecutor(self.config.concurrency) as pool:
-            futures = [pool.submit(self._send, sender, key, request, stop) for key, request in missing.items()]
+            futures = [pool.submit(self._send_or_stop, sender, key, request, stop) for key, request in missing.items()]
             try:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             finally:
@@ -104,6 +104,15 @@ class Client:
         errors = [error for future in done if (error := future.exception()) and not isinstance(error, _Ended)]
         if errors:
             raise errors[0]
+
+    def _send_or_stop(self, sender: Sender, key: str, request: Request, stop: threading.Event) -> None:
+        if stop.is_set():
+            raise _Ended
+        try:
+            self._send(sender, key, request, stop)
+        except BaseException:
+            stop.set()  # before this thread takes the next request
+            raise
 
     def _send(self, sender: Sender, key: str, request: Request, stop: threading.Event) -> None:
         """Send one request until it is answered."""

@@ -60,17 +60,18 @@ def test_a_kill_at_any_byte_loses_at_most_the_line_it_tore(tmp_path: Path) -> No
     content = whole.read_bytes()
     for length in range(len(content)):
         cut.write_bytes(content[:length])
-        lines = content[:length].count(b"\n")
+        num_lines = content[:length].count(b"\n")
+        lines = content.splitlines(keepends=True)[:num_lines]
+        found = Journal(cut, read_only=True)
+        assert found.torn_bytes == length - len(b"".join(lines))
+        assert set(found.answers) == {json.loads(line)["key"] for line in lines if b'"answered"' in line}
+        if length % 40 and content[length - 1 : length + 1].count(b"\n") == 0:
+            continue  # writing takes its time
         journal = Journal(cut)
-        assert (journal.torn_bytes > 0) == (not content[:length].endswith(b"\n") and length > 0)
         send(journal, "next")
         journal.close()
-        again = Journal(cut, read_only=True)
-        assert again.torn_bytes == 0
-        assert cut.read_bytes().startswith(b"".join(content.splitlines(keepends=True)[:lines]))
-        assert cut.read_bytes().count(b"\n") == lines + 1
-        answered = [json.loads(line) for line in content.splitlines()[:lines] if b'"answered"' in line]
-        assert set(again.answers) == {line["key"] for line in answered}
+        assert Journal(cut, read_only=True).torn_bytes == 0
+        assert cut.read_bytes().splitlines(keepends=True)[:-1] == lines
 
 
 def test_reading_only_leaves_a_torn_line_where_it_is(tmp_path: Path) -> None:

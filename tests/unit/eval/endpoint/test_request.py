@@ -32,7 +32,7 @@ def test_different_questions_have_different_keys(one: dict[str, Any], other: dic
 
 def test_address_and_try_are_part_of_the_key_and_the_task_is_not() -> None:
     body = {"model": "m", "prompt": "p"}
-    assert key(body) == "0afd04cc4bb76bb23cdb8cc4ef88a95c6fd2b3f41b4ef28bb4bb16da5cd2b5f5" or len(key(body)) == 64
+    assert key(body) == "36c9b8aad189d12045d195bb50eb2e502791bade557c3bd492bb221cbdc511d6", "journals outlive versions"
     assert key(body) != key(body, try_number=1)
     assert key(body) != Request(body=body, max_output_tokens=1).key("https://a.c/v1/completions")
     assert key(body) == key(body, task="other")
