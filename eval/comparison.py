@@ -77,9 +77,9 @@ def compare(
 ) -> Comparison:
     """Return whether the first model is on par with the second.
 
-    The probability of a yes to any task in which it is in truth worse by more than the margin is at most 1 - confidence,
-    over all tasks together; likewise that of a no to any in which it is not. So the overall no is wrong at most so often,
-    and the overall yes, which needs every task's, more rarely still.
+    The probability of a yes to any task in which it is in truth worse by more than the margin is at most
+    1 - confidence, over all tasks together; likewise that of a no to any in which it is not. So an overall no is wrong
+    at most so often, and an overall yes, which needs every task's, more rarely still.
 
     Args:
         ours: task (or task and metric) -> results of the first model, item by item.

@@ -11,7 +11,8 @@ QUESTION = Question(context="The capital of France is ", options=(" Rome", " Par
 
 def test_options_are_listed_under_letters() -> None:
     assert QUESTION.prompt == (
-        "The capital of France is\n\nA. Rome\nB. Paris\nC. Bonn\n\nReply with the letter of the right option and nothing else."
+        "The capital of France is\n\nA. Rome\nB. Paris\nC. Bonn\n\n"
+        "Reply with the letter of the right option and nothing else."
     )
 
 
