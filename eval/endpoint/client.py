@@ -43,7 +43,8 @@ class Client:
 
     def __init__(self, config: EndpointConfig) -> None:
         self.config = config
-        self._key = None if config.offline else config.key()
+        if not config.offline:
+            config.key()  # that it is there; it is read again where it is sent, and kept nowhere
         self.prices = _prices(config)
         self.journal = Journal(config.journal, read_only=config.offline)
         self._used: dict[str, Answered] = {}
@@ -94,7 +95,7 @@ class Client:
     def _send_all(self, missing: dict[str, Request]) -> None:
         """Send until all are answered or one fails; those under way then are still waited for: they are paid."""
         stop = threading.Event()
-        with Sender(self.config, self._key) as sender, ThreadPoolExecutor(self.config.concurrency) as pool:
+        with Sender(self.config, self.config.key()) as sender, ThreadPoolExecutor(self.config.concurrency) as pool:
             futures = [pool.submit(self._send_or_stop, sender, key, request, stop) for key, request in missing.items()]
             try:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)

@@ -50,7 +50,8 @@ class Sender:
     """
 
     def __init__(self, config: EndpointConfig, key: str | None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._url, self._seconds, self._key, self._clock = config.url, config.timeout_seconds, key, clock
+        self._url, self._seconds, self._clock = config.url, config.timeout_seconds, clock
+        self._without_key: Callable[[str], str] = lambda text: text.replace(key, "(the API key)") if key else text
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else None,
             timeout=httpx.Timeout(self._seconds, connect=min(_CONNECT_SECONDS, self._seconds)),
@@ -114,7 +115,7 @@ class Sender:
 
     def _refusal(self, reason: str, **facts: Any) -> Refusal:
         """Return a refusal; a server that repeats the key does not bring it into a file."""
-        return Refusal(reason=reason.replace(self._key, "(the API key)") if self._key else reason, **facts)
+        return Refusal(reason=self._without_key(reason), **facts)
 
 
 def retry_after_seconds(value: str | None, *, now: float) -> float | None:

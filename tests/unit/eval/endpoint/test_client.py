@@ -198,18 +198,14 @@ def test_the_key_is_sent_and_appears_nowhere(
     monkeypatch.setenv("PARTNER_KEY", KEY)
     caplog.set_level(logging.DEBUG)
     leak = (500, {}, f"internal error for Bearer {KEY}".encode())
-    with scripted_server(lambda body, n: leak if n != 1 else echo(body, n)) as server:
-        with client(server, tmp_path, key_env="PARTNER_KEY", concurrency=1) as asking:
-            asking.ask(asked("a"))
-            with pytest.raises(RequestFailed) as failed:
-                asking.ask(asked("b"))
-            shown = [
-                str(failed.value),
-                repr(failed.value),
-                repr(asking.config),
-                repr(asking.usage()),
-                repr(vars(asking)),
-            ]
+    with (
+        scripted_server(lambda body, n: leak if n != 1 else echo(body, n)) as server,
+        client(server, tmp_path, key_env="PARTNER_KEY", concurrency=1) as asking,
+    ):
+        asking.ask(asked("a"))
+        with pytest.raises(RequestFailed) as failed:
+            asking.ask(asked("b"))
+        shown = [str(failed.value), repr(failed.value), repr(asking.config), repr(asking.usage()), repr(vars(asking))]
     assert all(headers["authorization"] == f"Bearer {KEY}" for headers in server.headers)
     written = [path.read_text() for path in tmp_path.iterdir()]
     said = capfd.readouterr()
