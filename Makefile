@@ -66,6 +66,7 @@ drill: $(STAMP) ## the slow tests: the fault matrix, all layouts' equivalence, 2
 	$(PY) -m tests.drills.freeze --count 1000
 	$(PY) -m tests.drills.payloads
 	$(PY) -m tests.drills.sandbox
+	$(PY) -m tests.drills.endpoint --count 200
 	$(PY) -m tests.drills.slurm
 	$(PY) -m tests.drills.faults --slurm
 

@@ -10,4 +10,9 @@ lm_eval · `text_tokenizers` its tokenizer · `data` what is needed of prepared 
 
 What follows: `metrics` numbers from scores · `evidence` reads a report back, item by item · `statistics` how sure a
 number is · `gates` decides whether the next training stage may start (both pure).
+
+By hand: `run` measures a model, `measured_models` what its command line names, `text_model` a model that is asked in
+text, `compare` two reports · a partner's model: `endpoint/` behind an HTTP API, `hugging_face_model` in a local
+directory, `comparison` whether ours is on par with it (pure) · `sandbox/` runs programs that a model wrote ·
+`reliability` pass^k (pure).
 """

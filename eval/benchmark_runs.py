@@ -17,9 +17,9 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from eval.benchmarks.registry import task_file
+from eval.reliability import scores_of_tries
 from eval.tasks.base import TaskResult
 from eval.workflows.chat import LMChat
-from eval.reliability import scores_of_tries
 from eval.workflows.run import TryResult, run_workflows, workflow_metrics
 from eval.workflows.simulator import Simulator
 from eval.workflows.tasks import read_tasks

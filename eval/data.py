@@ -19,6 +19,11 @@ class Tokenizer(Protocol):
         ...
 
     @property
+    def fingerprint(self) -> str:
+        """Hash that identifies it."""
+        ...
+
+    @property
     def vocab_size(self) -> int:
         """Number of token ids."""
         ...

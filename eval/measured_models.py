@@ -113,8 +113,10 @@ def engine_config(asked: Asked) -> Measured:
     assert asked.checkpoint is not None
     nodes, per_node = launched_world()
     world = nodes * per_node
-    layout = () if any(word.startswith("parallel") for word in asked.overrides) else (
-        f"parallel={'zero3' if world > 1 else 'single'}",
+    layout = (
+        ()
+        if any(word.startswith("parallel") for word in asked.overrides)
+        else (f"parallel={'zero3' if world > 1 else 'single'}",)
     )
     # A batch that any layout can divide; nothing is trained with it.
     sizes = (f"stages.{_STAGE}.micro_batch_sequences=1", f"stages.{_STAGE}.global_batch_sequences={8 * world}")
@@ -293,7 +295,7 @@ def _named(name: str, directory: Path) -> str:
 
 def _costs(partner: EndpointLM) -> dict[str, float]:
     """Return what an endpoint's answers took, as far as it is known."""
-    usage = partner.usage()
+    usage = partner.client.usage()
     known = {
         "endpoint/input_tokens": usage.input_tokens,
         "endpoint/output_tokens": usage.output_tokens,

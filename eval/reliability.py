@@ -19,7 +19,7 @@ def pass_hat(solved: Collection[int], num_tries: int, k: int) -> float:
 
 
 def scores_of_tries(solved: int, num_tries: int) -> dict[str, float]:
-    """Return one task's pass_at_1, the share of tries that solved it, and pass_hat_<k> for each k up to their number."""
+    """Return one task's pass_at_1, the share of tries that solved it, and pass_hat_<k> for each k up to all of them."""
     return {"pass_at_1": solved / num_tries} | {
         f"pass_hat_{k}": pass_hat([solved], num_tries, k) for k in range(2, num_tries + 1)
     }

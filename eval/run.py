@@ -1,16 +1,16 @@
 """Measure a model by hand: a checkpoint, a Hugging Face directory, or a partner's model, with the same suite.
 
-    python -m eval.run checkpoint=DIR suite=NAME [key=value …]         on our engine: a checkpoint, or a run's newest one
-    python -m eval.run checkpoint=hf:DIR suite=NAME [key=value …]      a Hugging Face directory's weights on our engine
-    python -m eval.run partner=hf:DIR suite=NAME …                     a Hugging Face directory, run by transformers
-    python -m eval.run partner=endpoint:FILE.yaml suite=NAME …         an OpenAI-compatible HTTP endpoint
+    python -m eval.run checkpoint=DIR suite=NAME [key=value …]      on our engine: a checkpoint, or a run's newest one
+    python -m eval.run checkpoint=hf:DIR suite=NAME [key=value …]   a Hugging Face directory's weights on our engine
+    python -m eval.run partner=hf:DIR suite=NAME …                  a Hugging Face directory, run by transformers
+    python -m eval.run partner=endpoint:FILE.yaml suite=NAME …      an OpenAI-compatible HTTP endpoint
     deepspeed --module eval.run …     torchrun --nproc_per_node N -m eval.run …     srun python -m eval.run …
 
     run=RUN_DIR       whose held-out documents are measured, where the model is not one of that run
     output=FILE.json  the report; default eval/by_hand/ of the run, else the current folder
     key=value         as for launch.submit: parallel=zero3, eval.suites.NAME.benchmarks.cissp.items=20, …
 
-Suites: conf/eval, docs/evaluation_tasks.md. Two reports are compared by `python -m eval.compare OURS.json PARTNERS.json`.
+Suites: conf/eval, docs/evaluation_tasks.md. `python -m eval.compare OURS.json PARTNERS.json` compares two reports.
 """
 
 import contextlib
@@ -18,7 +18,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -81,8 +80,11 @@ def main(argv: Sequence[str]) -> ExitCode:
             _measure_partner(asked)
         else:
             _measure_on_engine(asked)
-    except Exception as caught:  # the outermost frame: every error becomes an exit code
-        error = as_autarky_error(caught.__cause__ if isinstance(caught.__cause__, AutarkyError) else caught)
+    except Exception as caught:
+        # A failed task's own words, if it has some for people.
+        error = caught.__cause__ if isinstance(caught.__cause__, AutarkyError) else as_autarky_error(caught)
+        if not isinstance(error, AutarkyError):
+            raise
         print(f"[rank {rank}] {error}" if "RANK" in os.environ else error, file=sys.stderr, flush=True)  # noqa: T201
         return error.exit_code
     return ExitCode.DONE

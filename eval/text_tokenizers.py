@@ -7,7 +7,8 @@ from typing import Any, Self
 
 from transformers import PreTrainedTokenizerFast
 
-from training.data.tokenizer import EOS_TOKEN, Tokenizer
+from eval.data import Tokenizer
+from training.data.tokenizer import EOS_TOKEN
 from training.errors import DataError
 from training.plain_files import read_json, read_text
 
@@ -21,8 +22,14 @@ class RunTokenizer:
         self._tokenizer = tokenizer
         self.name = f"sha256:{tokenizer.fingerprint}"
         self.eos_id = tokenizer.eos_id
-        self.encode = tokenizer.encode
-        self.decode = tokenizer.decode
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text."""
+        return list(self._tokenizer.encode(text))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens left out."""
+        return self._tokenizer.decode(token_ids)
 
     def token_text(self, token_id: int) -> str:
         """Return how a token is written; of the end of a text, its name."""

@@ -25,6 +25,7 @@ _PERSON = {
     ExitCode.CORRUPT_CHECKPOINT: "no checkpoint is whole: a person has to look",
     ExitCode.DATA: "the prepared data is missing or damaged",
     ExitCode.RUN_IN_USE: "another job works in this run directory",
+    ExitCode.ENDPOINT: "the endpoint of another model refuses, or its budget is spent: a person has to look",
     ExitCode.NO_PROGRESS: "several starts in a row failed at the same step",
 }
 """Ends that would only come again."""

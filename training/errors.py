@@ -41,6 +41,8 @@ class ExitCode(IntEnum):
     """A node failed its checks before the start; no training was started."""
     SILENT_CORRUPTION = 14
     """A rank computed or kept something else than its peers. Requeue without the named node."""
+    ENDPOINT = 15
+    """A model behind an HTTP API gave no usable answer, or its budget is spent; what it answered is kept."""
 
 
 class AutarkyError(Exception):
@@ -166,3 +168,9 @@ class RunInUse(AutarkyError):
     """Another job holds the run directory, or has taken it over."""
 
     exit_code = ExitCode.RUN_IN_USE
+
+
+class EndpointError(AutarkyError):
+    """A model behind an HTTP API gave no usable answer; all that it did answer is in the journal."""
+
+    exit_code = ExitCode.ENDPOINT

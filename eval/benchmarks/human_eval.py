@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from eval.reliability import scores_of_tries
 from eval.sandbox.functions import FunctionCheck, check_functions
 from eval.sandbox.limits import Limits
-from eval.reliability import scores_of_tries
 
 LIMITS = Limits(tmp_bytes=0)
 """Of each program, and of each test; none of them needs a file."""

@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eval.reliability import pass_hat
 from eval.workflows.chat import ChatModel
 from eval.workflows.conversation import Conversation
-from eval.reliability import pass_hat
 from eval.workflows.simulator import Systems
 from eval.workflows.tasks import WorkflowTask
 from training.errors import ConfigError

@@ -11,8 +11,8 @@ from typing import Any
 
 from eval.conductor import TokenModel, conduct
 from eval.live_model import LiveModel
-from eval.run import Undisturbed
 from eval.lm import EngineLM
+from eval.run import Undisturbed
 from eval.text_tokenizers import HuggingFaceTokenizer
 from tests.distributed.configs import STAGE, small_config
 from tests.distributed.ending import leave

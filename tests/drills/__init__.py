@@ -21,6 +21,8 @@ faults      the whole fault matrix, a line for every row, as one table
   fault_rows, fault_rows_around   its rows: processes; disks, clocks, the network, numbers
   disturbed     one run that is disturbed once: who notices, when it trains again, whether it ends equal
   mounts, tracing, clocks, bad_servers, memory_limits   how what is around a run is hurt
+endpoint    a partner's endpoint and its client, killed, stopped and refused (endpoint_worker is the client)
+  endpoint_servers   a real server of a real model, and the proxy that hurts and counts
 slurm       runs on a real Slurm, hurt in every way that docs/slurm.md lists (slurm_campaign)
 sandbox     hostile programs and deceiving answers of a model (hostile_programs, deceiving_answers, host_watch)
 payloads    malicious files in the place of every kind of file (payload_cases, payload_contents, bounded)

@@ -82,7 +82,7 @@ def text() -> str:
         watchdog_schema,
         fault_tolerance_schema,
         cluster_schema,
-    eval_schema,
+        eval_schema,
         slurm_schema,
         reporting_schema,
         eval_schema,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eval.reliability import pass_hat
 from eval.workflows.chat import Message
 from eval.workflows.conversation import MAXIMUM_STEPS, Conversation
-from eval.reliability import pass_hat
 from eval.workflows.run import TryResult, run_workflows, workflow_metrics
 from eval.workflows.simulator import CallFailed, Simulator
 from eval.workflows.tasks import WorkflowTask, read_tasks

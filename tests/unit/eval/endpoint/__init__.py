@@ -1,0 +1,1 @@
+"""The endpoint of a partner's model."""
