@@ -47,7 +47,7 @@ def lines(comparison: Comparison) -> list[str]:
     told = [task.reason for task in comparison.tasks.values()]
     if comparison.not_compared:
         told.append(f"only one of the reports has: {', '.join(comparison.not_compared)}")
-    return [*told, f"on par with the partner's model: {comparison.reason}"]
+    return [*told, comparison.reason]
 
 
 if __name__ == "__main__":

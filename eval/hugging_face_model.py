@@ -18,6 +18,7 @@ def hugging_face_model(
     *,
     prefix_token_id: int,
     batch_size: int = 1,
+    max_length: int | None = None,
     dtype: str = "auto",
     max_memory_per_gpu: str | None = None,
     max_cpu_memory: str | None = None,
@@ -34,6 +35,7 @@ def hugging_face_model(
         prefix_token_id: token before every text that has no context. It is no default, because it changes bits per
             byte: both models of a comparison need the same kind of one.
         batch_size: sequences per forward.
+        max_length: most tokens of context and continuation together; None: as the directory says.
         dtype: of the weights; auto: as the directory says.
         max_memory_per_gpu: such as 70GiB; None: what is free.
         max_cpu_memory: likewise, of this machine.
@@ -55,6 +57,7 @@ def hugging_face_model(
             device=str(accelerator or "cpu"),
             dtype=dtype,
             batch_size=batch_size,
+            max_length=max_length,
             prefix_token_id=prefix_token_id,
             trust_remote_code=False,
             use_safetensors=True,

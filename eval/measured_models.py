@@ -23,7 +23,7 @@ from training.config.eval_schema import SuiteConfig
 from training.config.keys import no_such
 from training.config.load import compose, load_frozen
 from training.config.overrides import CONF_DIRECTORY
-from training.config.schema import DataConfig, RunConfig
+from training.config.schema import DataConfig, Precision, RunConfig
 from training.config.typed import to_run_config
 from training.data.shards import PreparedData
 from training.engine.process_group import launched_world
@@ -161,8 +161,13 @@ def open_partner(asked: Asked) -> Partner:
     if scheme == "hf" and rest:
         tokenizer = HuggingFaceTokenizer.load(path)
         measured = _measured(asked, config, source=path, weights=_named(asked.partner, path))
-        batch_sequences = measured.suite.batch_sequences
-        lm: LM = hugging_face_model(path, prefix_token_id=tokenizer.eos_id, batch_size=batch_sequences, dtype="float32")
+        lm: LM = hugging_face_model(
+            path,
+            prefix_token_id=tokenizer.eos_id,
+            batch_size=measured.suite.batch_sequences,
+            max_length=measured.suite.max_length,
+            dtype="float32" if config.precision is Precision.fp32 else "bfloat16",
+        )
         close, costs = _nothing, _no_costs
     elif scheme == "endpoint" and rest:
         endpoint = read_endpoint(path)
@@ -243,9 +248,10 @@ def _measured(
 
 def _group_of(asked: Asked) -> list[str]:
     """Return the choice of the file in conf/eval that has the suite, unless the command line makes one."""
-    if any(word.startswith(("eval=", "experiment=")) for word in asked.overrides):
-        return []
-    return [f"eval={group}" for group in [_suites().get(asked.suite)] if group]
+    nothing_between = f"stages.{_STAGE}.eval_suite=null"
+    if any(word.startswith("eval=") for word in asked.overrides) or asked.suite not in _suites():
+        return [nothing_between]
+    return [f"eval={_suites()[asked.suite]}", nothing_between]
 
 
 def _suites() -> dict[str, str]:

@@ -27,6 +27,7 @@ def main(argv: Sequence[str]) -> ExitCode:
     refuse_world_writable()
     try:
         os.environ |= complete(os.environ)
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of libraries would tear the console's own
         arguments = parse_arguments(argv)
     except AutarkyError as error:
         print(error, file=sys.stderr)  # noqa: T201

@@ -1,0 +1,162 @@
+"""Evaluations of a run: in the midst of training, with benchmarks, failing, rolling back, and by hand afterwards."""
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from eval.evidence import read_items
+from tests.integration.conftest import Reference
+from tests.integration.reading import contents, last_checkpoint, ledger, numbers_by_step, records, stage_status
+from tests.integration.running import Finished, only_run, run_to_end, submit_to_end
+from training.errors import ExitCode
+
+BENCHMARKS = "{fcc_amateur_extra: {items: 4}, bits_per_byte_prose: {items: 1}, human_eval: {items: 2, max_new_tokens: 8}}"
+ROLL_BACK = ["stages.anneal.gate.conditions.quality.at_most=0.1", "stages.anneal.gate.when_missed=roll_back"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evaluations")
+
+
+@pytest.fixture(scope="module")
+def overrides(reference: Reference, prepared_root: Path, prepared_benchmarks: Path, root: Path) -> list[str]:
+    """The reference run, measured more often and with benchmarks."""
+    if not (prepared_root / "benchmarks").exists():
+        shutil.copytree(prepared_benchmarks / "benchmarks", prepared_root / "benchmarks")
+    return [
+        *reference.overrides,
+        f"run.root={root}",
+        f"+eval.suites.quick.benchmarks={BENCHMARKS}",
+        "eval.suites.quick.max_length=96",
+        "+stages.pretrain.eval_every_steps=4",
+    ]
+
+
+@pytest.fixture(scope="module")
+def rolled_back(overrides: list[str], root: Path) -> Finished:
+    return submit_to_end([*overrides, *ROLL_BACK], folder=root / "output")
+
+
+@pytest.fixture(scope="module")
+def done(rolled_back: Finished, overrides: list[str], root: Path) -> Path:
+    """The run directory, once the run was allowed to go on."""
+    words = [*overrides, "resume=auto", f"run.id={only_run(root).name}"]
+    finished = submit_to_end(words, folder=root / "output")
+    assert finished.exit_code == 0, finished.explain()
+    return only_run(root)
+
+
+def test_a_gate_rolls_back_to_where_the_training_stage_began(rolled_back: Finished, root: Path) -> None:
+    run = only_run(root)
+    assert rolled_back.exit_code == ExitCode.GATE_BLOCKED, rolled_back.explain()
+    assert (ledger(run)["state"], stage_status(run, "pretrain"), stage_status(run, "anneal")) == (
+        "blocked",
+        "promoted",
+        "pending",
+    )
+    (left,) = ledger(run)["rolled_back"]
+    assert left["gate"]["decision"] == "roll_back"
+    assert left["checkpoint"] == "checkpoints/step-00000015.rolled-back"
+    assert (run / left["checkpoint"] / "manifest.json").is_file()
+    assert last_checkpoint(run).name == "step-00000009"
+    assert "resume=auto trains anneal again" in rolled_back.stderr
+
+
+def test_measuring_changes_no_bit_of_the_run(done: Path, reference: Reference) -> None:
+    assert ledger(done)["state"] == "done"
+    assert numbers_by_step(records(done, "step")) == numbers_by_step(records(reference.directory, "step"))
+    ours, theirs = contents(last_checkpoint(done)), contents(last_checkpoint(reference.directory))
+    assert ours["files"] == theirs["files"]
+
+
+def test_a_training_stage_is_measured_in_its_midst(done: Path) -> None:
+    found = [(record["stage"], record["step"]) for record in records(done, "eval")]
+    assert found == [
+        ("start", 0),
+        ("pretrain", 4),
+        ("pretrain", 8),
+        ("pretrain", 9),
+        ("anneal", 15),
+        ("anneal", 15),
+    ]
+    assert (done / "eval" / "pretrain" / "step-00000004" / "quick.json").is_file()
+
+
+def test_benchmarks_stand_in_the_records_and_item_by_item_in_the_report(done: Path) -> None:
+    metrics = records(done, "eval")[-1]["metrics"]
+    assert metrics["fcc_amateur_extra/items"] == 4
+    assert metrics["human_eval/pass_at_1"] == 0.0
+    items = read_items(done / "eval" / "anneal" / "quick.json")
+    assert {name for name in items if "/" in name} == {
+        "fcc_amateur_extra/acc",
+        "bits_per_byte_prose/bits_per_byte",
+        "human_eval/pass_at_1",
+    }
+    for name, found in items.items():
+        assert found.value == pytest.approx(metrics[name], rel=1e-9)
+
+
+def test_a_report_that_is_there_is_not_made_again(done: Path, overrides: list[str], root: Path) -> None:
+    """A start from the checkpoint of step 8 comes by step 8's evaluation again: its numbers come from the file."""
+    copy = root.with_name("made-again") / done.name
+    shutil.copytree(done, copy)
+    for later in [*copy.glob("checkpoints/step-*")]:
+        if later.name != "step-00000008":
+            shutil.rmtree(later)
+    if not (copy / "checkpoints" / "step-00000008").is_dir():
+        pytest.skip("the checkpoint of step 8 was pruned")
+    report = copy / "eval" / "pretrain" / "step-00000008" / "quick.json"
+    before = report.stat().st_mtime_ns
+    words = [*overrides, f"run.root={copy.parent}", f"run.id={copy.name}", "resume=auto", "run.until=pretrain"]
+    finished = submit_to_end(words, folder=copy.parent / "output")
+    assert finished.exit_code == 0, finished.explain()
+    assert report.stat().st_mtime_ns == before
+
+
+def test_an_evaluation_that_fails_leaves_the_run_alone(reference: Reference, tmp_path: Path) -> None:
+    """Four-way questions need four documents: with one, the task fails on rank 0."""
+    finished = submit_to_end(
+        [
+            *reference.overrides,
+            f"run.root={tmp_path}",
+            "eval.suites.quick.held_out_documents=1",
+            "stages.pretrain.gate=null",
+            "stages.anneal.gate=null",
+        ],
+        folder=tmp_path / "output",
+    )
+    assert finished.exit_code == 0, finished.explain()
+    run = only_run(tmp_path)
+    incidents = [record for record in records(run, "incident") if record["what"] == "evaluation_failed"]
+    assert [record["step"] for record in incidents] == [0, 9, 15]
+    assert "multiple_choice_items: 0" in incidents[0]["message"]
+    assert numbers_by_step(records(run, "step")) == numbers_by_step(records(reference.directory, "step"))
+
+
+def test_a_gate_does_not_pass_what_could_not_be_measured(reference: Reference, tmp_path: Path) -> None:
+    words = [*reference.overrides, f"run.root={tmp_path}", "eval.suites.quick.held_out_documents=1"]
+    finished = submit_to_end(words, folder=tmp_path / "output")
+    assert finished.exit_code == ExitCode.GATE_BLOCKED, finished.explain()
+    assert "its gate cannot decide" in finished.stderr
+    assert stage_status(only_run(tmp_path), "pretrain") == "trained"
+
+
+@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]])
+def test_the_harness_by_hand_finds_what_the_run_found(done: Path, tmp_path: Path, launcher: Sequence[str]) -> None:
+    words = ["-m", "eval.run", f"checkpoint={done}", "suite=quick", f"output={tmp_path / 'found.json'}"]
+    prepared = next(
+        word for word in (done / "config.yaml").read_text().splitlines() if word.strip().startswith("prepared_root:")
+    ).split(": ")[1]
+    finished = run_to_end([sys.executable, *launcher, *words, f"data.prepared_root={prepared}"], folder=tmp_path)
+    assert finished.exit_code == 0, finished.explain()
+    found = json.loads((tmp_path / "found.json").read_text())["metrics"]
+    of_run = json.loads((done / "eval" / "anneal" / "quick.json").read_text())["metrics"]
+    assert found == pytest.approx(of_run, rel=1e-4)
+    compare = [sys.executable, "-m", "eval.compare", str(tmp_path / "found.json")]
+    finished = run_to_end([*compare, str(done / "eval" / "start" / "quick.json"), "--margin", "9"], folder=tmp_path)
+    assert "on par with the partner's model" in finished.stdout
