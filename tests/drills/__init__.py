@@ -22,6 +22,7 @@ faults      the whole fault matrix, a line for every row, as one table
   disturbed     one run that is disturbed once: who notices, when it trains again, whether it ends equal
   mounts, tracing, clocks, bad_servers, memory_limits   how what is around a run is hurt
 slurm       runs on a real Slurm, hurt in every way that docs/slurm.md lists (slurm_campaign)
-sandbox     hostile programs and deceiving answers of a model (hostile_programs, deceiving_answers, host_watch)
+sandbox     hostile programs and deceiving answers of a model (hostile_programs, hostile_reaches; deceiving_answers)
+  hostile, host_watch   the shape of such a program; what is true of the host before and after
 payloads    malicious files in the place of every kind of file (payload_cases, payload_contents, bounded)
 """

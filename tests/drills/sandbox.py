@@ -24,8 +24,11 @@ from eval.sandbox.limits import Limits
 from eval.sandbox.running import run_program
 from tests.drills.deceiving_answers import CONTEXT, DECEIVING, HONEST, TEST
 from tests.drills.host_watch import Bait, Watch, bait
-from tests.drills.hostile_programs import HOSTILE_PROGRAMS, Hostile
+from tests.drills.hostile import Hostile
+from tests.drills.hostile_programs import PROCESSES, RESOURCES
+from tests.drills.hostile_reaches import HOST, KERNEL, NETWORK
 
+HOSTILE_PROGRAMS = [*PROCESSES, *RESOURCES, *HOST, *NETWORK, *KERNEL]
 REPOSITORY = Path(__file__).parents[2]
 _HARNESS = """
 from eval.sandbox.limits import Limits
@@ -44,6 +47,7 @@ class Tally:
     programs: int = 0
     deceiving: int = 0
     honest: int = 0
+    controls: int = 0
     killed_harnesses: int = 0
     most_processes: int = 0
     most_bytes: int = 0
@@ -51,7 +55,8 @@ class Tally:
 
     def __str__(self) -> str:
         return (
-            f"sandbox: {self.programs} hostile programs, after each the host was looked at; at most "
+            f"sandbox: {self.programs} hostile programs, after each the host was looked at ({self.controls} ran "
+            f"outside, too, and succeeded there); at most "
             f"{self.most_processes} processes and {self.most_bytes / 2**20:.0f} MiB at a time; "
             f"{self.deceiving} answers that deceive and {self.honest} honest ones judged; "
             f"{self.killed_harnesses} harnesses killed; {len(self.problems)} problems"
@@ -81,6 +86,9 @@ def drill(limit_seconds: float, every: int = 1) -> Tally:
     left_out = [program for number, program in enumerate(slow) if number % every]
     with bait() as baited:
         for program in HOSTILE_PROGRAMS:
+            if program.works_outside:
+                tally.problems += control(program, baited)
+                tally.controls += 1
             if program not in left_out:
                 tally.problems += [
                     f"{program.name}: {problem}" for problem in run(program, baited, limit_seconds, tally)
@@ -103,7 +111,7 @@ def run(program: Hostile, baited: Bait, limit_seconds: float, tally: Tally) -> l
     tally.programs += 1
     tally.most_processes = max(tally.most_processes, watch.most_processes)
     tally.most_bytes = max(tally.most_bytes, watch.most_bytes)
-    problems = [*program.problems(ran.ending, ran.stdout + ran.stderr), *baited.harm()]
+    problems = [*program.problems(ran), *baited.harm()]
     if left:
         problems.append(f"processes are left: {left}")
     if watch.most_processes > limits.processes + _BWRAP_PROCESSES:
@@ -118,6 +126,16 @@ def run(program: Hostile, baited: Bait, limit_seconds: float, tally: Tally) -> l
     if after.stdout != "[]\n":
         problems.append(f"the next program found {after.stdout!r} {after.stderr!r}")
     return problems
+
+
+def control(program: Hostile, baited: Bait) -> list[str]:
+    """Return what a program without a sandbox could not do: then it would show nothing inside of one, either."""
+    source = baited.filled_in(program.source)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False, timeout=60)
+    harm = list(baited.harm())
+    if "ESCAPED" in done.stdout and (harm or baited.secret in done.stdout):
+        return []
+    return [f"{program.name}: does nothing even without a sandbox: {done.stdout} {done.stderr} {harm}"]
 
 
 def judge(answer: str, expected: bool, limit_seconds: float) -> list[str]:
