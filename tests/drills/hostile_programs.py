@@ -83,6 +83,23 @@ print("alive")
         says="",
         endings=frozenset({Ending.exited, Ending.killed}),
     ),
+    Hostile(
+        name="takes all limits from the first process",
+        source="""
+import os, resource, time
+for name in ("RLIMIT_CPU", "RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_SIGPENDING"):
+    resource.prlimit(1, getattr(resource, name), (0, 0))
+while True:  # orphans, so that it has to work
+    try:
+        if not os.fork():
+            os.fork()
+            os._exit(0)
+        os.wait()
+    except OSError:
+        pass
+""",
+        endings=_OVER_TIME,
+    ),
     Hostile(name="stops itself", source="import os\nos.kill(os.getpid(), 19)", endings=frozenset({Ending.wall_time})),
     Hostile(
         name="becomes itself again and again",

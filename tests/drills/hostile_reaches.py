@@ -50,7 +50,6 @@ for folder, _, names in os.walk("/"):
 print("looked")
 """,
         says="looked",
-        limits={"wall_seconds": 60.0, "cpu_seconds": 30},
     ),
     Hostile(
         name="inherited descriptors",

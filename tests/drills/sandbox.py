@@ -17,10 +17,11 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from eval.sandbox.check import check_sandbox
 from eval.sandbox.functions import FunctionCheck, check_function
-from eval.sandbox.limits import Limits
+from eval.sandbox.limits import Ending, Limits
 from eval.sandbox.running import run_program
 from tests.drills.deceiving_answers import CONTEXT, DECEIVING, HONEST, TEST
 from tests.drills.host_watch import Bait, Watch, bait
@@ -31,11 +32,13 @@ from tests.drills.hostile_reaches import HOST, KERNEL, NETWORK
 HOSTILE_PROGRAMS = [*PROCESSES, *RESOURCES, *HOST, *NETWORK, *KERNEL]
 REPOSITORY = Path(__file__).parents[2]
 _HARNESS = """
-from eval.sandbox.limits import Limits
+from eval.sandbox.limits import Ending, Limits
 from eval.sandbox.running import run_program
 run_program("import time; time.sleep(10**6)", limits=Limits(wall_seconds=1e6))
 """
 _GONE_SECONDS = 30.0
+_PLENTY: dict[str, Any] = {"wall_seconds": 60.0, "cpu_seconds": 30}
+"""For what ends by itself, on a machine that may be busy."""
 _BWRAP_PROCESSES = 2
 """bwrap's first process inside, and for a moment the one that makes the namespaces."""
 
@@ -66,7 +69,7 @@ class Tally:
 def main(argv: list[str]) -> int:
     """Run the drill and print its line."""
     parser = argparse.ArgumentParser(prog="python -m tests.drills.sandbox", description=__doc__)
-    parser.add_argument("--limit-seconds", type=float, default=4.0, help="wall time of a program")
+    parser.add_argument("--limit-seconds", type=float, default=4.0, help="wall time of programs without end, over 2")
     parser.add_argument("--every", type=int, default=1, help="only every n-th of those that use up their time")
     parser.add_argument("--kills", type=int, default=60, help="of harnesses")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
@@ -82,7 +85,7 @@ def main(argv: list[str]) -> int:
 def drill(limit_seconds: float, every: int = 1) -> Tally:
     """Run all programs and judge all answers; of those that end only at their limits every n-th."""
     tally = Tally()
-    slow = [program for program in HOSTILE_PROGRAMS if "exited" not in program.endings]
+    slow = [program for program in HOSTILE_PROGRAMS if Ending.exited not in program.endings]
     left_out = [program for number, program in enumerate(slow) if number % every]
     with bait() as baited:
         for program in HOSTILE_PROGRAMS:
@@ -102,8 +105,9 @@ def drill(limit_seconds: float, every: int = 1) -> Tally:
 
 def run(program: Hostile, baited: Bait, limit_seconds: float, tally: Tally) -> list[str]:
     """Run one program and return what was wrong on the host after it."""
-    values = {"wall_seconds": limit_seconds, "cpu_seconds": max(1, int(limit_seconds) - 1), **program.limits}
-    limits = Limits(**values)
+    ends_by_itself = Ending.exited in program.endings
+    time_limits = _PLENTY if ends_by_itself else {"wall_seconds": limit_seconds, "cpu_seconds": int(limit_seconds) - 1}
+    limits = Limits(**time_limits | program.limits)
     with Watch() as watch:
         ran = run_program(baited.filled_in(program.source), limits=limits, stdin=baited.secret[:6])
     left = watch.left()
@@ -141,8 +145,9 @@ def control(program: Hostile, baited: Bait) -> list[str]:
 def judge(answer: str, expected: bool, limit_seconds: float) -> list[str]:
     """Return what was wrong with the verdict on an answer, or on the host after it."""
     check = FunctionCheck(program=answer, function="add", context=CONTEXT, test=TEST)
+    limits = _PLENTY if expected else {"wall_seconds": limit_seconds, "cpu_seconds": 2}
     with Watch() as watch:
-        verdict = check_function(check, limits=Limits(wall_seconds=limit_seconds, cpu_seconds=2))
+        verdict = check_function(check, limits=Limits(**limits))
     problems = [] if verdict.passed is expected else [f"passed is {verdict.passed}: {verdict.why}"]
     if bool(verdict.why) is verdict.passed:
         problems.append(f"passed is {verdict.passed}, but the reason is {verdict.why!r}")
