@@ -14,8 +14,8 @@ from eval.reliability import scores_of_tries
 from eval.sandbox.functions import FunctionCheck, check_functions
 from eval.sandbox.limits import Limits
 
-LIMITS = Limits(tmp_bytes=0)
-"""Of each program, and of each test; none of them needs a file."""
+LIMITS = Limits(wall_seconds=20.0, tmp_bytes=0)
+"""Of each program, and of each test: CPU time decides, which does not depend on load; none of them needs a file."""
 _MOST_WORKERS = 16
 
 

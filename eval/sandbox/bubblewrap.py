@@ -1,37 +1,28 @@
-"""One sandbox: bubblewrap's command line, and the processes behind it, all of which end together.
+"""One sandbox: processes in namespaces of their own, all of which end together, and with whoever started them.
 
-The way into it: root first becomes nobody, because the kernel limits root's processes in no way; `bwrap` makes new
-namespaces of every kind (user, pid, network, ipc, uts, cgroup, mount), in which only Python's runtime and the given
-files are to be seen, read-only, and loads the filter of `system_calls`; `inside/first_program.py` takes the limits.
+`bwrap` makes the namespaces (`command_line`) and loads the filter of `system_calls`; `inside/first_program.py` takes
+the limits and becomes the script.
 """
 
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from eval.sandbox.command_line import CODE, PATH, bwrap_command
 from eval.sandbox.limits import Limits, SandboxUnavailable
-from eval.sandbox.runtime import Runtime, others_can_reach, python_runtime
+from eval.sandbox.runtime import python_runtime
 from eval.sandbox.system_calls import write_filter
 
-CODE = Path("/code")
-"""Where the given files lie inside."""
 _FIRST_PROGRAM = "first_program.py"
 _PYTHON_OPTIONS = ("-I", "-S", "-B", "-X", "utf8")
-_NOBODY = "65534"
-_STAGE = Path("/mnt")
-"""Where a runtime is bound that nobody cannot reach, in a mount namespace of its own: every Linux has this folder."""
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_DEVICES = ("null", "zero", "random", "urandom")
 _START_SECONDS = 60.0
 _END_SECONDS = 60.0
 _LOOK_SECONDS = 0.001
@@ -79,7 +70,7 @@ class Sandbox:
                 contents = {path: _in_memory(text, only_bwraps) for path, text in files.items()}
                 self._bwrap = subprocess.Popen(
                     [
-                        *_bwrap_command(runtime, limits, contents),
+                        *bwrap_command(runtime, limits, contents),
                         *("--seccomp", str(filter_descriptor), "--json-status-fd", str(status_end)),
                         *("--", str(runtime.python), *_PYTHON_OPTIONS, str(CODE / _FIRST_PROGRAM)),
                         *(str(go), limits.resource_limits(), *_PYTHON_OPTIONS, *arguments),
@@ -88,7 +79,7 @@ class Sandbox:
                     stdout=stdout,
                     stderr=subprocess.PIPE,
                     bufsize=0,
-                    env={"PATH": _PATH},
+                    env={"PATH": PATH},
                     cwd="/",
                     pass_fds=(filter_descriptor, status_end, go, *contents.values()),
                 )
@@ -169,58 +160,6 @@ class Sandbox:
                 file.close()
 
 
-def _bwrap_command(runtime: Runtime, limits: Limits, contents: Mapping[str, int]) -> list[str]:
-    """Return the command line up to the options that name other descriptors."""
-    prefix, seen_at = _unprivileged(runtime)
-    bind = [argument for path in runtime.readable for argument in ("--ro-bind", seen_at(path), str(path))]
-    for path in runtime.hidden:
-        bind += ["--tmpfs", str(path), "--remount-ro", str(path)]
-    for name in _DEVICES:
-        bind += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
-    for path, descriptor in contents.items():
-        bind += ["--perms", "0444", "--ro-bind-data", str(descriptor), str(CODE / path)]
-    folder = "/tmp" if limits.tmp_bytes else "/"
-    if limits.tmp_bytes:
-        bind += ["--size", str(limits.tmp_bytes), "--tmpfs", folder]
-    library_folders = dict.fromkeys(str(library.parent) for library in runtime.shared_libraries)
-    return [
-        *prefix,
-        *(_tool("bwrap"), "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"),
-        *("--unshare-cgroup-try", "--uid", _NOBODY, "--gid", _NOBODY, "--hostname", "sandbox"),
-        *("--new-session", "--die-with-parent", "--cap-drop", "ALL"),
-        *("--clearenv", "--setenv", "HOME", folder, "--setenv", "LD_LIBRARY_PATH", ":".join(library_folders)),
-        *(*bind, "--chdir", folder),
-        *("--remount-ro", "/"),  # else the root, which lies in memory, could be filled
-    ]
-
-
-def _unprivileged(runtime: Runtime) -> tuple[list[str], Callable[[Path], str]]:
-    """Return the command that makes root nobody, and where that user finds a file of the runtime."""
-    if not _is_the_hosts_root():
-        return [], str
-    become = [_tool("setpriv"), f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "--"]
-    if all(others_can_reach(path) for path in runtime.readable):
-        return become, str
-    # root's own Python, such as one in /root: it is bound to where nobody can go, seen by this command alone.
-    prefix = Path(sys.base_prefix).resolve()
-    script = 'mount --bind "$0" "$1" && shift && exec "$@"'
-    stage = [_tool("unshare"), "--mount", "--propagation=private", "--", _tool("sh"), "-c", script]
-
-    def seen_at(path: Path) -> str:
-        real = path.resolve()
-        return str(_STAGE / real.relative_to(prefix) if real.is_relative_to(prefix) else real)
-
-    return [*stage, str(prefix), str(_STAGE), *become], seen_at
-
-
-def _is_the_hosts_root() -> bool:
-    """Return whether the kernel limits none of this user's processes; the root of a user namespace it does limit."""
-    if os.geteuid() != 0:
-        return False
-    maps = Path("/proc/self/uid_map").read_text().split()
-    return maps[:2] == ["0", "0"]
-
-
 def _filters(process_id: int) -> int:
     """Return how many filters of system calls a process has; it inherits those of a container."""
     status = Path("/proc", str(process_id), "status").read_text().split()
@@ -229,19 +168,12 @@ def _filters(process_id: int) -> int:
     return int(status[status.index("Seccomp_filters:") + 1])
 
 
-def _tool(name: str) -> str:
-    if path := shutil.which(name, path=_PATH):
-        return path
-    package = "bubblewrap" if name == "bwrap" else "util-linux"
-    raise SandboxUnavailable(f"a model's programs cannot be isolated: {name} is missing\n  -> install {package}")
-
-
 def _in_memory(text: str, closed_with: ExitStack) -> int:
     """Return the descriptor of a file that no folder holds, to be read from its beginning."""
     descriptor = os.memfd_create("sandbox")
     closed_with.callback(os.close, descriptor)
     with os.fdopen(descriptor, "wb", closefd=False) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="surrogatepass"))  # what is no text fails inside
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
 
@@ -249,6 +181,8 @@ def _in_memory(text: str, closed_with: ExitStack) -> int:
 def _cannot(what: str) -> str:
     return (
         f"a model's programs cannot be isolated on this host: {what}\n"
-        "  -> it needs user namespaces for ordinary users (sysctl user.max_user_namespaces; in a container, a runtime"
-        " that allows them) and bubblewrap 0.8 or newer; or leave out the benchmarks that run code"
+        "  -> it needs bubblewrap 0.8 or newer, and user namespaces for ordinary users:\n"
+        "     sysctl user.max_user_namespaces, on Ubuntu kernel.apparmor_restrict_unprivileged_userns,\n"
+        "     in a container a runtime that allows them;\n"
+        "     or leave out the benchmarks that run code"
     )

@@ -16,7 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from eval.sandbox.bubblewrap import CODE, Sandbox
+from eval.sandbox.bubblewrap import Sandbox
+from eval.sandbox.command_line import CODE
 from eval.sandbox.limits import Limits
 from eval.sandbox.running import Output, ending_of, follow
 from training.errors import DataError

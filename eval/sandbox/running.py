@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from eval.sandbox.bubblewrap import CODE, Sandbox
+from eval.sandbox.bubblewrap import Sandbox
+from eval.sandbox.command_line import CODE
 from eval.sandbox.limits import Ending, Limits, Ran
 
 _PROGRAM = "program.py"

@@ -24,6 +24,7 @@ faults      the whole fault matrix, a line for every row, as one table
 endpoint    a partner's endpoint and its client, killed, stopped and refused (endpoint_worker is the client)
   endpoint_servers   a real server of a real model, and the proxy that hurts and counts
 slurm       runs on a real Slurm, hurt in every way that docs/slurm.md lists (slurm_campaign)
-sandbox     hostile programs and deceiving answers of a model (hostile_programs, deceiving_answers, host_watch)
+sandbox     hostile programs and deceiving answers of a model (hostile_programs, hostile_reaches; deceiving_answers)
+  hostile, host_watch   the shape of such a program; what is true of the host before and after
 payloads    malicious files in the place of every kind of file (payload_cases, payload_contents, bounded)
 """

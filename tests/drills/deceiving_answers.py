@@ -138,6 +138,15 @@ def add(a, b):
     "never replies": "import time\ndef add(a, b):\n    time.sleep(10**6)",
     "closes everything and lives on": "import os, time\nos.closerange(0, 64)\ntime.sleep(10**6)",
     "kills what it sees": "import os\ndef add(a, b):\n    os.kill(-1, 9)\n    os.kill(os.getpid(), 9)",
+    "takes its sandbox's time away": """
+import os, resource
+resource.prlimit(1, resource.RLIMIT_CPU, (0, 0))
+def add(a, b):
+    while True:
+        if not os.fork():
+            os._exit(0)
+        os.wait()
+""",
     "fork bomb when called": """
 import os
 def add(a, b):

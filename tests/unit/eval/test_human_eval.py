@@ -15,7 +15,7 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-import eval.benchmarks as benchmarks
+from eval import benchmarks
 from eval.benchmarks.human_eval_data import extract
 from tests.unit.eval.sandbox.available import why_not
 from training.errors import DataError

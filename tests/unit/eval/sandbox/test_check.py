@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.sandbox import bubblewrap
+from eval.sandbox import command_line
 from eval.sandbox.check import check_sandbox
 from eval.sandbox.functions import FunctionCheck, check_function
 from eval.sandbox.limits import SandboxUnavailable
@@ -28,7 +28,7 @@ def test_without_bubblewrap_nothing_runs(monkeypatch: pytest.MonkeyPatch, tmp_pa
     for name in ("unshare", "setpriv", "sh"):
         if found := shutil.which(name):
             (tmp_path / name).symlink_to(found)
-    monkeypatch.setattr(bubblewrap, "_PATH", str(tmp_path))
+    monkeypatch.setattr(command_line, "PATH", str(tmp_path))
     with pytest.raises(SandboxUnavailable, match=r"bwrap is missing\n  -> install bubblewrap") as caught:
         check_sandbox()
     assert caught.value.exit_code is ExitCode.PREFLIGHT
@@ -54,5 +54,5 @@ def test_a_container_without_user_namespaces_is_refused(tmp_path: Path) -> None:
     command = ["unshare", "--user", "--map-root-user", "sh", "-c", inside, sys.executable, "-c", code]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout.startswith("a model's programs cannot be isolated on this host: "), done
-    assert "-> it needs user namespaces for ordinary users" in done.stdout
+    assert "-> it needs bubblewrap 0.8 or newer, and user namespaces for ordinary users" in done.stdout
     assert not ran.exists()

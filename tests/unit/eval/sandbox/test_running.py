@@ -52,7 +52,7 @@ def test_how_a_program_ended(source: str, ending: Ending, exit_status: int) -> N
 
 
 def test_a_program_that_waits_is_killed_at_its_deadline() -> None:
-    ran = run_program("print('here', flush=True)\nimport time\ntime.sleep(10**6)", limits=Limits(wall_seconds=3.0))
+    ran = run_program("print('here', flush=True)\nimport time\ntime.sleep(10**6)", limits=Limits(wall_seconds=4.0))
     assert (ran.ending, ran.stdout, ran.timed_out) == (Ending.wall_time, "here\n", True)
 
 
