@@ -18,6 +18,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from eval.benchmarks.registry import task_file
 from eval.reliability import scores_of_tries
+from eval.sandbox.check import check_sandbox
 from eval.tasks.base import TaskResult
 from eval.workflows.chat import LMChat
 from eval.workflows.run import TryResult, run_workflows, workflow_metrics
@@ -51,10 +52,13 @@ def run_benchmarks(lm: LM, suite: SuiteConfig, root: Path) -> dict[str, TaskResu
 
     Raises:
         DataError: a benchmark is not prepared, or was changed since.
+        SandboxUnavailable: a benchmark runs programs, and they cannot be isolated here.
     """
     faults = missing(root, suite.benchmarks)
     if faults:
         raise DataError("\n  -> ".join(faults))
+    if any(BENCHMARKS[name].kind is BenchmarkKind.program for name in suite.benchmarks):
+        check_sandbox()
     found: dict[str, TaskResult] = {}
     single = {name: how for name, how in suite.benchmarks.items() if task_file(name) is not None}
     for chat in (False, True):

@@ -135,7 +135,9 @@ def engine_config(asked: Asked) -> Measured:
             "checkpoint=hf:DIR measures the Hugging Face directory that they came from",
         )
     trained = to_run_config(manifest.config)
-    suites = trained.eval.suites | config.eval.suites
+    suites = config.eval.suites | trained.eval.suites
+    if any(word.startswith((f"eval.suites.{asked.suite}.", "eval=")) for word in asked.overrides):
+        suites |= config.eval.suites  # the command line speaks of these
     config = replace(
         config,
         model=trained.model,

@@ -14,12 +14,15 @@ import torch
 from eval.evidence import decide_from_reports
 from eval.harness import EngineModel, Subject, Summary, evaluate, with_more_items
 from eval.lm import InferenceEngine
+from eval.sandbox.check import check_sandbox
 from eval.text_tokenizers import RunTokenizer
 from training.checkpoint.commit import POINTS
 from training.checkpoint.hugging_face import HuggingFaceSource
 from training.checkpoint.load import CheckpointReader, WeightSource
+from training.checkpoint.ranks import do_together
 from training.checkpoint.saver import Saver
 from training.config.arguments import parse_arguments
+from training.config.benchmarks import BENCHMARKS, BenchmarkKind
 from training.config.initial_weights import WeightsFormat, split_initial_weights
 from training.config.load import load_frozen
 from training.config.schema import FaultToleranceConfig, Precision, RunConfig
@@ -130,6 +133,7 @@ def _train(
     interruption.check()
     heartbeat.section(Section.prepare)
     data = _prepared_data(config, processes, interruption)
+    do_together(processes, lambda: _check_sandbox(config) if processes.rank == 0 else None)
     interruption.check()
     ledger = open_ledger(config, run_directory, processes)
     reporter = _open_reporter(config, run_directory, ledger.attempt) if is_first else Reporter.silent()
@@ -209,6 +213,14 @@ def _prepared_data(config: RunConfig, processes: ProcessGroup, interruption: Int
         interruption.check()
         raise failure or PeerLost("rank 0 could not open the prepared data; its message says why")
     return made or ensure(config.data)
+
+
+def _check_sandbox(config: RunConfig) -> None:
+    """Check before the first step that the programs of benchmarks can be isolated where they will run: on rank 0."""
+    used = {stage.eval_suite for stage in config.stages.values()}
+    benchmarks = {name for suite in used if suite for name in config.eval.suites[suite].benchmarks}
+    if any(BENCHMARKS[name].kind is BenchmarkKind.program for name in benchmarks):
+        check_sandbox()
 
 
 def _record_earlier_hang(reporter: Reporter, run_directory: Path, ledger: Ledger) -> None:

@@ -116,6 +116,9 @@ def test_several_tries_at_a_problem(tmp_path: Path) -> None:
     )
     assert {name: value for name, value in metrics.items() if name.startswith("pass") and "stderr" not in name} == {
         "pass_at_1,none": 0.75,
+        "pass_hat_2,none": 0.5,
+        "pass_hat_3,none": 0.25,
+        "pass_hat_4,none": 0.0,
     }
     assert [try_["passed"] for try_ in samples[0]["filtered_resps"][0]] == [False, True, True, True]
 
