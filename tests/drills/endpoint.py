@@ -30,9 +30,9 @@ from tests.real_weights import SMOLLM2
 
 KEY = "sk-drill-secret-0815"
 _KEY_VARIABLE = "DRILL_ENDPOINT_KEY"
-_TOKENS = 6
+_TOKENS = 4
 _FAULT_RATE = 0.12
-_TIMEOUT_SECONDS = 5.0
+_TIMEOUT_SECONDS = 4.0
 _SILENT_SECONDS = 120.0
 """Longest time without enough new answers before the run has failed."""
 
@@ -196,7 +196,7 @@ def _start(
         "journal": str(root / f"{name}.jsonl"),
         "key_env": _KEY_VARIABLE,
         "offline": offline,
-        "concurrency": 3,
+        "concurrency": 2,
         "timeout_seconds": _TIMEOUT_SECONDS if name == "disturbed" else 120.0,
         "max_retries": 100,
         "backoff_seconds": 0.2,

@@ -20,7 +20,11 @@ AGAIN = {
 BLAMING = {ExitCode.HANG, ExitCode.PREFLIGHT, ExitCode.SILENT_CORRUPTION}
 
 codes = st.sampled_from(list(ExitCode)) | st.none()
-histories = st.lists(st.builds(Attempt, exit_code=codes, step=st.integers(0, 4)), min_size=1, max_size=12)
+histories = st.lists(
+    st.builds(Attempt, exit_code=codes, step=st.integers(0, 4), blamed=st.sampled_from([(), ("node1",)])),
+    min_size=1,
+    max_size=12,
+)
 limits = st.builds(Limits, max_requeues=st.integers(0, 20), no_progress_starts=st.integers(2, 5))
 node_names = st.lists(st.sampled_from(["node1", "node2", "node3"]), max_size=4)
 
@@ -82,11 +86,13 @@ def test_a_run_is_called_stuck_only_if_its_last_starts_failed_at_one_step(
 ) -> None:
     decision = decide(history, blamed=blamed, restarts=restarts, limits=limits)
     last = history[-limits.no_progress_starts :]
-    harmless = {ExitCode.DONE, ExitCode.STOPPED, ExitCode.PREFLIGHT}
+    harmless = {ExitCode.DONE, ExitCode.STOPPED}
     stuck = (
         len(last) == limits.no_progress_starts
         and len({attempt.step for attempt in last}) == 1
         and not harmless & {attempt.exit_code for attempt in last}
+        # The next start goes without the nodes that failed their checks.
+        and not any(attempt.exit_code is ExitCode.PREFLIGHT and attempt.blamed for attempt in last)
     )
     said = isinstance(decision, Stop) and decision.exit_code is ExitCode.NO_PROGRESS
     final = history[-1].exit_code
