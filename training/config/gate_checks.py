@@ -57,8 +57,10 @@ def _check_condition(config: RunConfig, training_stage: str, key: str, condition
             reason = f"suite {suite_name} asks no multiple-choice question"
             remedy = f"eval.suites.{suite_name}.multiple_choice_items=200"
             raise ConfigError(f"{key}.metric", condition.metric, reason, remedy)
-        reason = f"suite {suite_name} does not measure that"
-        raise ConfigError(f"{key}.metric", condition.metric, reason, f"one of {', '.join(known)}")
+        reason = f"must be one of what suite {suite_name} measures"
+        raise ConfigError(
+            f"{key}.metric", condition.metric, reason, f"{key}.metric={known[0]}; all: {', '.join(known)}"
+        )
     is_lower_better = is_better_when_lower(condition.metric)
     wrong = "at_least" if is_lower_better else "at_most"
     if given == [wrong]:
