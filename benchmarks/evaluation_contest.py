@@ -102,8 +102,8 @@ def evaluation(contest: EvaluationContest) -> list[str]:
         "## Evaluation",
         "",
         f"SmolLM2-135M in fp32, one process with all cores, batches of {BATCH_SEQUENCES}; the live engine is the one "
-        "that trains (DeepSpeed, ZeRO-1). Multiple choice: four answers of one to twelve words to one question; rolling: "
-        "documents of up to 1,024 tokens; generation: 32 tokens, greedy, stopped nowhere.",
+        "that trains (DeepSpeed, ZeRO-1). Multiple choice: four answers of one to twelve words to one question; "
+        "rolling: documents of up to 1,024 tokens; generation: 32 tokens, greedy, stopped nowhere.",
         "",
         *table(["", "items", f"items/s, {_OURS}", f"items/s, {_THEIRS}", "ours ÷ theirs"], rows),
         "",

@@ -18,7 +18,7 @@ class Inference(ABC):
     """Whether the modules are in training mode."""
 
     def _set_mode(self, *, learns: bool) -> None:
-        """Switch all modules between training and evaluation: that passes hundreds of them, too many for every token."""
+        """Switch all modules between training and evaluation: that passes hundreds, too many for every token."""
         if learns != self._learns:
             for module in self._modules():
                 module.train(learns)

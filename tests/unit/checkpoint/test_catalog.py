@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.checkpoint.simulated_ranks import ALONE, on_ranks, saved
-from training.checkpoint.catalog import Folders, committed, newest_whole, prune, remove_after, remove_torsos, verify
+from training.checkpoint.catalog import (
+    Folders,
+    committed,
+    newest_whole,
+    prune,
+    remove_after,
+    remove_torsos,
+    set_aside_after,
+    verify,
+)
 from training.errors import CorruptCheckpoint, StorageError
 
 
@@ -159,6 +168,29 @@ def test_what_was_saved_after_a_step_is_removed_from_all_folders(tmp_path: Path)
     assert remove_after([permanent, fast], 7) == [frequent_later, permanent_later], "newest first"
     assert committed(permanent, fast) == [frequent, early]
     assert remove_after([permanent, fast], 7) == []
+
+
+def test_the_newest_of_what_is_rolled_back_is_kept_under_another_name(tmp_path: Path) -> None:
+    permanent, fast = tmp_path / "permanent", tmp_path / "fast"
+    early, end = saved(permanent, step=4), saved(permanent, step=8)
+    between = saved(fast, step=6)
+    aside = set_aside_after([permanent, fast], 4)
+    assert aside is not None
+    assert aside == end.with_suffix(".rolled-back")
+    assert committed(permanent, fast) == [early]
+    assert not between.exists()
+    aside.rename(end)
+    verify(end)
+    assert set_aside_after([permanent, fast], 8) is None
+
+
+def test_a_second_roll_back_replaces_what_the_first_put_aside(tmp_path: Path) -> None:
+    set_aside_after([saved(tmp_path, step=8, seed=1).parent], 4)
+    again = saved(tmp_path, step=8, seed=2)
+    content = (again / "manifest.json").read_bytes()
+    aside = set_aside_after([tmp_path], 4)
+    assert aside is not None
+    assert (aside / "manifest.json").read_bytes() == content
 
 
 def test_the_manifest_is_json_that_other_programs_can_read(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from training.stages.transitions import (
     next_look,
     promoted_without_gate,
     rewound,
+    rolled_back,
     started,
     stopped,
     trained,
@@ -95,6 +96,28 @@ def test_a_larger_evaluation_is_made_only_if_the_gate_asked_for_it() -> None:
     assert (wants_more_items(asked, "pretrain"), next_look(asked, "pretrain")) == (True, 2)
     again = evaluated(asked, "pretrain", "eval/pretrain/quick-look-2.json", {})
     assert (wants_more_items(again, "pretrain"), next_look(again, "pretrain")) == (False, 3)
+
+
+def test_a_training_stage_that_is_rolled_back_is_pending_and_what_was_known_of_it_is_kept() -> None:
+    outcome = GateOutcome(decision="roll_back", reasons=("too high",))
+    blocked = gated(pretrain_evaluated(), "pretrain", outcome)
+    assert (blocked.state, blocked.entry("pretrain").status) == (RunState.blocked, StageStatus.blocked)
+    back = rolled_back(blocked, "pretrain", f"{CHECKPOINT}.rolled-back")
+    assert back.entry("pretrain") == StageEntry(name="pretrain")
+    assert back.state is RunState.blocked
+    (left,) = back.rolled_back
+    assert (left.gate, left.checkpoint, left.evaluation) == (
+        outcome,
+        f"{CHECKPOINT}.rolled-back",
+        blocked.entry("pretrain").evaluation,
+    )
+    assert begun(started(back), "pretrain").entry("pretrain").status is StageStatus.training
+    for ledger in (
+        pretrain_evaluated(),
+        gated(pretrain_evaluated(), "pretrain", GateOutcome(decision="block", reasons=())),
+    ):
+        with pytest.raises(IllegalTransition, match="did not roll it back"):
+            rolled_back(ledger, "pretrain", None)
 
 
 def test_illegal_arrows_raise() -> None:

@@ -1,0 +1,79 @@
+"""What suites may ask of benchmarks, and what has to lie prepared before a run starts."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launch import check
+from training.config.benchmark_checks import check_benchmarks, check_prepared
+from training.config.benchmarks import metrics_of
+from training.config.eval_schema import BenchmarkConfig, SuiteConfig
+from training.config.load import compose
+from training.errors import ConfigError, DataError, ExitCode
+
+NEEDLE = "+eval.suites.quick.benchmarks={needle: {items: 2}}"
+
+
+@pytest.mark.parametrize(
+    ("benchmarks", "words"),
+    [
+        ({"needles": BenchmarkConfig()}, ["needles", "needle"]),
+        ({"cissp": BenchmarkConfig(tries=4, temperature=0.5)}, ["benchmarks.cissp.tries=4", "human_eval"]),
+        ({"human_eval": BenchmarkConfig(tries=4)}, ["at temperature 0", "temperature=0.8"]),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(benchmarks: dict[str, BenchmarkConfig], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        check_benchmarks("eval.suites.mine", SuiteConfig(benchmarks=benchmarks))
+    assert all(word in str(refusal.value) for word in words)
+
+
+def test_tries_give_a_metric_each() -> None:
+    assert metrics_of("human_eval", 3) == ["human_eval/pass_at_1", "human_eval/pass_hat_2", "human_eval/pass_hat_3"]
+    assert metrics_of("bits_per_byte_code", 1) == ["bits_per_byte_code/bits_per_byte"]
+    assert metrics_of("cissp", 1) == ["cissp/acc"]
+
+
+def test_a_run_whose_benchmark_is_not_prepared_is_refused_before_it_starts(
+    tmp_path: Path, prepared_benchmarks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["experiment=demo", NEEDLE, f"data.prepared_root={tmp_path}"]
+    assert check.main(words) == ExitCode.DATA
+    assert f"python -m eval.prepare needle --root {tmp_path}" in capsys.readouterr().err
+    shutil.copytree(prepared_benchmarks / "benchmarks" / "needle", tmp_path / "benchmarks" / "needle")
+    assert check.main(words) == ExitCode.DONE
+    items = tmp_path / "benchmarks" / "needle" / "items.jsonl"
+    items.write_text(items.read_text().replace("1", "2", 1))
+    with pytest.raises(DataError, match="was changed"):
+        check_prepared(compose(words))
+
+
+def test_suites_that_no_training_stage_uses_need_not_be_prepared(tmp_path: Path) -> None:
+    config = compose(["experiment=demo", "eval=benchmarks"])
+    check_prepared(replace(config, data=replace(config.data, prepared_root=str(tmp_path))))
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["eval.suites.quick.held_out_source=null"], "pretrain.eval_suite"),
+        (
+            ["stages.pretrain.eval_suite=null", "stages.pretrain.gate=null", "+stages.pretrain.eval_every_steps=5"],
+            "pretrain.eval_every_steps",
+        ),
+        (["stages.pretrain.gate.conditions.quality.metric=cissp/acc"], "pretrain.gate.conditions.quality.metric"),
+    ],
+)
+def test_suites_of_training_stages_that_cannot_be(words: list[str], key: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        compose(["experiment=demo", *words])
+    assert refusal.value.key == f"stages.{key}"
+
+
+def test_a_gate_may_ask_for_a_benchmark_that_its_suite_runs() -> None:
+    metric = "stages.pretrain.gate.conditions.quality.metric=needle/acc"
+    words = [NEEDLE, metric, "stages.pretrain.gate.conditions.quality.at_most=null"]
+    config = compose(["experiment=demo", *words, "stages.pretrain.gate.conditions.quality.at_least=0.5"])
+    assert config.stages["pretrain"].gate is not None
