@@ -46,7 +46,18 @@ def rolled_back(overrides: list[str], root: Path) -> Finished:
 
 
 @pytest.fixture(scope="module")
-def done(rolled_back: Finished, overrides: list[str], root: Path) -> Path:
+def cut_off(rolled_back: Finished, root: Path) -> Path:
+    """A copy of the run directory that has nothing after step 8."""
+    copy = root.with_name("cut-off") / only_run(root).name
+    shutil.copytree(only_run(root), copy)
+    for later in copy.glob("checkpoints/step-*"):
+        if later.name > "step-00000008":
+            shutil.rmtree(later)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def done(rolled_back: Finished, cut_off: Path, overrides: list[str], root: Path) -> Path:
     """The run directory, once the run was allowed to go on."""
     words = [*overrides, "resume=auto", f"run.id={only_run(root).name}"]
     finished = submit_to_end(words, folder=root / "output")
@@ -104,19 +115,19 @@ def test_benchmarks_stand_in_the_records_and_item_by_item_in_the_report(done: Pa
         assert found.value == pytest.approx(metrics[name], rel=1e-9)
 
 
-def test_a_report_that_is_there_is_not_made_again(done: Path, overrides: list[str], root: Path) -> None:
-    """A start from the checkpoint of step 8 comes by step 8's evaluation again: its numbers come from the file."""
-    copy = root.with_name("made-again") / done.name
-    shutil.copytree(done, copy)
-    for later in [*copy.glob("checkpoints/step-*")]:
-        if later.name != "step-00000008":
-            shutil.rmtree(later)
-    report = copy / "eval" / "pretrain" / "step-00000008" / "quick.json"
-    before = report.stat().st_mtime_ns
-    words = [*overrides, f"run.root={copy.parent}", f"run.id={copy.name}", "resume=auto", "run.until=pretrain"]
-    finished = submit_to_end(words, folder=copy.parent / "output")
+def test_a_report_that_is_there_is_not_made_again(cut_off: Path, overrides: list[str]) -> None:
+    """Steps 8 and 9 are come by once more: the same weights, whose numbers are read from the files."""
+    reports = [cut_off / "eval" / "pretrain" / name for name in ("step-00000008/quick.json", "quick.json")]
+    before = [report.stat().st_mtime_ns for report in reports]
+    words = [*overrides, f"run.root={cut_off.parent}", f"run.id={cut_off.name}", "resume=auto", "run.until=pretrain"]
+    finished = submit_to_end(words, folder=cut_off.parent / "output")
     assert finished.exit_code == 0, finished.explain()
-    assert report.stat().st_mtime_ns == before
+    assert [report.stat().st_mtime_ns for report in reports] == before
+    again = [record for record in records(cut_off, "eval") if record["attempt"] == 1]
+    first = [record for record in records(cut_off, "eval") if record["attempt"] == 0 and record["stage"] == "pretrain"]
+    assert [(record["step"], record["metrics"]) for record in again] == [
+        (record["step"], record["metrics"]) for record in first if record["step"] >= 8
+    ]
 
 
 def test_an_evaluation_that_fails_leaves_the_run_alone(reference: Reference, tmp_path: Path) -> None:

@@ -49,12 +49,6 @@ def _check_condition(config: RunConfig, training_stage: str, key: str, condition
     if len(given) != 1:
         reason = "a condition has exactly one of at_most, at_least and compared_with"
         raise ConfigError(key, ", ".join(given) or "nothing asked", reason, f"keep {given[0] if given else 'one'}")
-    is_lower_better = is_better_when_lower(condition.metric)
-    wrong = "at_least" if is_lower_better else "at_most"
-    if given == [wrong]:
-        better, right = ("lower", "at_most") if is_lower_better else ("higher", "at_least")
-        reason = f"{condition.metric} is better when {better}"
-        raise ConfigError(f"{key}.{wrong}", asked[wrong], reason, f"{key}.{right}={asked[wrong]}")
     suite_name = config.stages[training_stage].eval_suite
     assert suite_name is not None  # a gate has one
     suite = config.eval.suites[suite_name]
@@ -63,7 +57,16 @@ def _check_condition(config: RunConfig, training_stage: str, key: str, condition
             reason = f"suite {suite_name} asks no multiple-choice question"
             remedy = f"eval.suites.{suite_name}.multiple_choice_items=200"
             raise ConfigError(f"{key}.metric", condition.metric, reason, remedy)
-        raise no_such(f"{key}.metric", condition.metric, f"what suite {suite_name} measures", known)
+        reason = f"must be one of what suite {suite_name} measures"
+        raise ConfigError(
+            f"{key}.metric", condition.metric, reason, f"{key}.metric={known[0]}; all: {', '.join(known)}"
+        )
+    is_lower_better = is_better_when_lower(condition.metric)
+    wrong = "at_least" if is_lower_better else "at_most"
+    if given == [wrong]:
+        better, right = ("lower", "at_most") if is_lower_better else ("higher", "at_least")
+        reason = f"{condition.metric} is better when {better}"
+        raise ConfigError(f"{key}.{wrong}", asked[wrong], reason, f"{key}.{right}={asked[wrong]}")
     if condition.compared_with is None:
         if condition.margin != 0.0:
             reason = "there is nothing that it could be a margin to"

@@ -58,6 +58,13 @@ GUARDED = {
     "stages.*.global_batch_sequences",
     "stages.*.lr",
     "stages.*.eval_suite",
+    "eval.suites.*.version",
+    *(
+        f"eval.suites.*.benchmarks.*.{name}"
+        for name in ("items", "few_shot", "tries", "temperature", "top_p", "max_new_tokens", "chat")
+    ),
+    "eval.suites.*.max_length",
+    "eval.suites.*.seed",
     "eval.suites.*.held_out_source",
     "eval.suites.*.held_out_documents",
     "eval.suites.*.document_tokens",

@@ -37,7 +37,7 @@ class OracleLM(LM):
         return [0.0 for _ in requests]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        return [f" {self._answers[str(request.task_name)](request.doc)}" for request in requests]
+        return [self._answers[str(request.task_name)](request.doc) for request in requests]
 
 
 class WrongLM(LM):
@@ -82,5 +82,7 @@ def answer_of(config: Mapping[str, Any]) -> Callable[[Any], str]:
     """Return what reads a generating task's right answer from an item."""
     target: Any = config["doc_to_target"]
     if callable(target):
-        return cast("Callable[[Any], str]", target)
-    return lambda doc: ", ".join(doc["answers"]) if "answers" in doc else doc["answer"]
+        return lambda doc: f" {cast('Callable[[Any], str]', target)(doc)}"
+    if "canonical_solution" in target:
+        return lambda doc: doc["canonical_solution"]
+    return lambda doc: " " + (", ".join(doc["answers"]) if "answers" in doc else doc["answer"])

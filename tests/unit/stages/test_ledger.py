@@ -114,6 +114,7 @@ def test_the_file_has_the_documented_shape(tmp_path: Path) -> None:
         "attempt": 0,
         "start_evaluation": None,
         "stages": [entry],
+        "rolled_back": [],
     }
 
 
