@@ -140,14 +140,16 @@ def training_texts(data: PreparedData) -> Iterator[list[str]]:
             yield data.tokenizer.decode_batch(batch)
 
 
-def summary(overlaps: Sequence[float]) -> dict[str, float]:
-    """Return the numbers of one benchmark's items: how many there are, how many are contaminated, the mean overlap."""
-    contaminated = sum(overlap > 0 for overlap in overlaps)
+def mark(items: Sequence[dict[str, Any]], overlaps: Mapping[str, float]) -> dict[str, float]:
+    """Give a report's items their overlap, and return how many there are, how many have one, and the mean overlap."""
+    for item in items:
+        item["overlap"] = overlaps[item["id"]]
+    contaminated = sum(item["overlap"] > 0 for item in items)
     return {
-        "items": float(len(overlaps)),
+        "items": float(len(items)),
         "contaminated": float(contaminated),
-        "share": contaminated / len(overlaps),
-        "mean_overlap": sum(overlaps) / len(overlaps),
+        "share": contaminated / len(items),
+        "mean_overlap": sum(item["overlap"] for item in items) / len(items),
     }
 
 

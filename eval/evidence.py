@@ -116,16 +116,20 @@ def _contamination(condition: str, metric: str, evidence: Evidence) -> Note | No
     if (overlaps := evidence.overlaps.get(task)) is None:
         sentence = f"whether items of {task} stand in the training data is not known: the report does not say"
         return Note(condition=condition, sentence=sentence, numbers={})
+    num_items = len(items.numerators)
     clean = [item for item in items.numerators if overlaps[item] == 0.0]
-    contaminated = len(items.numerators) - len(clean)
+    contaminated = num_items - len(clean)
+    overlap = math.fsum(overlaps[item] for item in items.numerators) / num_items
     value = items.of(clean).value if clean else math.nan
     numbers = {
         "contaminated_items": contaminated,
+        "mean_overlap": overlap,
         "value_without_contaminated": value if math.isfinite(value) else None,
     }
     if not contaminated:
-        sentence = f"none of the {len(clean)} items of {task} stands in the training data"
+        sentence = f"none of the {num_items} items of {task} stands in the training data"
     else:
         rest = f"without them {short} is {value:.4g}" if clean else f"without them nothing is left of {short}"
-        sentence = f"{contaminated} of {len(items.numerators)} items of {task} stand in the training data; {rest}"
+        found = f"{contaminated} of {num_items} items of {task} stand in the training data"
+        sentence = f"{found}, on average {overlap:.3g} of all items' n-grams; {rest}"
     return Note(condition=condition, sentence=sentence, numbers=numbers)

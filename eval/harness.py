@@ -11,7 +11,7 @@ from lm_eval.api.model import LM
 
 from eval.benchmark_runs import run_benchmarks
 from eval.conductor import Conducted, Ranks, TokenModel, conduct
-from eval.contamination import benchmark_passages, find_overlaps, held_out_passages, summary
+from eval.contamination import benchmark_passages, find_overlaps, held_out_passages, mark
 from eval.data import EvalData, data_identity
 from eval.live_model import LiveModel, TextTokenizer
 from eval.lm import EngineLM, InferenceEngine
@@ -54,7 +54,7 @@ class EvalReport:
     training_data: str
     """Fingerprint of the training data that the items were looked for in, or that it is not known."""
     contamination: dict[str, dict[str, float]]
-    """Benchmark or task -> how many of its items stand in the training data; see `contamination.summary`."""
+    """Benchmark or task -> how many of its items stand in the training data; see `contamination.mark`."""
     data_identity: str
     """SHA-256 of the held-out documents as the tokenizer splits them; numbers compare only if it is equal."""
     seconds: float
@@ -204,7 +204,12 @@ def measure(
     for name, result in run_benchmarks(lm, suite, subject.prepared_root).items():
         metrics |= result.metrics
         tasks[name] = TaskReport(version=BENCHMARKS[name].version, items=result.items)
-    contamination = _mark_contaminated(tasks, subject, suite, keep_alive)
+    contamination = {}
+    if subject.training_data is not None:
+        groups = held_out_passages(data, suite) if data is not None else {}
+        groups |= {name: benchmark_passages(subject.prepared_root, name) for name in suite.benchmarks}
+        overlaps = find_overlaps(subject.training_data, subject.prepared_root, groups, keep_alive=keep_alive)
+        contamination = {name: mark(tasks[name].items, found) for name, found in overlaps.items()}
     metrics |= {f"{name}/contaminated": numbers["share"] for name, numbers in contamination.items()}
     return EvalReport(
         suite_name=suite_name,
@@ -217,22 +222,6 @@ def measure(
         data_identity=data_identity(data, suite) if data is not None and suite.held_out_source else "",
         seconds=time.monotonic() - started,
     )
-
-
-def _mark_contaminated(
-    tasks: dict[str, TaskReport], subject: Subject, suite: SuiteConfig, keep_alive: Callable[[], None]
-) -> dict[str, dict[str, float]]:
-    """Give every item its overlap with the training data, and return the numbers of every task that has items."""
-    if subject.training_data is None:
-        return {}
-    root = subject.prepared_root
-    groups = held_out_passages(subject.data, suite) if subject.data is not None else {}
-    groups |= {name: benchmark_passages(root, name) for name in suite.benchmarks}
-    overlaps = find_overlaps(subject.training_data, root, groups, keep_alive=keep_alive)
-    for name, found in overlaps.items():
-        for item in tasks[name].items:
-            item["overlap"] = found[item["id"]]
-    return {name: summary([item["overlap"] for item in tasks[name].items]) for name in overlaps}
 
 
 def to_json(report: EvalReport) -> str:

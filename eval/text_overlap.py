@@ -98,11 +98,11 @@ class OverlapSearch:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text: runs of letters, digits and underscores, in lower case.
+    """Return the words of a text: runs of letters, digits and underscores, without their case.
 
     A script without spaces gives a word per clause, so there only long literal copies are found.
     """
-    return _WORD.findall(text.lower())
+    return _WORD.findall(text.casefold())
 
 
 def _random(text: str) -> int:
