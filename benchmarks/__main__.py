@@ -1,6 +1,6 @@
 """Measure, and print one page of results.
 
-    python -m benchmarks [--quick] [--only engines|pipelines|checkpoints] [--write] [--rounds N] [--steps N]
+    python -m benchmarks [--quick] [--only engines|pipelines|checkpoints|evaluation] [--write] [--rounds N] [--steps N]
                          [--storage DIRECTORY]
 
 --quick shows that everything runs, its numbers mean little; --only measures one contest and nothing else; --write
@@ -17,10 +17,12 @@ from pathlib import Path
 from benchmarks.check_seconds import check_seconds
 from benchmarks.checkpoint_contest import CheckpointContest, compete_in_checkpoints
 from benchmarks.contests import ENGINES, PIPELINES
+from benchmarks.evaluation_contest import compete_in_evaluation
 from benchmarks.machine import describe_machine, num_cores
 from benchmarks.report import Results, Starts, page
 from benchmarks.start_up import submit_phases, submit_seconds, trainer_seconds
 from benchmarks.throughput import Contest, compete
+from tests.real_weights import SMOLLM2
 from training.config.load import compose
 from training.data.prepare import ensure
 
@@ -32,7 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, and print one page of results.")
     parser.add_argument("--quick", action="store_true", help="a few steps, one round")
     parser.add_argument(
-        "--only", choices=("engines", "pipelines", "checkpoints"), help="measure one contest and nothing else"
+        "--only",
+        choices=("engines", "pipelines", "checkpoints", "evaluation"),
+        help="measure one contest and nothing else",
     )
     parser.add_argument("--write", action="store_true", help="also replace docs/benchmarks.md")
     parser.add_argument("--rounds", type=int, help="turns of every contestant, and starts (default 5; checkpoints 3)")
@@ -75,7 +79,7 @@ def _measure(
         root = Path(directory)
         prepared = f"data.prepared_root={root / 'prepared'}"
         demo, smoke = ["experiment=demo", prepared], ["experiment=smoke", prepared]
-        if only != "checkpoints":
+        if only not in ("checkpoints", "evaluation"):
             _say("preparing data")
             ensure(compose(demo).data)
         contests: dict[str, Contest] = {}
@@ -90,6 +94,11 @@ def _measure(
             if only in (None, "checkpoints")
             else None
         )
+        evaluation = (
+            compete_in_evaluation(SMOLLM2, num_rounds=num_rounds, is_quick=is_quick, say=_say)
+            if only in (None, "evaluation")
+            else None
+        )
         starts = _starts(smoke, root, repeats=num_rounds) if only is None else None
     return Results(
         machine=machine,
@@ -99,6 +108,7 @@ def _measure(
         engines=contests.get("engines"),
         pipelines=contests.get("pipelines"),
         checkpoints=checkpoints,
+        evaluation=evaluation,
         starts=starts,
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from benchmarks.checkpoint_contest import CheckpointContest
 from benchmarks.checkpoint_report import checkpoints
+from benchmarks.evaluation_contest import EvaluationContest, evaluation
 from benchmarks.tables import spread, table
 from benchmarks.throughput import SAME_LOSS, Contest
 from training.parallel.schedule import make_schedule
@@ -33,6 +34,7 @@ class Results:
     engines: Contest | None
     pipelines: Contest | None
     checkpoints: CheckpointContest | None
+    evaluation: EvaluationContest | None
     starts: Starts | None
 
 
@@ -41,6 +43,7 @@ def page(results: Results) -> str:
     sections = [_throughput(results.engines)] if results.engines else []
     sections += [_pipelines(results.pipelines, results.num_cores)] if results.pipelines else []
     sections += [checkpoints(results.checkpoints)] if results.checkpoints else []
+    sections += [evaluation(results.evaluation)] if results.evaluation else []
     sections += [_start_up(results.starts), _check(results.starts.check_seconds)] if results.starts else []
     return "\n".join(
         [

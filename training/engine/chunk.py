@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import deepspeed
-import torch
 from deepspeed.utils import set_z3_leaf_modules
 from torch import Tensor, nn
 
@@ -89,11 +88,3 @@ class Chunk:
     def backward(self, output: Tensor, gradient: Tensor | None, *, is_last: bool) -> None:
         """Run one micro-batch's backward; see `deepspeed_private.backward`."""
         backward(self.engine, output, gradient, is_last=is_last)
-
-    @torch.no_grad()
-    def infer(self, inputs: Tensor) -> Tensor:
-        """Return what `forward` does, in evaluation mode and without keeping anything for backward."""
-        self.model.eval()
-        output = self.forward(inputs)
-        self.model.train()
-        return output

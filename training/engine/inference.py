@@ -1,9 +1,10 @@
 """What an engine says of sequences, under any layout: how likely they are, and which token is next."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.data.batch import IGNORED_LABEL, MicroBatch
 from training.engine.base import Sampling, SequenceScores
@@ -13,9 +14,23 @@ from training.models.inference import InferencePass, KeyValueCache, inferring
 class Inference(ABC):
     """The part of an engine that scores and continues sequences; engines say how a forward passes their stages."""
 
+    _learns = True
+    """Whether the modules are in training mode."""
+
+    def _set_mode(self, *, learns: bool) -> None:
+        """Switch all modules between training and evaluation: that passes hundreds of them, too many for every token."""
+        if learns != self._learns:
+            for module in self._modules():
+                module.train(learns)
+            self._learns = learns
+
+    @abstractmethod
+    def _modules(self) -> Iterable[nn.Module]:
+        """Return what runs on this rank."""
+
     @abstractmethod
     def _infer(self, input_ids_BT: Tensor) -> Tensor | None:
-        """Run a forward in evaluation mode; return its logits on the last pipeline stage, None on the others."""
+        """Run a forward; return its logits on the last pipeline stage, None on the others."""
 
     @abstractmethod
     def _tell(self, found: Tensor | None, *, num_rows: int, num_columns: int) -> Tensor:
@@ -24,6 +39,7 @@ class Inference(ABC):
     @torch.no_grad()
     def score(self, batch: MicroBatch, cache: KeyValueCache | None = None) -> SequenceScores:
         """Score sequences; see `Engine.score`."""
+        self._set_mode(learns=False)
         rows_N, columns_N = (batch.labels_BT != IGNORED_LABEL).nonzero(as_tuple=True)
         with inferring(InferencePass(rows_N=rows_N, columns_N=columns_N, cache=cache)):
             logits_NV = self._infer(batch.input_ids_BT)
@@ -40,6 +56,7 @@ class Inference(ABC):
         self, input_ids_BT: Tensor, num_tokens_B: Tensor, cache: KeyValueCache, sampling: Sampling | None = None
     ) -> Tensor:
         """Continue sequences by one token; see `Engine.next_tokens`."""
+        self._set_mode(learns=False)
         rows_B = torch.arange(len(num_tokens_B))
         with inferring(InferencePass(rows_N=rows_B, columns_N=num_tokens_B - 1, cache=cache)):
             logits_BV = self._infer(input_ids_BT)

@@ -7,7 +7,7 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import RunConfig
@@ -69,6 +69,7 @@ class PipelineEngine(StatefulEngine, Inference):
     ) -> StepResult:
         """Do one optimizer step; see `Engine.train_batch`."""
         assert instructions == USUAL_STEP, "DeepSpeed's engine leaves no gap before the update; the config checks know"
+        self._set_mode(learns=True)
         set_learning_rate(self._engine.optimizer, lr)
         num_tokens = self._count_tokens(micro_batches)
         # DeepSpeed averages over micro-batches and replicas; scaled so, its mean is the global batch's mean per token.
@@ -78,16 +79,17 @@ class PipelineEngine(StatefulEngine, Inference):
         self._processes.sum([])  # what the ballot says at the end of the step; the sum above was at its beginning
         return StepResult(loss=float(loss), grad_norm=norm, num_tokens=num_tokens, skipped=not math.isfinite(norm))
 
+    def _modules(self) -> list[nn.Module]:
+        return [self._engine.module]
+
     def _infer(self, input_ids_BT: Tensor) -> Tensor | None:
         module, device = self._engine.module, self._engine.device
-        module.eval()
         hidden = input_ids_BT.to(device)
         if self._place > 0:
             dtype = next(module.parameters()).dtype
             hidden = torch.empty((*hidden.shape, self._hidden_size), dtype=dtype, device=device)
             dist.recv(hidden, src=self._pipeline_ranks[self._place - 1])
         hidden = module(hidden)
-        module.train()
         if self._place < len(self._pipeline_ranks) - 1:
             dist.send(hidden.contiguous(), dst=self._pipeline_ranks[self._place + 1])
             return None

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.config.schema import Precision, Regather, RunConfig
 from training.data.batch import MicroBatch
@@ -117,6 +117,7 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         self, micro_batches: Sequence[MicroBatch], *, lr: float, instructions: StepInstructions = USUAL_STEP
     ) -> StepResult:
         """Do one optimizer step; see `Engine.train_batch`."""
+        self._set_mode(learns=True)
         for chunk in self._chunks.values():
             set_learning_rate(chunk.engine.optimizer, lr)
         num_tokens = self._count_tokens(micro_batches)
@@ -178,6 +179,9 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         self._update()
         return watch.report(self._processes, place=self._place)
 
+    def _modules(self) -> list[nn.Module]:
+        return [chunk.model for chunk in self._chunks.values()]
+
     def _infer(self, input_ids_BT: Tensor) -> Tensor | None:
         device, num_stages = self._processes.device, self.layout.num_pipeline_stages
         hidden = input_ids_BT.to(device)
@@ -188,7 +192,7 @@ class PipelineZeroEngine(StatefulEngine, Inference):
                     hidden = empty_like_hidden(input_ids_BT, self._hidden_size, self._dtype, device)
                 self._links.pass_on(hidden, sender=before, receiver=here, me=self._place)
             if self._place == here:
-                hidden = self._chunks[index].infer(hidden)
+                hidden = self._chunks[index].forward(hidden)
         return hidden if self._place == num_stages - 1 else None
 
     def _tell(self, found: Tensor | None, *, num_rows: int, num_columns: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.utils import set_z3_leaf_modules
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import RunConfig
@@ -57,6 +57,7 @@ class ZeroEngine(StatefulEngine, Inference):
         self, micro_batches: Sequence[MicroBatch], *, lr: float, instructions: StepInstructions = USUAL_STEP
     ) -> StepResult:
         """Do one optimizer step; see `Engine.train_batch`."""
+        self._set_mode(learns=True)
         set_learning_rate(self._engine.optimizer, lr)
         num_tokens = self._count_tokens(micro_batches)
         # DeepSpeed divides by micro-batches and replicas; we want the division by the global batch's tokens alone.
@@ -163,11 +164,11 @@ class ZeroEngine(StatefulEngine, Inference):
             torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_norm, norm)
         return norm.item()
 
+    def _modules(self) -> list[nn.Module]:
+        return [self._engine]
+
     def _infer(self, input_ids_BT: Tensor) -> Tensor:
-        self._engine.eval()
-        logits = self._engine(input_ids_BT.to(self._engine.device))
-        self._engine.train()
-        return logits
+        return self._engine(input_ids_BT.to(self._engine.device))
 
     def _tell(self, found: Tensor | None, *, num_rows: int, num_columns: int) -> Tensor:
         assert found is not None

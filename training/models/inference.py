@@ -5,14 +5,16 @@ around it, as `training/models/dropout.py` does with its keys. Shapes: B sequenc
 K key/value heads, H head size, N positions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 class KeyValueCache:
@@ -32,6 +34,8 @@ class KeyValueCache:
         """Tokens of each sequence, on CPU."""
         self._kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         """Attention layer -> keys and values, [B, K, S, H] each."""
+        self._shared: dict[Hashable, Any] = {}
+        """What all layers of a forward share."""
 
     def extend(self, layer: nn.Module, k_BKTH: Tensor, v_BKTH: Tensor) -> tuple[Tensor, Tensor]:
         """Write the next T tokens' keys and values; return those of all places that any sequence uses by then.
@@ -41,17 +45,25 @@ class KeyValueCache:
         if layer not in self._kept:
             shape = (*k_BKTH.shape[:2], self.capacity_tokens, k_BKTH.shape[-1])
             self._kept[layer] = (k_BKTH.new_zeros(shape), v_BKTH.new_zeros(shape))
-        num_tokens, used = k_BKTH.shape[2], self._used(k_BKTH.shape[2])
-        if int(self.lengths_B.min()) == int(self.lengths_B.max()):
-            places = slice(int(self.lengths_B[0]), int(self.lengths_B[0]) + num_tokens)
+        num_tokens = k_BKTH.shape[2]
+        used, first, is_even = self.once(num_tokens, lambda: self._place(num_tokens))
+        if is_even:
+            places = slice(first, first + num_tokens)
             for kept, new in zip(self._kept[layer], (k_BKTH, v_BKTH), strict=True):
                 kept[:, :, places] = new
         else:
-            places_BKTH = self.positions(num_tokens, k_BKTH.device)[:, None, :, None].expand_as(k_BKTH)
+            positions_BT = self.once((num_tokens, "positions"), lambda: self.positions(num_tokens, k_BKTH.device))
+            places_BKTH = positions_BT[:, None, :, None].expand_as(k_BKTH)
             for kept, new in zip(self._kept[layer], (k_BKTH, v_BKTH), strict=True):
                 kept.scatter_(2, places_BKTH, new)
         keys, values = self._kept[layer]
         return keys[:, :, :used], values[:, :, :used]
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what make() returns, made once: the lengths are the same for every layer of a forward."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
 
     def positions(self, num_tokens: int, device: torch.device) -> Tensor:
         """Return the positions of each sequence's next tokens, int64 [B, T]."""
@@ -65,6 +77,7 @@ class KeyValueCache:
     def advance(self, num_tokens_B: Tensor) -> None:
         """Count tokens that every layer has written as part of the sequences; int64 [B] on CPU."""
         self.lengths_B = self.lengths_B + num_tokens_B
+        self._shared.clear()
 
     def repeated(self, rows: Sequence[int], capacity_tokens: int) -> Self:
         """Return a cache of its own whose sequences begin as these rows do."""
@@ -80,6 +93,11 @@ class KeyValueCache:
                 pair.append(grown)
             copy._kept[layer] = (pair[0], pair[1])
         return copy
+
+    def _place(self, num_tokens: int) -> tuple[int, int, bool]:
+        """Return the places used with so many more tokens, the first of them, and whether it is that of every row."""
+        first = int(self.lengths_B.min())
+        return self._used(num_tokens), first, first == int(self.lengths_B.max())
 
     def _used(self, num_tokens: int) -> int:
         used = int(self.lengths_B.max()) + num_tokens

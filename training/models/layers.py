@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from training.config.schema import ModelConfig, Recompute
 from training.models.dropout import DropoutKeys, current_keys, drop_elements
-from training.models.inference import current_cache, wanted_positions
+from training.models.inference import KeyValueCache, current_cache, wanted_positions
 from training.models.recompute import run_block
 from training.models.rope import rotary_tables, rotate
 
@@ -79,14 +79,14 @@ class Attention(nn.Module):
         B, T, D = hidden_BTD.shape
         cache = current_cache()
         begun = cache if cache is not None and bool(cache.lengths_B.any()) else None
-        cos, sin = rotary_tables(self.config, begun.capacity_tokens if begun else T, hidden_BTD.device)
         if begun:
-            positions_BT = begun.positions(T, hidden_BTD.device)
-            cos, sin = cos[positions_BT][:, None], sin[positions_BT][:, None]
+            cos, sin = begun.once((T, "rotary"), lambda: self._rotary_tables(begun, T, hidden_BTD.device))
+        else:
+            cos, sin = rotary_tables(self.config, T, hidden_BTD.device)
         q_BNTH = rotate(self._heads(self.q_proj(hidden_BTD)), cos, sin)
         k_BKTH = rotate(self._heads(self.k_proj(hidden_BTD)), cos, sin)
         v_BKTH = self._heads(self.v_proj(hidden_BTD))
-        visible = begun.visible(T, hidden_BTD.device) if begun else None
+        visible = begun.once((T, "visible"), lambda: begun.visible(T, hidden_BTD.device)) if begun else None
         if cache is not None:
             k_BKTH, v_BKTH = cache.extend(self, k_BKTH, v_BKTH)
         mixed_BNTH = F.scaled_dot_product_attention(
@@ -98,6 +98,12 @@ class Attention(nn.Module):
             enable_gqa=self.config.num_kv_heads < self.config.num_heads,
         )
         return self.o_proj(mixed_BNTH.transpose(1, 2).reshape(B, T, D))
+
+    def _rotary_tables(self, begun: KeyValueCache, num_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the rows of the rotary tables for the next tokens of sequences, [B, 1, T, H] each."""
+        positions_BT = begun.positions(num_tokens, device)
+        cos_TH, sin_TH = rotary_tables(self.config, begun.capacity_tokens, device)
+        return cos_TH[positions_BT][:, None], sin_TH[positions_BT][:, None]
 
     def _heads(self, flat_BTX: Tensor) -> Tensor:
         return flat_BTX.unflatten(-1, (-1, self.head_size)).transpose(1, 2)

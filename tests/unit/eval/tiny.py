@@ -88,6 +88,9 @@ class TinyEngine(Inference):
     def keep_alive(self) -> None:
         """Nobody watches."""
 
+    def _modules(self) -> list[Decoder]:
+        return [self.model]
+
     def _infer(self, input_ids_BT: Tensor) -> Tensor:
         self.num_calls += 1
         self.num_positions += input_ids_BT.numel()
