@@ -28,5 +28,6 @@ checkpoint_autarky     entrant: our engine and saver
 checkpoint_deepspeed   entrant: DeepSpeed's save_checkpoint, its universal format for another layout
 checkpoint_dcp         entrant: torch.distributed.checkpoint over FSDP2, three ways of writing
 
+contamination     a command of its own: how fast training data is searched for the items of benchmarks
 profile_pipeline  a command of its own: where the processor time of our pipeline's step goes
 """

@@ -57,17 +57,27 @@ class _Order:
     answer: "queue.SimpleQueue[Any]" = field(default_factory=queue.SimpleQueue)
 
 
-class _Asking:
-    """What tasks get as a model: it lets all ranks compute, and waits."""
+class Conducted:
+    """What the work gets as a model: it lets all ranks compute, and waits."""
 
     def __init__(self, orders: "queue.SimpleQueue[_Order]") -> None:
         self._orders = orders
 
     def score(self, continuations: Sequence[Continuation], /) -> list[ScoredContinuation]:
+        """Return the score of each continuation, in order."""
         return self._ask(_Order(what=_SCORE, requests=continuations)) if continuations else []
 
     def generate(self, prompts: Sequence[Prompt], /) -> list[list[int]]:
+        """Return the tokens that follow each prompt, in order."""
         return self._ask(_Order(what=_GENERATE, requests=prompts)) if prompts else []
+
+    def keep_alive(self) -> None:
+        """Say that the work goes on, though it asks for nothing.
+
+        Raises:
+            Stopped: the run was told to stop.
+        """
+        self._ask(_Order(what=_WAIT))
 
     def _ask(self, order: _Order) -> Any:
         self._orders.put(order)
@@ -80,7 +90,7 @@ class _Asking:
 class _Work(threading.Thread, Generic[T]):
     """Rank 0's part of an evaluation. A daemon: whatever it hangs in ends with the process."""
 
-    def __init__(self, work: Callable[[TokenModel], T]) -> None:
+    def __init__(self, work: Callable[[Conducted], T]) -> None:
         super().__init__(name="evaluation", daemon=True)
         self.orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
         self.results: list[T] = []
@@ -90,21 +100,21 @@ class _Work(threading.Thread, Generic[T]):
     def run(self) -> None:
         """Do the work; its last order says how it ended."""
         try:
-            self.results.append(self._work(_Asking(self.orders)))
+            self.results.append(self._work(Conducted(self.orders)))
             self.orders.put(_Order(what=_DONE))
         except Exception as error:  # other people's code: every rank is told, and raises it
             self.error = error
             self.orders.put(_Order(what=_FAILED, text=f"{type(error).__name__}: {error}"))
 
 
-def conduct(lm: EngineLM, ranks: Ranks, work: Callable[[TokenModel], T], *, silent_seconds: float) -> T | None:
+def conduct(lm: EngineLM, ranks: Ranks, work: Callable[[Conducted], T], *, silent_seconds: float) -> T | None:
     """Return what the work comes to on rank 0, None on the others; collective.
 
     Args:
         lm: the model, on every rank.
         ranks: all ranks.
         work: is called on rank 0, in a thread of its own.
-        silent_seconds: after so long without a call of the model the work is given up.
+        silent_seconds: after so long without a call of the model, or a word that it goes on, the work is given up.
 
     Raises:
         EvaluationFailed: on every rank: the work failed, or was given up.

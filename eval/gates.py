@@ -43,6 +43,16 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Note:
+    """What else is known of a condition; it decides nothing."""
+
+    condition: str
+    sentence: str
+    numbers: dict[str, Any]
+    """JSON values."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GateDecision:
     """Outcome of a gate."""
 
@@ -51,16 +61,22 @@ class GateDecision:
     findings: tuple[Finding, ...]
     error_rate: float
     """Of each single bound; see `decide`."""
+    notes: tuple[Note, ...] = ()
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """One sentence per condition."""
-        return tuple(finding.reason for finding in self.findings) or ("the gate has no condition: nothing was asked",)
+        """One sentence per condition, and then what else is known of them, each thing once."""
+        found = tuple(finding.reason for finding in self.findings) or ("the gate has no condition: nothing was asked",)
+        return found + tuple(dict.fromkeys(note.sentence for note in self.notes))
 
     @property
     def numbers(self) -> tuple[dict[str, Any], ...]:
         """Everything the ledger keeps, one object per condition."""
-        return tuple(finding.numbers() | {"error_rate": self.error_rate} for finding in self.findings)
+        noted = {note.condition: note.numbers for note in self.notes}
+        return tuple(
+            finding.numbers() | {"error_rate": self.error_rate} | noted.get(finding.condition, {})
+            for finding in self.findings
+        )
 
 
 def decide(

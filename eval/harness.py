@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from lm_eval.api.model import LM
 
 from eval.benchmark_runs import run_benchmarks
-from eval.conductor import Ranks, TokenModel, conduct
+from eval.conductor import Conducted, Ranks, TokenModel, conduct
+from eval.contamination import benchmark_passages, find_overlaps, held_out_passages, mark
 from eval.data import EvalData, data_identity
 from eval.live_model import LiveModel, TextTokenizer
 from eval.lm import EngineLM, InferenceEngine
@@ -21,6 +23,7 @@ from eval.text_model import TextModel
 from eval.text_tokenizers import RunTokenizer
 from training.config.benchmarks import BENCHMARKS
 from training.config.eval_schema import SuiteConfig
+from training.data.shards import PreparedData
 from training.durable_files import write_durably
 from training.plain_files import read_json
 
@@ -33,7 +36,7 @@ class TaskReport:
 
     version: int
     items: list[dict[str, Any]]
-    """JSON object of each document, question or sample."""
+    """JSON object of each document, question or sample; "overlap" is the share of its n-grams in the training data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +51,10 @@ class EvalReport:
     """All numbers of all tasks by name, bits_per_byte among them."""
     tasks: dict[str, TaskReport]
     """Task name -> what it looked at."""
+    training_data: str
+    """Fingerprint of the training data that the items were looked for in, or that it is not known."""
+    contamination: dict[str, dict[str, float]]
+    """Benchmark or task -> how many of its items stand in the training data; see `contamination.mark`."""
     data_identity: str
     """SHA-256 of the held-out documents as the tokenizer splits them; numbers compare only if it is equal."""
     seconds: float
@@ -71,6 +78,8 @@ class Subject:
     """Held-out documents, in tokens; None measures benchmarks only."""
     prepared_root: Path
     """Folder of prepared benchmarks."""
+    training_data: PreparedData | None = None
+    """What the model was trained on, to look for the items in; None: it is not known, or not to be searched."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +137,7 @@ def evaluate(
         engine=model.engine, decoder=tokenizer, eos_id=tokenizer.eos_id, batch_sequences=suite.batch_sequences
     )
 
-    def work(computing: TokenModel) -> Summary:
+    def work(computing: Conducted) -> Summary:
         found = None if path is None else _summary_in(path, suite, weights)
         if found is None:
             live = LiveModel(
@@ -138,10 +147,18 @@ def evaluate(
                 max_length=suite.max_length or model.max_length,
                 seed=suite.seed,
             )
-            in_tokens = computing
+            in_tokens: TokenModel = computing
             if subject.data is not None and not model.shares_tokens:
                 in_tokens = TextModel(live, RunTokenizer(subject.data.tokenizer))
-            report = measure(in_tokens, live, subject, suite, suite_name=suite_name, weights=weights)
+            report = measure(
+                in_tokens,
+                live,
+                subject,
+                suite,
+                suite_name=suite_name,
+                weights=weights,
+                keep_alive=computing.keep_alive,
+            )
             if path is not None:
                 write_report(report, path)
             found = Summary(metrics=report.metrics, samples=report.samples, seconds=report.seconds)
@@ -152,7 +169,14 @@ def evaluate(
 
 
 def measure(
-    model: TokenModel, lm: LM, subject: Subject, suite: SuiteConfig, *, suite_name: str, weights: str = ""
+    model: TokenModel,
+    lm: LM,
+    subject: Subject,
+    suite: SuiteConfig,
+    *,
+    suite_name: str,
+    weights: str = "",
+    keep_alive: Callable[[], None] = lambda: None,
 ) -> EvalReport:
     """Return the report of a suite on a model.
 
@@ -163,6 +187,7 @@ def measure(
         suite: what is measured.
         suite_name: its name.
         weights: see `EvalReport.weights`.
+        keep_alive: is called often while the training data is searched.
 
     Raises:
         DataError: the held-out text does not give what the suite asks for, or a benchmark is not prepared.
@@ -179,12 +204,21 @@ def measure(
     for name, result in run_benchmarks(lm, suite, subject.prepared_root).items():
         metrics |= result.metrics
         tasks[name] = TaskReport(version=BENCHMARKS[name].version, items=result.items)
+    contamination = {}
+    if subject.training_data is not None:
+        groups = held_out_passages(data, suite) if data is not None else {}
+        groups |= {name: benchmark_passages(subject.prepared_root, name) for name in suite.benchmarks}
+        overlaps = find_overlaps(subject.training_data, subject.prepared_root, groups, keep_alive=keep_alive)
+        contamination = {name: mark(tasks[name].items, found) for name, found in overlaps.items()}
+    metrics |= {f"{name}/contaminated": numbers["share"] for name, numbers in contamination.items()}
     return EvalReport(
         suite_name=suite_name,
         suite=suite,
         weights=weights,
         metrics=metrics,
         tasks=tasks,
+        training_data=subject.training_data.fingerprint if subject.training_data else "not known, or not searched",
+        contamination=contamination,
         data_identity=data_identity(data, suite) if data is not None and suite.held_out_source else "",
         seconds=time.monotonic() - started,
     )

@@ -200,7 +200,8 @@ def subject_of(asked: Asked, measured: Measured) -> tuple[Subject, TextTokenizer
     root = Path(measured.config.data.prepared_root)
     if measured.own_data is not None:
         data = PreparedData.open(measured.own_data)
-        return Subject(data=data, prepared_root=root), RunTokenizer(data.tokenizer)
+        searched = data if measured.config.eval.contamination else None
+        return Subject(data=data, prepared_root=root, training_data=searched), RunTokenizer(data.tokenizer)
     return Subject(data=_data_of(asked, measured.suite), prepared_root=root), HuggingFaceTokenizer.load(measured.source)
 
 

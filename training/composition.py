@@ -300,7 +300,11 @@ def _evaluate(
     return evaluate(
         model,
         processes,
-        Subject(data=data, prepared_root=Path(config.data.prepared_root)),
+        Subject(
+            data=data,
+            prepared_root=Path(config.data.prepared_root),
+            training_data=data if config.eval.contamination else None,
+        ),
         with_more_items(config.eval.suites[occasion.suite], occasion.look),
         suite_name=occasion.suite,
         weights=occasion.weights,

@@ -45,9 +45,14 @@ def content_key(*token_ids: Sequence[int]) -> str:
     return digest.hexdigest()[:16]
 
 
+def item_key(item: Mapping[str, Any]) -> str:
+    """Return what a report's item pairs up by with that of another report."""
+    return f"{item['id']} {item['key']}"
+
+
 def items_by_key(items: Sequence[Mapping[str, Any]], *, above: str, below: str | None, higher_is_better: bool) -> Items:
     """Return a metric of a report's items from two of their fields; without a field below, each item counts 1."""
-    keys = [f"{item['id']} {item['key']}" for item in items]
+    keys = [item_key(item) for item in items]
     return Items(
         numerators={key: float(item[above]) for key, item in zip(keys, items, strict=True)},
         denominators={key: float(item[below]) if below else 1.0 for key, item in zip(keys, items, strict=True)},

@@ -31,7 +31,7 @@ def main(run_directory: Path, output: Path, layouts: list[str]) -> None:
     processes = start(120)
     frozen = load_frozen(run_directory)
     data = ensure(frozen.data)
-    subject = Subject(data=data, prepared_root=Path(frozen.data.prepared_root))
+    subject = Subject(data=data, prepared_root=Path(frozen.data.prepared_root), training_data=data)
     found = {}
     for name in layouts:
         stage = replace(frozen.stages["pretrain"], parallel=LAYOUTS[name])

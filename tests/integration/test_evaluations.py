@@ -104,6 +104,7 @@ def test_a_training_stage_is_measured_in_its_midst(done: Path) -> None:
 def test_benchmarks_stand_in_the_records_and_item_by_item_in_the_report(done: Path) -> None:
     metrics = records(done, "eval")[-1]["metrics"]
     assert metrics["fcc_amateur_extra/items"] == 4
+    assert metrics["fcc_amateur_extra/contaminated"] == 0.0
     assert metrics["human_eval/pass_at_1"] == 0.0
     items = read_items(done / "eval" / "anneal" / "quick.json")
     assert {name for name in items if "/" in name} == {

@@ -63,6 +63,7 @@ def test_a_blocked_run_says_why_and_trains_no_further(blocked: Finished, root: P
     assert {step["stage"] for step in records(run, "step") if step["attempt"] == 0} == {"pretrain"}
     gate = records(run, "gate")[0]
     assert gate["decision"] == "block"
+    assert "items of held_out stand" in gate["reasons"][1]
     last_lines = "\n".join(blocked.stderr.splitlines()[-3:])
     for text in (last_lines, (run / "report.html").read_text().replace("&gt;", ">")):
         assert gate["reasons"][0] in text

@@ -61,6 +61,9 @@ class EvalConfig:
     """Suite name -> content."""
     at_start: bool = True
     """Run the first training stage's suite before the first step: the baseline of the report and of the first gate."""
+    contamination: bool = True
+    """Look for the items of every suite in the run's training data, and give every metric without those that stand
+    there too; the data is read once for new items (5 to 12 MB of text a second), then the result is kept."""
     silent_seconds: int = 1800
     """Longest that the tasks of a suite may compute on rank 0 (parse, compare, run programs) without asking the model
     for anything; an evaluation that takes longer is given up, and the run goes on without it."""

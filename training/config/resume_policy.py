@@ -52,6 +52,7 @@ POLICY: tuple[tuple[str, ChangeKind, str], ...] = (
     ("stages.*.gate", ChangeKind.free, ""),
     ("stages.*.eval_every_steps", ChangeKind.free, ""),
     ("eval.at_start", ChangeKind.free, ""),
+    ("eval.contamination", ChangeKind.free, ""),
     ("eval.silent_seconds", ChangeKind.free, ""),
     ("data.prepared_root", ChangeKind.free, ""),
     ("data.prepare", ChangeKind.free, ""),

@@ -102,6 +102,10 @@ class Tokenizer:
         """Return the text of token ids, special tokens left out; bytes that are no UTF-8 show as U+FFFD."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
+    def decode_batch(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
+        """Return the texts of many lists of token ids, faster than one by one."""
+        return self._tokenizer.decode_batch([list(ids) for ids in token_ids], skip_special_tokens=True)
+
     def token_bytes(self, token_id: int) -> int:
         """Return the exact number of UTF-8 bytes a token stands for; 0 for special tokens."""
         return self._token_bytes[token_id]

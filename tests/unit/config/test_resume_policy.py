@@ -209,6 +209,7 @@ OVERRIDES = [
     "+stages.anneal.mixture.kjv=0.5",
     "~stages.anneal.mixture.python",
     "eval.at_start=false",
+    "eval.contamination=false",
     "cluster=local",
     "cluster.processes_per_node=4",
     "checkpoint.keep_last=9",

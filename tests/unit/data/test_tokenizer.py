@@ -33,6 +33,7 @@ def test_any_text_comes_back_and_its_tokens_bytes_add_up(prepared: PreparedData,
     assert tokenizer.decode(ids) == text
     assert sum(tokenizer.token_bytes(i) for i in ids) == len(text.encode())
     assert tokenizer.encode_batch([text, text]) == [ids, ids]
+    assert tokenizer.decode_batch([ids, [*ids, tokenizer.eos_id]]) == [text, text]
 
 
 @given(st.text(), st.text())

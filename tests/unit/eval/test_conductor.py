@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from eval import conductor
-from eval.conductor import TokenModel, conduct
+from eval.conductor import Conducted, TokenModel, conduct
 from eval.requests import Continuation, Prompt
 from tests.unit.eval.tiny import TinyEngine, make_data, make_lm, make_model
 from training.engine.process_group import ProcessGroup
@@ -97,6 +97,21 @@ def test_a_run_that_is_told_to_stop_leaves_while_tasks_are_busy(monkeypatch: pyt
             conduct(lm, Alone(), lambda _model: released.wait(60), silent_seconds=60)
     finally:
         released.set()
+
+
+def test_work_that_asks_for_nothing_says_that_it_goes_on() -> None:
+    ranks = Alone()
+
+    def work(model: Conducted) -> str:
+        model.keep_alive()
+        model.keep_alive()
+        return "found"
+
+    lm = make_lm(TinyEngine(make_model(VOCAB_SIZE)), DATA)
+    assert conduct(lm, ranks, work, silent_seconds=60) == "found"
+    assert ranks.told == ["wait", "wait", "done"]
+    with pytest.raises(Stopped):
+        conduct(make_lm(ToldToStop(make_model(VOCAB_SIZE)), DATA), Alone(), work, silent_seconds=60)
 
 
 def _in_process(rank: int, folder: str) -> None:
