@@ -27,7 +27,7 @@ def charts_html(summary: RunSummary) -> dict[str, str]:
     figures: dict[str, go.Figure] = {}
     if summary.steps:
         figures["loss"] = _curve(summary, "loss, nats per token, by optimizer step", lambda step: step.loss)
-        figures["bits_per_byte"] = _bits_per_byte(summary)
+        figures["bits_per_byte"] = bits_per_byte(summary)
         figures["learning_rate"] = _curve(summary, "learning rate", lambda step: step.lr)
         figures["grad_norm"] = _curve(summary, "gradient norm before clipping", lambda step: step.grad_norm)
         figures["tokens_per_second"] = _curve(summary, "tokens per second", lambda step: step.tokens_per_second)
@@ -117,7 +117,7 @@ def _add_gates(figure: go.Figure, summary: RunSummary) -> None:
         )
 
 
-def _bits_per_byte(summary: RunSummary) -> go.Figure:
+def bits_per_byte(summary: RunSummary) -> go.Figure:
     """Return a chart over steps: every evaluation is a point, those at a training stage's end are larger."""
     figure = _figure("held-out bits per byte, by optimizer step")
     suites = list(dict.fromkeys(record.suite for record in summary.evals))

@@ -87,7 +87,11 @@ class RunSummary:
     @property
     def blocking_gates(self) -> list[GateRecord]:
         """Gates that stopped the run; none while it goes on again after a block."""
-        return [gate for gate in self.gates if gate.decision in ("block", "ask")] if self.state == "blocked" else []
+        return (
+            [gate for gate in self.gates if gate.decision in ("block", "ask", "roll_back")]
+            if self.state == "blocked"
+            else []
+        )
 
 
 def read_run(run_directory: Path) -> RunSummary:

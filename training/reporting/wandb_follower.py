@@ -55,7 +55,7 @@ def wandb_row(record: Record) -> dict[str, Any]:
 
 
 def item_tables(record: Record, run_directory: Path) -> dict[str, wandb.Table]:
-    """Return the tables of items that one record logs: those of an evaluation at the start or a training stage's end."""
+    """Return the tables of items that a record logs: those of an evaluation at the start or a training stage's end."""
     if not isinstance(record, EvalRecord) or record.in_between or not record.report:
         return {}
     found = items_in_run(run_directory, record.report, most_rows=_MOST_ROWS)
@@ -65,11 +65,11 @@ def item_tables(record: Record, run_directory: Path) -> dict[str, wandb.Table]:
     for table in found.tables:
         if table.num_left_out:
             _log.info("wandb has the first %d items of %s in %s", len(table.rows), table.task, found.path)
-        columns = ["after", *table.columns]
-        rows = [[record.stage, *row] for row in table.rows]
-        # Cells are numbers, texts or nothing, as the items have them: a column need not be of one type.
-        logged = wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
-        tables[f"eval/{record.suite}/{table.task}/per_item"] = logged
+        tables[f"eval/{record.suite}/{table.task}/per_item"] = wandb.Table(
+            columns=["after", *table.columns],
+            data=[[record.stage, *row] for row in table.rows],
+            allow_mixed_types=True,  # cells are numbers, texts or nothing, as the items have them
+        )
     return tables
 
 
@@ -125,7 +125,12 @@ def _follow(run: wandb.Run, reader: MetricsReader, run_directory: Path) -> bool:
         readable, _, _ = select.select([sys.stdin], [], [], _POLL_SECONDS)
         ended = bool(readable) and not sys.stdin.read(1)
         for record in reader.read_new().records:  # once more after the end: the last lines are already written
-            run.log(wandb_row(record) | item_tables(record, run_directory))
+            row = wandb_row(record)
+            try:
+                run.log(row | item_tables(record, run_directory))
+            except OSError as error:  # where wandb keeps the files of tables until they are sent
+                _log.error("the items of %s are not in wandb: %s", record.stage, error)
+                run.log(row)
             done = isinstance(record, StageRecord) and record.event == "done"
     return done
 
