@@ -225,8 +225,10 @@ def measure(
 
 
 def to_json(report: EvalReport) -> str:
-    """Return a report as JSON text."""
-    return json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n"
+    """Return a report as JSON text that can be encoded."""
+    text = json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n"
+    # An answer over HTTP can hold half a character, which UTF-8 has no bytes for: its escape is the same in JSON.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_report(report: EvalReport, path: Path) -> None:

@@ -7,7 +7,7 @@
     deepspeed --module eval.run …     torchrun --nproc_per_node N -m eval.run …     srun python -m eval.run …
 
     run=RUN_DIR       whose held-out documents are measured, where the model is not one of that run
-    output=FILE.json  the report; default eval/by_hand/ of the run, else the current folder
+    output=FILE.json  the report, and FILE.html for people; default eval/by_hand/ of the run, else the current folder
     key=value         as for launch.submit: parallel=zero3, eval.suites.NAME.benchmarks.cissp.items=20, …
 
 Suites: conf/eval, docs/evaluation_tasks.md. `python -m eval.compare OURS.json PARTNERS.json` compares two reports.
@@ -35,6 +35,7 @@ from training.fault_tolerance.last_words import as_autarky_error
 from training.models.inference import KeyValueCache
 from training.parallel.layout import Layout
 from training.rank_environment import complete
+from training.reporting.evaluation_page import write_evaluation_page
 
 
 class Undisturbed:
@@ -115,7 +116,7 @@ def _measure_on_engine(asked: Asked) -> None:
         silent_seconds=measured.config.eval.silent_seconds,
     )
     if processes.rank == 0:
-        _print(found, measured)
+        _tell(found, asked.suite, measured)
     engine.close()
     processes.agree(True)
     process_group.stop()
@@ -146,14 +147,19 @@ def _measure_partner(asked: Asked) -> None:
     finally:
         partner.close()
     write_report(replace(report, metrics=report.metrics | partner.costs()), partner.measured.output)
-    _print(Summary(metrics=report.metrics | partner.costs(), samples=[], seconds=report.seconds), partner.measured)
+    found = Summary(metrics=report.metrics | partner.costs(), samples=[], seconds=report.seconds)
+    _tell(found, asked.suite, partner.measured)
 
 
-def _print(found: Summary, measured: Measured) -> None:
+def _tell(found: Summary, suite_name: str, measured: Measured) -> None:
+    """Print the numbers, and write the page beside the report."""
+    page = write_evaluation_page(
+        measured.output, suite=suite_name, weights=measured.weights, metrics=found.metrics, seconds=found.seconds
+    )
     width = max(map(len, found.metrics), default=0)
     for name, value in found.metrics.items():
         print(f"{name:{width}}  {value:.6g}")  # noqa: T201
-    print(f"{measured.weights}: {found.seconds:.0f} s; report: {measured.output}")  # noqa: T201
+    print(f"{measured.weights}: {found.seconds:.0f} s; report: {measured.output}, for people: {page}")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -99,6 +99,8 @@ def test_a_training_stage_is_measured_in_its_midst(done: Path) -> None:
         ("anneal", 15),
     ]
     assert (done / "eval" / "pretrain" / "step-00000004" / "quick.json").is_file()
+    assert [record["step"] for record in records(done, "eval") if record["in_between"]] == [4, 8]
+    assert all((done / record["report"]).is_file() for record in records(done, "eval"))
 
 
 def test_benchmarks_stand_in_the_records_and_item_by_item_in_the_report(done: Path) -> None:
@@ -114,6 +116,14 @@ def test_benchmarks_stand_in_the_records_and_item_by_item_in_the_report(done: Pa
     }
     for name, found in items.items():
         assert found.value == pytest.approx(metrics[name], rel=1e-9)
+
+
+def test_people_see_every_evaluation_and_every_item(done: Path) -> None:
+    page = (done / "report.html").read_text()
+    for heading in ("start", "pretrain, step 4", "pretrain, step 8", "pretrain", "anneal"):
+        assert f'<th class="n">{heading}</th>' in page
+    assert page.count("fcc_amateur_extra: 4 items") == 3  # of the start, and of both training stages
+    assert "NameError" in page or "SyntaxError" in page  # what became of a program that the model wrote
 
 
 def test_a_report_that_is_there_is_not_made_again(cut_off: Path, overrides: list[str]) -> None:
@@ -167,6 +177,7 @@ def test_the_harness_by_hand_finds_what_the_run_found(done: Path, tmp_path: Path
     ).split(": ")[1]
     finished = run_to_end([sys.executable, *launcher, *words, f"data.prepared_root={prepared}"], folder=tmp_path)
     assert finished.exit_code == 0, finished.explain()
+    assert "fcc_amateur_extra: 4 items" in (tmp_path / "found.html").read_text()
     found = json.loads((tmp_path / "found.json").read_text())["metrics"]
     of_run = json.loads((done / "eval" / "anneal" / "quick.json").read_text())["metrics"]
     assert found == pytest.approx(of_run, rel=1e-4)

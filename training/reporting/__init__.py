@@ -10,5 +10,9 @@ wandb_view       view: starts and stops the process that feeds Weights & Biases
 wandb_follower   that process: follows metrics.jsonl, so wandb can neither slow nor stop training
 process_log      logs/rank-NNNNN.log, written on a thread of its own
 summary          a run directory as plain facts
+evaluations      its evaluations side by side: metric × occasion
+item_tables      what became of each item of an evaluation, read from its report
 charts, report   those facts as one self-contained HTML page (`python -m training.reporting RUN_DIR`)
+evaluation_page  the page of one evaluation by hand
+pages            how pages are made from templates (*.j2), and that nothing in them is taken for markup
 """

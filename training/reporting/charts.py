@@ -5,6 +5,7 @@ from html import escape
 
 import plotly.graph_objects as go
 
+from training.reporting.evaluations import occasion
 from training.reporting.records import StepRecord
 from training.reporting.summary import RunSummary
 
@@ -26,7 +27,7 @@ def charts_html(summary: RunSummary) -> dict[str, str]:
     figures: dict[str, go.Figure] = {}
     if summary.steps:
         figures["loss"] = _curve(summary, "loss, nats per token, by optimizer step", lambda step: step.loss)
-        figures["bits_per_byte"] = _bits_per_byte(summary)
+        figures["bits_per_byte"] = bits_per_byte(summary)
         figures["learning_rate"] = _curve(summary, "learning rate", lambda step: step.lr)
         figures["grad_norm"] = _curve(summary, "gradient norm before clipping", lambda step: step.grad_norm)
         figures["tokens_per_second"] = _curve(summary, "tokens per second", lambda step: step.tokens_per_second)
@@ -85,8 +86,24 @@ def _curve(summary: RunSummary, title: str, value: Callable[[StepRecord], float]
             name=escape(stage),
             line={"color": colour, "width": 1.5},
         )
-        figure.add_vrect(x0=points[0][0] - 0.5, x1=points[-1][0] + 0.5, fillcolor=colour, opacity=0.07, line_width=0)
+    _add_bands(figure, summary)
     return figure
+
+
+def _add_bands(figure: go.Figure, summary: RunSummary, *, named: bool = False) -> None:
+    """Shade each training stage's steps, and write its name there if that is asked for."""
+    for number, stage in enumerate(dict.fromkeys(step.stage for step in summary.steps)):
+        steps = [step.step for step in summary.steps if step.stage == stage]
+        name = {"text": escape(stage), "font": {"size": 11}} if named else None
+        figure.add_vrect(
+            x0=steps[0] - 0.5,
+            x1=steps[-1] + 0.5,
+            fillcolor=_STAGE_COLOURS[number % len(_STAGE_COLOURS)],
+            opacity=0.07,
+            line_width=0,
+            annotation=name,
+            annotation_position="top left" if named else None,
+        )
 
 
 def _add_gates(figure: go.Figure, summary: RunSummary) -> None:
@@ -100,20 +117,23 @@ def _add_gates(figure: go.Figure, summary: RunSummary) -> None:
         )
 
 
-def _bits_per_byte(summary: RunSummary) -> go.Figure:
-    figure = _figure("held-out bits per byte, by evaluation")
+def bits_per_byte(summary: RunSummary) -> go.Figure:
+    """Return a chart over steps: every evaluation is a point, those at a training stage's end are larger."""
+    figure = _figure("held-out bits per byte, by optimizer step")
     suites = list(dict.fromkeys(record.suite for record in summary.evals))
     for suite in suites:
         records = [record for record in summary.evals if record.suite == suite]
         figure.add_scatter(
-            x=[escape(record.stage) for record in records],
+            x=[record.step for record in records],
             y=[record.bits_per_byte for record in records],
-            text=[f"{record.bits_per_byte:.3f}" for record in records],
+            text=["" if record.in_between else f"{record.bits_per_byte:.3f}" for record in records],
+            hovertext=[escape(occasion(record)) for record in records],
+            marker={"size": [5 if record.in_between else 9 for record in records]},
             mode="lines+markers+text",
             textposition="top right",
             cliponaxis=False,
             name=escape(suite),
         )
-    figure.update_xaxes(type="category")
+    _add_bands(figure, summary, named=True)
     figure.update_layout(showlegend=len(suites) > 1, height=240, margin_r=44)
     return figure

@@ -1,6 +1,7 @@
 """Numbers as people read them, the same on the console and in the report."""
 
 import math
+from datetime import UTC, datetime
 
 
 def count(number: float) -> str:
@@ -40,3 +41,8 @@ def duration(seconds: float) -> str:
 def percent(share: float) -> str:
     """Return a share as a percentage with three digits: 41.2%, 0.132%."""
     return f"{100 * share:.3g}%"
+
+
+def when(time_seconds: float) -> str:
+    """Return a Unix time as a date and time of day, UTC."""
+    return datetime.fromtimestamp(time_seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -60,6 +60,10 @@ class EvalRecord:
     """Greedy samples: {"prompt": …, "text": …}."""
     seconds: float
     attempt: int
+    report: str = ""
+    """Path of the report in the run directory; it has the items. Empty if an earlier version wrote the record."""
+    in_between: bool = False
+    """Made in the midst of the training stage, not at its end."""
 
     def __post_init__(self) -> None:
         if not all({"prompt", "text"} <= sample.keys() for sample in self.samples):

@@ -1,15 +1,18 @@
 """report.html: one page about a run that needs no network, for the desk, the phone and the archive."""
 
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from training.durable_files import write_durably
 from training.reporting import formatting
 from training.reporting.charts import charts_html
+from training.reporting.evaluations import MOST_IN_BETWEEN, newest_of_stages, suite_tables
+from training.reporting.item_tables import ReportItems, items_in_run
+from training.reporting.pages import MOST_ROWS, render_page
+from training.reporting.records import EvalRecord
 from training.reporting.summary import RunSummary, read_run
 
 
@@ -21,27 +24,26 @@ def write_report(run_directory: Path) -> Path:
         StorageError: the page cannot be written; an older one is whole.
     """
     path = run_directory / "report.html"
-    write_durably(path, render(read_run(run_directory)))
+    summary = read_run(run_directory)
+    newest = [
+        (record, items_in_run(run_directory, record.report, most_rows=MOST_ROWS))
+        for record in newest_of_stages(summary.evals)
+    ]
+    write_durably(path, _render(summary, newest))
     return path
 
 
-def render(summary: RunSummary) -> str:
+def _render(summary: RunSummary, newest: Sequence[tuple[EvalRecord, ReportItems]]) -> str:
     """Return the page. All text of the run is escaped; only plotly's own output is taken as HTML."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "count": formatting.count,
-        "num_bytes": formatting.num_bytes,
-        "duration": formatting.duration,
-        "when": _when,
-    }
-    return environment.get_template("report.html.j2").render(
+    tables = suite_tables(summary.evals)
+    shown = {id(record) for table in tables for record in table.occasions}
+    return render_page(
+        "report.html.j2",
         run=summary,
+        suite_tables=tables,
+        most_in_between=MOST_IN_BETWEEN,
+        newest=newest,
+        shown_evals=[record for record in summary.evals if id(record) in shown],
         charts={name: Markup(html) for name, html in charts_html(summary).items()},
         plotly_js=Markup(get_plotlyjs() if summary.steps else ""),
         prompts=list(dict.fromkeys(sample["prompt"] for record in summary.evals for sample in record.samples)),
@@ -54,7 +56,7 @@ def text_summary(summary: RunSummary) -> str:
     for gate in summary.blocking_gates:
         lines += [f"  gate after {gate.stage} BLOCKED: {reason}" for reason in gate.reasons]
     took = formatting.duration(summary.last_time_seconds - summary.first_time_seconds)
-    lines.append(f"  {_when(summary.first_time_seconds)}, {took}, {summary.num_attempts} attempt(s)")
+    lines.append(f"  {formatting.when(summary.first_time_seconds)}, {took}, {summary.num_attempts} attempt(s)")
     lines.append(f"  {formatting.count(summary.tokens)} tokens in {len(summary.steps)} steps")
     for stage in summary.stages:
         loss = f", loss {stage.first_loss:.4f} -> {stage.last_loss:.4f}" if stage.first_loss is not None else ""
@@ -64,7 +66,3 @@ def text_summary(summary: RunSummary) -> str:
     lines += [f"  note: {note}" for note in summary.notes]
     lines.append(f"  continue: {summary.resume_command}")
     return "\n".join(lines)
-
-
-def _when(time_seconds: float) -> str:
-    return datetime.fromtimestamp(time_seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

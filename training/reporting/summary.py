@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from training.errors import ConfigError
-from training.plain_files import read_json, read_yaml
+from training.plain_files import read_json, read_yaml, typed
 from training.reporting.metrics import FILE_NAME, Metrics, latest_steps, read_metrics
 from training.reporting.records import (
     CheckpointRecord,
@@ -42,6 +42,22 @@ class StageSummary:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GateNumbers:
+    """One condition of a gate as the ledger keeps it (eval.gates.Finding); None where nothing could be counted."""
+
+    condition: str
+    verdict: str
+    limit: float | None
+    error_rate: float
+    """Of each of the two bounds."""
+    value: float | None = None
+    """The metric, or its difference from an earlier evaluation."""
+    low: float | None = None
+    high: float | None = None
+    num_items: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunSummary:
     """A run so far. Of what was done more than once, after a crash or a block, only the latest is here."""
 
@@ -56,7 +72,10 @@ class RunSummary:
     num_attempts: int
     steps: list[StepRecord]
     evals: list[EvalRecord]
+    """In the order of steps."""
     gates: list[GateRecord]
+    gate_numbers: dict[str, list[GateNumbers]]
+    """Training stage -> what its gate went by, condition by condition."""
     checkpoints: list[CheckpointRecord]
     incidents: list[IncidentRecord]
     stages: list[StageSummary]
@@ -68,7 +87,11 @@ class RunSummary:
     @property
     def blocking_gates(self) -> list[GateRecord]:
         """Gates that stopped the run; none while it goes on again after a block."""
-        return [gate for gate in self.gates if gate.decision in ("block", "ask")] if self.state == "blocked" else []
+        return (
+            [gate for gate in self.gates if gate.decision in ("block", "ask", "roll_back")]
+            if self.state == "blocked"
+            else []
+        )
 
 
 def read_run(run_directory: Path) -> RunSummary:
@@ -92,7 +115,8 @@ def read_run(run_directory: Path) -> RunSummary:
     ledger = _read_json(run_directory / "stages.json", notes)
     records = metrics.records
     steps = latest_steps(records)
-    evals = _latest((r, (r.stage, r.suite)) for r in records if isinstance(r, EvalRecord))
+    evals = _latest((r, (r.stage, r.suite, r.step)) for r in records if isinstance(r, EvalRecord))
+    evals.sort(key=lambda record: record.step)  # after a crash earlier steps are evaluated later
     run_id = run_directory.resolve().name
     return RunSummary(
         run_id=run_id,
@@ -105,6 +129,7 @@ def read_run(run_directory: Path) -> RunSummary:
         steps=steps,
         evals=evals,
         gates=_latest((r, r.stage) for r in records if isinstance(r, GateRecord)),
+        gate_numbers=_gate_numbers(ledger, notes),
         checkpoints=_latest((r, r.directory) for r in records if isinstance(r, CheckpointRecord)),
         incidents=[record for record in records if isinstance(record, IncidentRecord)],
         stages=_stages(metrics, steps, evals, ledger),
@@ -153,6 +178,20 @@ def _statuses(ledger: dict[str, Any]) -> dict[str, str | None]:
         if isinstance(entry, dict) and isinstance(name := entry.get("name"), str):
             statuses[name] = status if isinstance(status := entry.get("status"), str) else None
     return statuses
+
+
+def _gate_numbers(ledger: dict[str, Any], notes: list[str]) -> dict[str, list[GateNumbers]]:
+    """Return what the ledger says of each gate that was asked."""
+    entries = ledger.get("stages")
+    found: dict[str, list[GateNumbers]] = {}
+    for entry in entries if isinstance(entries, list) else []:
+        match entry:
+            case {"name": str() as name, "gate": {"numbers": list() as numbers}}:
+                try:
+                    found[name] = [typed(GateNumbers, number) for number in numbers]
+                except ValueError as error:
+                    notes.append(f"the numbers of the gate after {name} are damaged and were left out: {error}")
+    return found
 
 
 def _state(metrics: Metrics) -> str:

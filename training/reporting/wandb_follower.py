@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import wandb
 
+from training.reporting.item_tables import items_in_run
 from training.reporting.metrics import FILE_NAME, MetricsReader
 from training.reporting.records import EvalRecord, GateRecord, Record, StageRecord, StepRecord
 
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 _INIT_TIMEOUT_SECONDS = 60.0
 _FINISH_TIMEOUT_SECONDS = 60.0
+_MOST_ROWS = 1000
+"""Items of a benchmark in a table of one evaluation."""
 _ORPHAN_LIMIT_SECONDS = 300
 """A follower whose trainer was killed ends itself after this, whatever wandb waits for."""
 
@@ -49,6 +52,25 @@ def wandb_row(record: Record) -> dict[str, Any]:
             values["reasons"] = "\n".join(record.reasons)
             values["promoted"] = int(record.decision == "promote")
     return row | {f"{record.kind}/{name}": value for name, value in values.items()}
+
+
+def item_tables(record: Record, run_directory: Path) -> dict[str, wandb.Table]:
+    """Return the tables of items that a record logs: those of an evaluation at the start or a training stage's end."""
+    if not isinstance(record, EvalRecord) or record.in_between or not record.report:
+        return {}
+    found = items_in_run(run_directory, record.report, most_rows=_MOST_ROWS)
+    if found.fault is not None:
+        _log.error("the items of %s are not in wandb: %s", found.path, found.fault)
+    tables = {}
+    for table in found.tables:
+        if table.num_left_out:
+            _log.info("wandb has the first %d items of %s in %s", len(table.rows), table.task, found.path)
+        tables[f"eval/{record.suite}/{table.task}/per_item"] = wandb.Table(
+            columns=["after", *table.columns],
+            data=[[record.stage, *row] for row in table.rows],
+            allow_mixed_types=True,  # cells are numbers, texts or nothing, as the items have them
+        )
+    return tables
 
 
 def _start_run(settings: dict[str, Any], mode: Literal["online", "offline"]) -> wandb.Run:
@@ -95,7 +117,7 @@ def _start_run_somewhere(settings: dict[str, Any], tell: int) -> wandb.Run:
         return run
 
 
-def _follow(run: wandb.Run, reader: MetricsReader) -> bool:
+def _follow(run: wandb.Run, reader: MetricsReader, run_directory: Path) -> bool:
     """Log records until standard input ends; return whether the last one said that the run is done."""
     done = False
     ended = False
@@ -103,7 +125,12 @@ def _follow(run: wandb.Run, reader: MetricsReader) -> bool:
         readable, _, _ = select.select([sys.stdin], [], [], _POLL_SECONDS)
         ended = bool(readable) and not sys.stdin.read(1)
         for record in reader.read_new().records:  # once more after the end: the last lines are already written
-            run.log(wandb_row(record))
+            row = wandb_row(record)
+            try:
+                run.log(row | item_tables(record, run_directory))
+            except OSError as error:  # where wandb keeps the files of tables until they are sent
+                _log.error("the items of %s are not in wandb: %s", record.stage, error)
+                run.log(row)
             done = isinstance(record, StageRecord) and record.event == "done"
     return done
 
@@ -115,13 +142,14 @@ def main() -> None:
     tell = os.dup(1)
     os.dup2(2, 1)  # what libraries print goes to our log, not to the trainer
     settings = json.loads(sys.stdin.readline())
-    reader = MetricsReader(Path(settings["run_directory"], FILE_NAME), offset_bytes=settings["offset_bytes"])
+    run_directory = Path(settings["run_directory"])
+    reader = MetricsReader(run_directory / FILE_NAME, offset_bytes=settings["offset_bytes"])
     try:
         run = _start_run_somewhere(settings, tell)
     except (wandb.Error, OSError) as error:
         _log.error("wandb could not start a run: %s", error)
         sys.exit(1)
-    done = _follow(run, reader)
+    done = _follow(run, reader, run_directory)
     signal.alarm(_ORPHAN_LIMIT_SECONDS)
     run.finish(exit_code=0 if done else 1)
 

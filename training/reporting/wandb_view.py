@@ -71,11 +71,16 @@ class WandbView:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=output,
-                    env={**_without_password(os.environ), "PYTHONPATH": python_path, "WANDB_SILENT": "true"},
+                    env=self._environment() | {"PYTHONPATH": python_path, "WANDB_SILENT": "true"},
                     start_new_session=True,  # Ctrl-C is for the trainer; the follower ends when its input does
                 )
         except OSError as error:
             raise StorageError(f"{self._output_path}: {error}\n  -> make the run directory writable") from error
+
+    def _environment(self) -> dict[str, str]:
+        """Return the follower's environment, in which tables that wait for `wandb sync` stay in the run directory."""
+        # wandb's own place for them is the home directory, which a compute node may not have or not share.
+        return {"WANDB_DATA_DIR": str(self._run_directory.resolve() / "wandb")} | _without_password(os.environ)
 
     def _hear(self) -> None:
         """Pass on, once, what the follower has to say; nothing if it has said nothing."""

@@ -101,8 +101,17 @@ class Evaluations:
         except EvaluationFailed as error:
             self._journal.incident("evaluation_failed", f"suite {suite} after {name}: {error}; nothing was measured")
             return None
-        self._journal.evaluation(name, suite, metrics=found.metrics, samples=found.samples, seconds=found.seconds)
-        return str(path.relative_to(self._directory)), found.metrics
+        report = str(path.relative_to(self._directory))
+        self._journal.evaluation(
+            name,
+            suite,
+            metrics=found.metrics,
+            samples=found.samples,
+            seconds=found.seconds,
+            report=report,
+            in_between=step is not None,
+        )
+        return report, found.metrics
 
     def in_between(self, engine: Engine, name: str) -> None:
         """Measure in the midst of a training stage, if it is time and was not done.

@@ -74,9 +74,17 @@ class Journal:
         )
 
     def evaluation(
-        self, stage: str, suite: str, *, metrics: dict[str, float], samples: list[dict[str, str]], seconds: float
+        self,
+        stage: str,
+        suite: str,
+        *,
+        metrics: dict[str, float],
+        samples: list[dict[str, str]],
+        seconds: float,
+        report: str,
+        in_between: bool,
     ) -> None:
-        """Write down what an evaluation found."""
+        """Write down what an evaluation found; see `EvalRecord`."""
         self._reporter.record(
             EvalRecord(
                 step=self.steps_done,
@@ -87,6 +95,8 @@ class Journal:
                 samples=samples,
                 seconds=seconds,
                 attempt=self._attempt,
+                report=report,
+                in_between=in_between,
             )
         )
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.harness import write_report
+from eval.harness import TaskReport, write_report
 from eval.lm import EngineLM
 from tests.unit.eval.tiny import TinyEngine, make_data, make_lm, make_model, report_of
 from training.config.eval_schema import SuiteConfig
@@ -67,6 +67,14 @@ def test_a_report_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
     write_report(report, path)
     assert json.loads(path.read_text(encoding="utf-8")) == asdict(report)
     assert [entry.name for entry in path.parent.iterdir()] == ["quick.json"]
+
+
+def test_half_a_character_in_an_answer_costs_no_report(tmp_path: Path) -> None:
+    report = report_of(lm(), DATA, replace(SUITE, prompts=[]))
+    items = [{"id": "naïve", "answer": "\ud83d \\ud83d \\ \N{SHEEP}"}]
+    report = replace(report, tasks={"regex_match": TaskReport(version=1, items=items)})
+    write_report(report, tmp_path / "quick.json")
+    assert json.loads((tmp_path / "quick.json").read_text(encoding="utf-8")) == asdict(report)
 
 
 def test_a_report_that_cannot_be_written_names_the_path(tmp_path: Path) -> None:

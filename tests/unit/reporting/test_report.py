@@ -2,13 +2,16 @@ import json
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.unit.reporting.example_run import HOSTILE_TEXT, STAGES, step_record, write_example_run
+from tests.unit.reporting.example_items import LONG_ANSWER, MARKUP, write_example_report
+from tests.unit.reporting.example_run import HOSTILE_TEXT, STAGES, eval_record, step_record, write_example_run
+from tests.unit.reporting.page import Page
 from training.errors import ConfigError, ExitCode
+from training.reporting import charts
 from training.reporting.charts import thin
 from training.reporting.metrics import MetricsLog
 from training.reporting.report import text_summary, write_report
@@ -26,43 +29,10 @@ _SECTIONS = [
     "resume",
     "environment",
 ]
-_VOID = {"meta", "link", "img", "br", "input"}
-
-
-class _Page(HTMLParser):
-    """What a browser would see: ids, attributes that load something, text outside scripts, and tag balance."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.ids: list[str] = []
-        self.loads: list[str] = []
-        self.text = ""
-        self.num_scripts = 0
-        self.policy = ""
-        self._open: list[str] = []
-        self.feed(path.read_text())
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.ids += [values["id"] or ""] if "id" in values else []
-        self.loads += [f"{tag} {name}" for name in ("src", "href", "srcset", "data", "action") if name in values]
-        self.num_scripts += tag == "script"
-        if values.get("http-equiv") == "Content-Security-Policy":
-            self.policy = values["content"] or ""
-        if tag not in _VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "script" not in self._open and "style" not in self._open:
-            self.text += data
 
 
 def test_the_page_holds_all_sections_and_charts(tmp_path: Path):
-    page = _Page(write_report(write_example_run(tmp_path / "demo-7")))
+    page = Page(write_report(write_example_run(tmp_path / "demo-7")))
     assert [i for i in page.ids if i in _SECTIONS] == _SECTIONS
     charts = ["loss", "bits_per_byte", "learning_rate", "grad_norm", "tokens_per_second", "mfu"]
     assert [i.removeprefix("chart-") for i in page.ids if i.startswith("chart-")] == charts
@@ -72,7 +42,7 @@ def test_the_page_holds_all_sections_and_charts(tmp_path: Path):
 
 
 def test_the_page_loads_nothing_and_forbids_the_browser_to(tmp_path: Path):
-    page = _Page(write_report(write_example_run(tmp_path / "demo")))
+    page = Page(write_report(write_example_run(tmp_path / "demo")))
     assert page.loads == []
     assert page.policy.startswith("default-src 'none'")
     assert "http" not in page.policy
@@ -83,14 +53,14 @@ def test_text_of_the_run_cannot_become_markup(tmp_path: Path):
     metrics_path = hostile / "metrics.jsonl"
     lines = metrics_path.read_text().replace('"anneal"', '"</script><script>alert(1)</script>"')
     metrics_path.write_text(lines.replace("quick", "<img src=http://example.org>"))
-    page = _Page(write_report(hostile))
-    assert page.num_scripts == _Page(write_report(harmless)).num_scripts
+    page = Page(write_report(hostile))
+    assert page.num_scripts == Page(write_report(harmless)).num_scripts
     assert page.loads == []
     assert HOSTILE_TEXT in page.text
 
 
 def test_a_block_is_said_with_its_reason_before_anything_else(tmp_path: Path):
-    page = _Page(write_report(write_example_run(tmp_path / "demo", blocked=True)))
+    page = Page(write_report(write_example_run(tmp_path / "demo", blocked=True)))
     first_words = page.text[: page.text.index("started")]
     assert "Blocked by the gate after anneal" in first_words
     assert "bits per byte rose by 0.20 over pretrain's 2.11, allowed is 0.00" in first_words
@@ -99,7 +69,7 @@ def test_a_block_is_said_with_its_reason_before_anything_else(tmp_path: Path):
 def test_a_run_that_goes_on_after_a_block_is_not_shown_as_blocked(tmp_path: Path):
     run_directory = write_example_run(tmp_path / "demo", blocked=True)
     (run_directory / "stages.json").write_text('{"state": "running"}')
-    assert "Blocked by" not in _Page(write_report(run_directory)).text
+    assert "Blocked by" not in Page(write_report(run_directory)).text
 
 
 def test_facts_come_from_the_latest_attempt(tmp_path: Path):
@@ -133,12 +103,12 @@ def test_a_ledger_with_missing_keys_or_damage_does_not_stop_the_report(tmp_path:
     assert summary.stages[0].name == "later"
     assert summary.stages[0].status == "pending"
     (run_directory / "stages.json").write_text('{"stages": [')
-    assert "stages.json is damaged" in _Page(write_report(run_directory)).text
+    assert "stages.json is damaged" in Page(write_report(run_directory)).text
 
 
 def test_a_run_without_any_record_has_a_report(tmp_path: Path):
     MetricsLog(tmp_path / "metrics.jsonl").close()
-    assert "No step was done yet" in _Page(write_report(tmp_path)).text
+    assert "No step was done yet" in Page(write_report(tmp_path)).text
 
 
 def test_the_command_to_continue_is_safe_for_a_shell_and_names_this_run_once(tmp_path: Path):
@@ -162,7 +132,7 @@ def test_torn_lines_are_mentioned(tmp_path: Path):
     run_directory = write_example_run(tmp_path / "demo")
     with (run_directory / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "st')
-    assert "1 unreadable line" in _Page(write_report(run_directory)).text
+    assert "1 unreadable line" in Page(write_report(run_directory)).text
 
 
 def test_a_failed_rewrite_leaves_the_old_page(tmp_path: Path):
@@ -196,3 +166,81 @@ def test_the_charts_hold_the_numbers_of_the_log(tmp_path: Path):
     start = text.index('id="chart-loss"')
     assert "7.654321" in text[start : text.index('id="chart-bits_per_byte"')]
     assert json.dumps("anneal") in text[start:]
+
+
+def _with_evaluations(run_directory: Path) -> Path:
+    """Return an example run in whose first training stage two more evaluations were made, after its others."""
+    write_example_run(run_directory)
+    log = MetricsLog(run_directory / "metrics.jsonl")
+    record = replace(eval_record(60, "pretrain", 2.11, attempt=1), report="eval/pretrain/quick.json")
+    metrics = record.metrics | {"cissp/acc": 0.625}
+    log.append(replace(record, metrics=metrics))
+    for step, bits in ((20, 2.7), (40, 2.345)):
+        report = f"eval/pretrain/step-{step:08d}/quick.json"
+        log.append(replace(record, step=step, bits_per_byte=bits, report=report, in_between=True))
+    log.close()
+    return run_directory
+
+
+def test_an_evaluation_in_the_midst_of_a_training_stage_is_a_point_and_a_column_of_its_own(tmp_path: Path):
+    run_directory = _with_evaluations(tmp_path / "demo")
+    summary = read_run(run_directory)
+    assert [record.step for record in summary.evals] == [0, 20, 40, 60, 90, 110]
+    assert summary.stages[0].bits_per_byte == 2.11
+    (curve,) = charts.bits_per_byte(summary).to_dict()["data"]
+    assert list(zip(curve["x"], curve["y"], strict=True))[:4] == [(0, 3.02), (20, 2.7), (40, 2.345), (60, 2.11)]
+    assert list(curve["hovertext"])[:4] == ["start", "pretrain, step 20", "pretrain, step 40", "pretrain"]
+    page = Page(write_report(run_directory))
+    evaluations = page.text[page.text.index("Suite quick") : page.text.index("Samples, before")].split()
+    assert " ".join(evaluations).startswith(
+        "Suite quick metric start pretrain, step 20 pretrain, step 40 pretrain anneal long_context "
+    )
+    assert " ".join(evaluations[-300:]).count("cissp acc – – – 0.625 – –") == 1
+
+
+def test_items_of_the_newest_evaluation_unfold_and_their_answers_cannot_become_markup(tmp_path: Path):
+    run_directory = _with_evaluations(tmp_path / "demo")
+    write_example_report(run_directory / "eval" / "pretrain" / "quick.json")
+    page = Page(write_report(run_directory))
+    assert "Items of suite quick, pretrain" in page.text
+    assert page.text.count(MARKUP) == 3  # a sample, an answer and its target
+    assert page.loads == []
+    assert page.num_scripts == Page(write_report(write_example_run(tmp_path / "harmless"))).num_scripts
+    assert "regex_match: 203 items" in page.text
+    left_out = "These are the first 100 items; 103 more are left out here and stand in eval/pretrain/quick.json."
+    assert left_out in page.text
+    assert "half a character: ?, and" in page.text
+    assert LONG_ANSWER[:1001] not in page.text
+    assert "2: not solved: the state differs (2 turns, 3 calls)" in page.text
+
+
+def test_items_that_cannot_be_read_are_a_sentence_in_the_page(tmp_path: Path):
+    run_directory = _with_evaluations(tmp_path / "demo")
+    assert "because of eval/pretrain/quick.json: it is not there." in Page(write_report(run_directory)).text
+    write_example_report(run_directory / "eval" / "pretrain" / "quick.json", [])
+    sentence = "because of eval/pretrain/quick.json: it is no report of an evaluation."
+    assert sentence in Page(write_report(run_directory)).text
+
+
+def test_half_a_character_in_a_sample_does_not_stop_the_page(tmp_path: Path):
+    run_directory = write_example_run(tmp_path / "demo")
+    log = MetricsLog(run_directory / "metrics.jsonl")
+    log.append(replace(eval_record(60, "pretrain", 2.0), samples=[{"prompt": "So", "text": "a \ud83d"}]))
+    log.close()
+    assert "a ?" in Page(write_report(run_directory)).text
+
+
+def test_a_gate_is_shown_with_the_numbers_that_it_went_by(tmp_path: Path):
+    run_directory = write_example_run(tmp_path / "demo")
+    known = {"value": 2.11, "low": 2.03, "high": 2.19, "num_items": 24, "error_rate": 0.05}
+    met = {"condition": "quality", "verdict": "met", "limit": 2.5, **known}
+    unknown = {"condition": "no_worse", "verdict": "missed", "limit": None, "error_rate": 0.05}
+    entries = [{"name": "pretrain", "gate": {"decision": "block", "numbers": [met, unknown]}}]
+    (run_directory / "stages.json").write_text(json.dumps({"state": "done", "stages": entries}))
+    text = " ".join(Page(write_report(run_directory)).text.split())
+    assert "pretrain quality 2.11 2.03 2.19 5% 24 2.5 met" in text
+    assert "pretrain no_worse – – – 5% – – missed" in text
+    entries[0]["gate"] = {"numbers": [{"condition": 7}]}
+    (run_directory / "stages.json").write_text(json.dumps({"state": "done", "stages": entries}))
+    text = Page(write_report(run_directory)).text
+    assert "the numbers of the gate after pretrain are damaged and were left out: condition is 7" in text

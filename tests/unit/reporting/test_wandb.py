@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.reporting.example_run import STAGES, records, step_record
+from tests.unit.reporting.example_items import MARKUP, example_report, write_example_report
+from tests.unit.reporting.example_run import STAGES, eval_record, records, step_record
 from training.reporting import wandb_view
 from training.reporting.metrics import read_metrics
+from training.reporting.records import EvalRecord
 from training.reporting.reporter import Reporter
 from training.reporting.wandb_follower import wandb_row
 
@@ -170,3 +172,53 @@ def test_numbers_that_are_not_finite_do_not_stop_the_follower(tmp_path: Path):
     rows = _rows(_wandb_lines(tmp_path)[0])
     assert rows[0]["train/grad_norm"] == "Infinity"
     assert rows[1] == wandb_row(step_record(2))
+
+
+def _evaluations() -> list[EvalRecord]:
+    record = eval_record(60, "pretrain", 2.11)
+    metrics = record.metrics | {"cissp/acc": 0.625, "bfcl_multi_turn/pass_at_1/base": 0.5}
+    between = "eval/pretrain/step-00000040/quick.json"
+    return [
+        replace(record, step=40, metrics=metrics, report=between, in_between=True),
+        replace(record, metrics=metrics, report="eval/pretrain/quick.json"),
+        replace(record, step=90, stage="anneal", report="eval/anneal/quick.json"),  # there is no such file
+    ]
+
+
+def test_items_of_a_training_stages_end_are_tables_beside_the_metrics_of_each_benchmark(tmp_path: Path):
+    write_example_report(tmp_path / "eval" / "pretrain" / "quick.json")
+    write_example_report(tmp_path / "eval" / "pretrain" / "step-00000040" / "quick.json")
+    evaluations = _evaluations()
+    with _open(tmp_path, "offline") as reporter:
+        for record in evaluations:
+            reporter.record(record)
+    lines = _wandb_lines(tmp_path)[0]
+    between, end, without = _rows(lines)
+    assert (between, without) == (wandb_row(evaluations[0]), wandb_row(evaluations[2]))
+    assert end["eval/quick/cissp/acc"] == 0.625
+    assert end["eval/quick/bfcl_multi_turn/pass_at_1/base"] == 0.5
+    assert {key for key in end if key.endswith("per_item._type")} == {
+        f"eval/quick/{task}/per_item._type" for task in example_report()["tasks"]
+    }
+    assert "the items of eval/anneal/quick.json are not in wandb" in (tmp_path / "logs" / "wandb.log").read_text()
+    (files,) = (tmp_path / "wandb").glob("offline-run-*/files")
+    table = json.loads((files / end["eval/quick/regex_match/per_item.path"]).read_text())
+    assert table["columns"] == ["after", "id", "acc", "prompt", "answer", "target"]
+    assert len(table["data"]) == 203
+    assert table["data"][0] == ["pretrain", "markup", 0.0, "Question markup: yes or no?", MARKUP, MARKUP]
+    staged = [line["artifact"]["manifest"]["contents"] for line in lines if line["type"] == "artifact"]
+    paths = [Path(content["local_path"]) for contents in staged for content in contents]
+    assert len(paths) == len(example_report()["tasks"])
+    assert all(path.is_relative_to(tmp_path) and path.is_file() for path in paths)  # for `wandb sync`
+
+
+def test_where_tables_cannot_be_kept_the_numbers_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a file").write_text("where a folder should be")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "a file"))
+    write_example_report(tmp_path / "eval" / "pretrain" / "quick.json")
+    _, end, _ = _evaluations()
+    with _open(tmp_path, "offline") as reporter:
+        reporter.record(end)
+        reporter.record(step_record(61))
+    assert _rows(_wandb_lines(tmp_path)[0]) == [wandb_row(end), wandb_row(step_record(61))]
+    assert "the items of pretrain are not in wandb" in (tmp_path / "logs" / "wandb.log").read_text()
