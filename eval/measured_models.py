@@ -138,10 +138,12 @@ def engine_config(asked: Asked) -> Measured:
     suites = config.eval.suites | trained.eval.suites
     if any(word.startswith((f"eval.suites.{asked.suite}.", "eval=")) for word in asked.overrides):
         suites |= config.eval.suites  # the command line speaks of these
+    elsewhere = any(word.startswith("data.prepared_root=") for word in asked.overrides)
+    prepared_root = (config if elsewhere else trained).data.prepared_root
     config = replace(
         config,
         model=trained.model,
-        data=replace(trained.data, prepared_root=config.data.prepared_root),
+        data=replace(trained.data, prepared_root=prepared_root),
         precision=trained.precision,
         eval=replace(config.eval, suites=suites),
     )
@@ -220,7 +222,7 @@ def read_endpoint(path: Path) -> EndpointConfig:
             "partner",
             path,
             f"describes no endpoint ({type(error).__name__}: {error})",
-            "write base_url, model and journal as docs/side_by_side.md shows",
+            "write base_url, model and journal as docs/evaluation.md shows",
         ) from error
 
 

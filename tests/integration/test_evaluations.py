@@ -172,10 +172,7 @@ def test_a_gate_does_not_pass_what_could_not_be_measured(reference: Reference, t
 @pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]])
 def test_the_harness_by_hand_finds_what_the_run_found(done: Path, tmp_path: Path, launcher: Sequence[str]) -> None:
     words = ["-m", "eval.run", f"checkpoint={done}", "suite=quick", f"output={tmp_path / 'found.json'}"]
-    prepared = next(
-        word for word in (done / "config.yaml").read_text().splitlines() if word.strip().startswith("prepared_root:")
-    ).split(": ")[1]
-    finished = run_to_end([sys.executable, *launcher, *words, f"data.prepared_root={prepared}"], folder=tmp_path)
+    finished = run_to_end([sys.executable, *launcher, *words], folder=tmp_path)
     assert finished.exit_code == 0, finished.explain()
     assert "fcc_amateur_extra: 4 items" in (tmp_path / "found.html").read_text()
     found = json.loads((tmp_path / "found.json").read_text())["metrics"]

@@ -4,13 +4,16 @@ More faults, with their times: python -m tests.drills.slurm.
 """
 
 import json
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.drills.slurm_campaign import STEPS, Case, differences, run_campaign
 from tests.integration.reading import last_checkpoint, ledger, records
+from tests.integration.running import run_to_end
 from tests.slurm_cluster import jobs
 from tests.slurm_cluster.cluster import SlurmCluster, why_not
 from training.errors import ExitCode
@@ -99,6 +102,20 @@ def test_a_cancelled_run_saves_ends_and_is_not_requeued(campaign: dict[str, Case
     (end,) = jobs.attempts(case.directory, "end")
     assert end["decision"].startswith("left to Slurm")
     assert last_checkpoint(case.directory).name == f"step-{end['step']:08d}"
+
+
+def test_a_committed_checkpoint_is_measured_by_a_job_of_its_own(
+    cluster: SlurmCluster, campaign: dict[str, Case], tmp_path: Path
+) -> None:
+    run, tasks = campaign["finish"].directory, ["--nodes=2", "--ntasks=2", "--ntasks-per-node=1"]
+    words = ["-m", "eval.run", f"checkpoint={run}", "suite=quick", f"output={tmp_path / 'found.json'}"]
+    environment = [f"{name}={value}" for name, value in cluster.environment.items()]
+    command = ["env", *environment, "srun", *tasks, "--kill-on-bad-exit=1", sys.executable, *words]
+    finished = run_to_end(command, folder=tmp_path)
+    assert finished.exit_code == 0, finished.explain()
+    found = json.loads((tmp_path / "found.json").read_text())["metrics"]
+    of_run = json.loads((run / "eval" / "anneal" / "quick.json").read_text())["metrics"]
+    assert found["bits_per_byte"] == pytest.approx(of_run["bits_per_byte"], rel=1e-4)
 
 
 @pytest.mark.usefixtures("campaign")
