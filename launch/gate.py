@@ -31,9 +31,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--because", help="why")
     options = parser.parse_args(argv)
     try:
-        stages = _stages(options.run_directory)
+        stages, rolled_back = _ledger(options.run_directory)
         if options.answer is None:
-            for line in _described(stages, options.training_stage):
+            for line in _described(stages, rolled_back, options.training_stage):
                 print(line)
         else:
             print(_answer(options, stages))
@@ -72,24 +72,29 @@ def _answer(options: argparse.Namespace, stages: list[dict[str, Any]]) -> str:
     return f"{path}: {approval.reason}\n  -> the same launch.submit command with {again} goes by it"
 
 
-def _described(stages: list[dict[str, Any]], name: str | None) -> Iterator[str]:
+def _described(stages: list[dict[str, Any]], rolled_back: list[dict[str, Any]], name: str | None) -> Iterator[str]:
     for entry in stages if name is None else [_entry(stages, name)]:
         gate = entry["gate"]
         yield f"{entry['name']}: {entry['status']}" + (f", gate: {gate['decision']}" if gate else "")
-        for reason in gate["reasons"] if gate else []:
-            yield f"  {reason}"
+        yield from (f"  {reason}" for reason in (gate["reasons"] if gate else []))
+        for left in rolled_back:
+            if left["name"] == entry["name"]:
+                yield f"  rolled back, its weights are in {left['checkpoint']}:"
+                yield from (f"    {reason}" for reason in left["gate"]["reasons"])
 
 
-def _stages(run_directory: Path) -> list[dict[str, Any]]:
+def _ledger(run_directory: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the entries of all training stages, and of those that were rolled back, as JSON objects."""
     path = run_directory / LEDGER_NAME
     try:
-        stages = read_json(path)["stages"]
-        for entry in stages:
-            _ = entry["name"], entry["status"], entry["evaluation"], entry["gate"]
+        ledger = read_json(path)
+        stages, rolled_back = ledger["stages"], ledger.get("rolled_back", [])
+        for entry in [*stages, *rolled_back]:
+            _ = entry["name"], entry["status"], entry["evaluation"], entry["gate"], entry["checkpoint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{path} is no ledger ({type(error).__name__}: {error})"
         raise ConfigError("RUN_DIR", run_directory, reason, "give a run directory, runs/RUN_ID") from error
-    return stages
+    return stages, rolled_back
 
 
 def _entry(stages: list[dict[str, Any]], name: str) -> dict[str, Any]:

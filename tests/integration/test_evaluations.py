@@ -79,6 +79,9 @@ def test_a_gate_rolls_back_to_where_the_training_stage_began(rolled_back: Finish
     assert (run / left["checkpoint"] / "manifest.json").is_file()
     assert last_checkpoint(run).name == "step-00000009"
     assert "resume=auto trains anneal again" in rolled_back.stderr
+    shown = run_to_end([sys.executable, "-m", "launch.gate", str(run)], folder=root / "output").stdout
+    assert "rolled back, its weights are in checkpoints/step-00000015.rolled-back:" in shown
+    assert left["gate"]["reasons"][0] in shown
 
 
 def test_measuring_changes_no_bit_of_the_run(done: Path, reference: Reference) -> None:
