@@ -65,6 +65,7 @@ drill: $(STAMP) ## the slow tests: the fault matrix, all layouts' equivalence, 2
 	$(PY) -m tests.drills.corruption_in_memory --count 50
 	$(PY) -m tests.drills.freeze --count 1000
 	$(PY) -m tests.drills.payloads
+	$(PY) -m tests.drills.benchmarks
 	$(PY) -m tests.drills.sandbox
 	$(PY) -m tests.drills.endpoint --count 200
 	$(PY) -m tests.drills.slurm

@@ -6,7 +6,7 @@ the items of benchmarks, once · `function_calls` calls in a model's answer.
 
 The model: `requests` what it is asked, in tokens · `lm` a live engine scores and continues, under any layout ·
 `batching` who does what of it (pure) · `conductor` rank 0 evaluates, all compute · `live_model` the same as an LM of
-lm_eval · `text_tokenizers` its tokenizer · `data` what is needed of prepared data.
+lm_eval · `text_tokenizers` its tokenizer · `data` what is needed of prepared data · `throughput` what it took.
 
 What follows: `metrics` numbers from scores · `evidence` reads a report back, item by item · `statistics` how sure a
 number is · `gates` decides whether the next training stage may start (both pure) · `contamination` what of the items

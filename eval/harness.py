@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from eval.tasks.multiple_choice import MULTIPLE_CHOICE
 from eval.tasks.samples import SAMPLES
 from eval.text_model import TextModel
 from eval.text_tokenizers import RunTokenizer
+from eval.throughput import Metered
 from training.config.benchmarks import BENCHMARKS
 from training.config.eval_schema import SuiteConfig
 from training.data.shards import PreparedData
@@ -58,6 +59,8 @@ class EvalReport:
     data_identity: str
     """SHA-256 of the held-out documents as the tokenizer splits them; numbers compare only if it is equal."""
     seconds: float
+    throughput: dict[str, float] = field(default_factory=dict)
+    """What it took: tokens, rates, and costs as far as they are known."""
 
     @property
     def bits_per_byte(self) -> float:
@@ -94,6 +97,8 @@ class EngineModel:
     """Its longest sequence, in tokens."""
     shares_tokens: bool
     """Whether the documents that it is measured on are in tokens of its own; if not, it is asked in text."""
+    price_per_hour: float | None = None
+    """Of one device, in any one currency; None: it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +108,7 @@ class Summary:
     metrics: dict[str, float]
     samples: list[dict[str, str]]
     seconds: float
+    throughput: dict[str, float] = field(default_factory=dict)
 
 
 def evaluate(
@@ -140,14 +146,19 @@ def evaluate(
     def work(computing: Conducted) -> Summary:
         found = None if path is None else _summary_in(path, suite, weights)
         if found is None:
+            metered = Metered(
+                model=computing,
+                num_devices=model.engine.layout.world_size,
+                price_per_hour=model.price_per_hour,
+            )
             live = LiveModel(
-                computing,
+                metered,
                 tokenizer,
                 prefix_id=tokenizer.eos_id,
                 max_length=suite.max_length or model.max_length,
                 seed=suite.seed,
             )
-            in_tokens: TokenModel = computing
+            in_tokens: TokenModel = metered
             if subject.data is not None and not model.shares_tokens:
                 in_tokens = TextModel(live, RunTokenizer(subject.data.tokenizer))
             report = measure(
@@ -159,9 +170,12 @@ def evaluate(
                 weights=weights,
                 keep_alive=computing.keep_alive,
             )
+            report = replace(report, throughput=metered.numbers())
             if path is not None:
                 write_report(report, path)
-            found = Summary(metrics=report.metrics, samples=report.samples, seconds=report.seconds)
+            found = Summary(
+                metrics=report.metrics, samples=report.samples, seconds=report.seconds, throughput=report.throughput
+            )
         return found
 
     made = conduct(lm, ranks, work, silent_seconds=silent_seconds)
@@ -247,7 +261,12 @@ def _summary_in(path: Path, suite: SuiteConfig, weights: str) -> Summary | None:
         if report["suite"] != json.loads(json.dumps(asdict(suite))) or report["weights"] != weights:
             return None
         samples = report["tasks"].get(SAMPLES.name, {"items": []})["items"]
-        return Summary(metrics=report["metrics"], samples=samples, seconds=report["seconds"])
+        return Summary(
+            metrics=report["metrics"],
+            samples=samples,
+            seconds=report["seconds"],
+            throughput=report["throughput"],
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None  # there is none that could be used: it is made, and written over this one
 

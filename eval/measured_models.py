@@ -1,8 +1,8 @@
 """What a command line of `eval.run` names: the model, its tokenizer, the suite, and the documents it is measured on."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,8 +17,9 @@ from eval.live_model import TextTokenizer
 from eval.requests import Continuation, Prompt, ScoredContinuation
 from eval.text_model import TextModel
 from eval.text_tokenizers import HuggingFaceTokenizer, RunTokenizer
-from training.checkpoint.catalog import committed, verify
+from training.checkpoint.catalog import committed
 from training.checkpoint.hugging_face import read_model_config
+from training.checkpoint.manifest import read_manifest
 from training.config.eval_schema import SuiteConfig
 from training.config.keys import no_such
 from training.config.load import compose, load_frozen
@@ -31,6 +32,8 @@ from training.errors import ConfigError
 from training.plain_files import read_yaml
 
 _OWN = ("checkpoint", "partner", "suite", "run", "output")
+_PLACEMENT = ("max_memory_per_gpu", "max_cpu_memory", "offload_folder")
+"""Where accelerate may put a Hugging Face directory's weights."""
 _STAGE = "pretrain"
 """The one training stage of the config that is composed here; nothing is trained in it."""
 
@@ -43,6 +46,7 @@ class Asked:
     checkpoint: str | None = None
     partner: str | None = None
     run: Path | None = None
+    placement: Mapping[str, str] = field(default_factory=dict)
     output: Path | None = None
     overrides: tuple[str, ...] = ()
 
@@ -57,7 +61,7 @@ class Asked:
         if not words or {"-h", "--help"} & set(words):
             return None
         pairs = [word.partition("=") for word in words]
-        own = {name: value for name, _, value in pairs if name in _OWN}
+        own = {name: value for name, _, value in pairs if name in (*_OWN, *_PLACEMENT)}
         if ("checkpoint" in own) == ("partner" in own):
             given = " ".join(f"{name}={own[name]}" for name in ("checkpoint", "partner") if name in own)
             remedy = "checkpoint=DIR, checkpoint=hf:DIR, partner=hf:DIR or partner=endpoint:FILE.yaml"
@@ -69,8 +73,11 @@ class Asked:
             checkpoint=own.get("checkpoint"),
             partner=own.get("partner"),
             run=Path(own["run"]) if "run" in own else None,
+            placement={name: own[name] for name in _PLACEMENT if name in own},
             output=Path(own["output"]) if "output" in own else None,
-            overrides=tuple(word for word, (name, _, _) in zip(words, pairs, strict=True) if name not in _OWN),
+            overrides=tuple(
+                word for word, (name, _, _) in zip(words, pairs, strict=True) if name not in (*_OWN, *_PLACEMENT)
+            ),
         )
 
 
@@ -108,7 +115,7 @@ def engine_config(asked: Asked) -> Measured:
 
     Raises:
         ConfigError: the model, the suite or the layout cannot be.
-        CorruptCheckpoint: the checkpoint is not whole.
+        CorruptCheckpoint: the checkpoint has no manifest that can be read.
     """
     assert asked.checkpoint is not None
     nodes, per_node = launched_world()
@@ -126,7 +133,7 @@ def engine_config(asked: Asked) -> Measured:
         config = replace(config, model=read_model_config(Path(rest)))
         return _measured(asked, config, source=Path(rest), weights=_named(asked.checkpoint, Path(rest)))
     source = _checkpoint_in(Path(asked.checkpoint))
-    manifest = verify(source)
+    manifest = read_manifest(source)
     if not manifest.progress.training_stage:
         raise ConfigError(
             "checkpoint",
@@ -171,6 +178,9 @@ def open_partner(asked: Asked) -> Partner:
             batch_size=measured.suite.batch_sequences,
             max_length=measured.suite.max_length,
             dtype="float32" if config.precision is Precision.fp32 else "bfloat16",
+            max_memory_per_gpu=asked.placement.get("max_memory_per_gpu"),
+            max_cpu_memory=asked.placement.get("max_cpu_memory"),
+            offload_folder=Path(folder) if (folder := asked.placement.get("offload_folder")) else None,
         )
         close, costs = _nothing, _no_costs
     elif scheme == "endpoint" and rest:
@@ -308,11 +318,14 @@ def _costs(partner: EndpointLM) -> dict[str, float]:
     """Return what an endpoint's answers took, as far as it is known."""
     usage = partner.client.usage()
     known = {
-        "endpoint/input_tokens": usage.input_tokens,
-        "endpoint/output_tokens": usage.output_tokens,
-        "endpoint/output_tokens_per_second": usage.output_tokens_per_second,
-        "endpoint/cost": usage.cost,
-        "endpoint/cost_per_million_tokens": usage.cost_per_million_tokens,
+        "prompt_tokens": usage.input_tokens,
+        "generated_tokens": usage.output_tokens,
+        "generated_tokens_per_second": usage.output_tokens_per_second,
+        "answers_without_count": usage.uncounted_answers,
+        "possibly_billed_twice": partner.client.possibly_billed,
+        "choices_without_a_letter": partner.unnamed_choices,
+        "cost": usage.cost,
+        "cost_per_million_tokens": usage.cost_per_million_tokens,
     }
     return {name: float(value) for name, value in known.items() if value is not None}
 

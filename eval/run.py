@@ -6,6 +6,7 @@
     python -m eval.run partner=endpoint:FILE.yaml suite=NAME …      an OpenAI-compatible HTTP endpoint
     deepspeed --module eval.run …     torchrun --nproc_per_node N -m eval.run …     srun python -m eval.run …
 
+    offload_folder=DIR max_cpu_memory=8GiB max_memory_per_gpu=70GiB    where accelerate puts a partner's weights
     run=RUN_DIR       whose held-out documents are measured, where the model is not one of that run
     output=FILE.json  the report, and FILE.html for people; default eval/by_hand/ of the run, else the current folder
     key=value         as for launch.submit: parallel=zero3, eval.suites.NAME.benchmarks.cissp.items=20, …
@@ -23,8 +24,10 @@ import torch
 
 from eval.harness import EngineModel, EvalReport, Summary, evaluate, measure, write_report
 from eval.measured_models import Asked, Measured, engine_config, open_partner, subject_of
+from training.checkpoint.catalog import verify
 from training.checkpoint.hugging_face import HuggingFaceSource
 from training.checkpoint.load import CheckpointReader
+from training.checkpoint.ranks import do_together
 from training.data.batch import MicroBatch
 from training.engine import process_group
 from training.engine.base import Engine, Sampling, SequenceScores
@@ -96,6 +99,12 @@ def _measure_on_engine(asked: Asked) -> None:
     processes = process_group.start(3600)
     measured = engine_config(asked)
     torch.set_num_threads(measured.config.cluster.threads_per_process)
+    if measured.own_data is not None:  # every rank hashes its share of the files
+
+        def verify_share() -> None:
+            verify(measured.source, part=processes.rank, num_parts=processes.world_size)
+
+        do_together(processes, verify_share)
     with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed's chatter
         engine = _engine(measured, processes)
     subject, tokenizer = subject_of(asked, measured)
@@ -104,6 +113,7 @@ def _measure_on_engine(asked: Asked) -> None:
         tokenizer=tokenizer,
         max_length=measured.config.model.max_sequence_length,
         shares_tokens=measured.own_data is not None,
+        price_per_hour=measured.config.cluster.accelerator.price_per_hour,
     )
     found = evaluate(
         model,
@@ -146,8 +156,9 @@ def _measure_partner(asked: Asked) -> None:
         )
     finally:
         partner.close()
-    write_report(replace(report, metrics=report.metrics | partner.costs()), partner.measured.output)
-    found = Summary(metrics=report.metrics | partner.costs(), samples=[], seconds=report.seconds)
+    report = replace(report, throughput=partner.costs())
+    write_report(report, partner.measured.output)
+    found = Summary(metrics=report.metrics, samples=[], seconds=report.seconds, throughput=report.throughput)
     _tell(found, asked.suite, partner.measured)
 
 
@@ -156,8 +167,9 @@ def _tell(found: Summary, suite_name: str, measured: Measured) -> None:
     page = write_evaluation_page(
         measured.output, suite=suite_name, weights=measured.weights, metrics=found.metrics, seconds=found.seconds
     )
-    width = max(map(len, found.metrics), default=0)
-    for name, value in found.metrics.items():
+    numbers = found.metrics | found.throughput
+    width = max(map(len, numbers), default=0)
+    for name, value in numbers.items():
         print(f"{name:{width}}  {value:.6g}")  # noqa: T201
     print(f"{measured.weights}: {found.seconds:.0f} s; report: {measured.output}, for people: {page}")  # noqa: T201
 

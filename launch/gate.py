@@ -90,7 +90,9 @@ def _ledger(run_directory: Path) -> tuple[list[dict[str, Any]], list[dict[str, A
         ledger = read_json(path)
         stages, rolled_back = ledger["stages"], ledger.get("rolled_back", [])
         for entry in [*stages, *rolled_back]:
-            _ = entry["name"], entry["status"], entry["evaluation"], entry["gate"], entry["checkpoint"]
+            _ = entry["name"], entry["status"], entry["evaluation"], entry["gate"]
+        for entry in rolled_back:
+            _ = entry["checkpoint"], entry["gate"]["reasons"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{path} is no ledger ({type(error).__name__}: {error})"
         raise ConfigError("RUN_DIR", run_directory, reason, "give a run directory, runs/RUN_ID") from error

@@ -296,6 +296,7 @@ def _evaluate(
         tokenizer=RunTokenizer(data.tokenizer),
         max_length=config.model.max_sequence_length,
         shares_tokens=True,
+        price_per_hour=config.cluster.accelerator.price_per_hour,
     )
     return evaluate(
         model,

@@ -10,6 +10,7 @@ kill        kill -9 of ranks and launchers: at random moments, and at every poin
   moments       where a run is, and waiting for the moment of a kill
   campaign      one run, killed at random moments until it is done
   points        one run, killed at every point of the save protocol on every rank
+benchmarks  every item of every benchmark, by who knows the answers and by who does not; workflows replayed
 signals     wishes to stop, to any rank, in every phase
   phases        what all ranks are doing, seen from outside
   stops         one run, told to stop in every phase until it is done

@@ -332,6 +332,8 @@ class AcceleratorConfig:
     """Dense matrix-multiply peak at the run's precision; null measures it at the start (CPU)."""
     memory_bytes: float | None = None
     """Memory of one device, in bytes; null divides this machine's among its ranks (CPU)."""
+    price_per_hour: float | None = None
+    """Of one device, in any one currency: what evaluations cost stands in their reports; null is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

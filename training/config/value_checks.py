@@ -146,6 +146,7 @@ _RANGES: list[tuple[str, Range | OpenRange]] = [
     ("cluster.slurm.spare_nodes", Range(low=0)),
     ("cluster.slurm.array_limit", _COUNT),
     ("cluster.accelerator.peak_flops_per_second", OpenRange(usual=1e12)),
+    ("cluster.accelerator.price_per_hour", OpenRange(usual=2.5)),
     ("cluster.accelerator.memory_bytes", OpenRange(usual=80e9)),
 ]
 

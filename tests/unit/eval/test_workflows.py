@@ -1,6 +1,6 @@
 """Workflows in the real simulated systems, with models that follow a script."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,70 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.reliability import pass_hat
-from eval.workflows.chat import Message
 from eval.workflows.conversation import MAXIMUM_STEPS, Conversation
 from eval.workflows.run import TryResult, run_workflows, workflow_metrics
 from eval.workflows.simulator import CallFailed, Simulator
 from eval.workflows.tasks import WorkflowTask, read_tasks
+from tests.unit.eval.scripted_model import ScriptedModel, endless, gold, other_calls, silent
 from training.errors import ConfigError, DataError
 
 CATEGORIES = ("base", "miss_func", "miss_param", "long_context")
 EACH = 5
-
-Script = Callable[[WorkflowTask, int, bool], str]
-"""Task, turn, whether results of calls came last -> answer."""
-
-
-class ScriptedModel:
-    """A ChatModel that answers by a script; it knows its conversations by the lists that they are kept in."""
-
-    def __init__(self, tasks: Sequence[WorkflowTask], script: Script) -> None:
-        self._tasks, self._script = tasks, script
-        self._of: dict[int, WorkflowTask] = {}
-        self.batches: list[int] = []
-        self.seeds: list[int] = []
-
-    def chat(
-        self,
-        conversations: Sequence[Sequence[Message]],
-        *,
-        max_new_tokens: int,
-        temperature: float,
-        seeds: Sequence[int],
-    ) -> list[str]:
-        if not self._of:
-            each = len(conversations) // len(self._tasks)
-            tasks = [task for task in self._tasks for _ in range(each)]
-            self._of = {id(messages): task for messages, task in zip(conversations, tasks, strict=True)}
-        self.batches.append(len(conversations))
-        self.seeds += seeds
-        return [
-            self._script(
-                self._of[id(messages)],
-                sum(message["role"] == "assistant" and "[" not in message["content"] for message in messages),
-                messages[-1]["role"] == "tool",
-            )
-            for messages in conversations
-        ]
-
-
-def gold(task: WorkflowTask, turn: int, called: bool) -> str:
-    calls = task.answer[turn]
-    return "All done." if called or not calls else f"[{', '.join(calls)}]"
-
-
-def silent(task: WorkflowTask, turn: int, called: bool) -> str:
-    return "I cannot do that."
-
-
-def other_calls(task: WorkflowTask, turn: int, called: bool) -> str:
-    """Call what is never asked for, if something is."""
-    name = next(name for name, schema in task.schemas.items() if not schema["parameters"].get("required"))
-    return "All done." if called or not task.answer[turn] else f"[{name}()]"
-
-
-def endless(task: WorkflowTask, turn: int, called: bool) -> str:
-    return f"[{next(iter(task.schemas))}()]"
 
 
 @pytest.fixture(scope="module")
