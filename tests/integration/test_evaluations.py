@@ -12,7 +12,10 @@ from eval.evidence import read_items
 from tests.integration.conftest import Reference
 from tests.integration.reading import contents, last_checkpoint, ledger, numbers_by_step, records, stage_status
 from tests.integration.running import Finished, only_run, run_to_end, submit_to_end
+from tests.unit.eval.sandbox.available import why_not
 from training.errors import ExitCode
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 BENCHMARKS = (
     "{fcc_amateur_extra: {items: 4}, bits_per_byte_prose: {items: 1}, human_eval: {items: 2, max_new_tokens: 8}}"

@@ -13,6 +13,7 @@ from eval.conductor import TokenModel
 from eval.requests import Continuation, Prompt
 from eval.throughput import Metered
 from tests.unit.eval.oracle import OracleLM
+from tests.unit.eval.sandbox.available import why_not
 from tests.unit.eval.tiny import TinyEngine, make_data, make_lm, make_model
 from training.config.eval_schema import BenchmarkConfig, SuiteConfig
 from training.errors import DataError
@@ -68,6 +69,7 @@ def test_a_chat_template_is_used_where_the_suite_says_so(prepared_benchmarks: Pa
     assert result.metrics["regex_match/acc"] == 1.0
 
 
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_how_answers_are_drawn_and_how_long_they_may_be_is_passed_on(prepared_benchmarks: Path) -> None:
     lm, result = run(prepared_benchmarks, "human_eval", items=2, tries=3, temperature=0.5, top_p=0.9, max_new_tokens=99)
     assert len(lm.asked) == 6
