@@ -126,7 +126,7 @@ def _ours(weights: Path) -> LM:
         engine.load_weights(lambda: HuggingFaceSource(weights, config.model))
     tokenizer = HuggingFaceTokenizer.load(weights)
     lm = EngineLM(
-        engine=Undisturbed(engine), decoder=tokenizer, eos_id=tokenizer.eos_id, batch_sequences=BATCH_SEQUENCES
+        engine=Undisturbed(engine), speller=tokenizer, eos_id=tokenizer.eos_id, batch_sequences=BATCH_SEQUENCES
     )
     return LiveModel(lm, tokenizer, prefix_id=tokenizer.eos_id, max_length=_MAX_LENGTH)
 

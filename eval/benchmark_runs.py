@@ -39,7 +39,6 @@ from training.errors import DataError
 
 _SHOWN_CHARACTERS = 400
 """Of a prompt, its end, in the report."""
-_WORKFLOW_ANSWER_TOKENS = 512
 
 
 def run_benchmarks(lm: LM, suite: SuiteConfig, root: Path) -> dict[str, TaskResult]:
@@ -165,13 +164,15 @@ def _score(name: str, value: Any) -> float | list[float]:
 
 def _run_workflow(lm: LM, name: str, how: BenchmarkConfig, root: Path, *, seed: int) -> TaskResult:
     tasks = read_tasks(root)[: how.items]
+    answer_tokens = how.max_new_tokens or BENCHMARKS[name].answer_tokens
+    assert answer_tokens is not None
     with Simulator(root) as simulator:
         tries = run_workflows(
             tasks,
-            LMChat(lm),
+            LMChat(lm, top_p=how.top_p),
             simulator,
             num_tries=how.tries,
-            max_new_tokens=how.max_new_tokens or _WORKFLOW_ANSWER_TOKENS,
+            max_new_tokens=answer_tokens,
             temperature=how.temperature,
             seed=seed,
         )

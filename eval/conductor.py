@@ -5,6 +5,7 @@ for the model through it. If that code fails or hangs, the evaluation ends on ev
 """
 
 import json
+import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from eval.requests import Continuation, Prompt, ScoredContinuation, to_plain
 from training.errors import EvaluationFailed
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 
 _SCORE, _GENERATE, _WAIT, _DONE, _FAILED = "score", "generate", "wait", "done", "failed"
 PATIENCE_SECONDS = 5.0
@@ -94,7 +96,7 @@ class _Work(threading.Thread, Generic[T]):
         super().__init__(name="evaluation", daemon=True)
         self.orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
         self.results: list[T] = []
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._work = work
 
     def run(self) -> None:
@@ -102,7 +104,8 @@ class _Work(threading.Thread, Generic[T]):
         try:
             self.results.append(self._work(Conducted(self.orders)))
             self.orders.put(_Order(what=_DONE))
-        except Exception as error:  # other people's code: every rank is told, and raises it
+        except BaseException as error:  # other people's code, which may call sys.exit: every rank is told
+            _LOG.error("an evaluation failed", exc_info=error)
             self.error = error
             self.orders.put(_Order(what=_FAILED, text=f"{type(error).__name__}: {error}"))
 
@@ -135,9 +138,13 @@ def conduct(lm: EngineLM, ranks: Ranks, work: Callable[[Conducted], T], *, silen
             order = _Order(what=_WAIT)
             if silent >= silent_seconds:
                 order = _Order(what=_FAILED, text=f"a task did not ask the model for {silent:.0f} s: it was given up")
-        ranks.broadcast_text(
-            json.dumps({"what": order.what, "text": order.text, "requests": [to_plain(r) for r in order.requests]})
-        )
+        try:
+            text = _text(order)
+        except (TypeError, ValueError) as error:  # a request that is none: the others wait, and have to be told
+            order.answer.put(error)
+            order = _Order(what=_FAILED, text=f"a task asked for what cannot be sent: {error}")
+            text = _text(order)
+        ranks.broadcast_text(text)
         if order.what == _DONE:
             return thread.results[0]
         try:
@@ -148,6 +155,10 @@ def conduct(lm: EngineLM, ranks: Ranks, work: Callable[[Conducted], T], *, silen
                 raise error from thread.error
             raise
         order.answer.put(answer)
+
+
+def _text(order: _Order) -> str:
+    return json.dumps({"what": order.what, "text": order.text, "requests": [to_plain(r) for r in order.requests]})
 
 
 def _follow(lm: EngineLM, ranks: Ranks) -> None:

@@ -108,6 +108,10 @@ def decide(
         action = GateAction.promote
     elif verdict is Verdict.missed:
         action = gate.when_missed
+        if action is GateAction.roll_back and any(
+            finding.verdict is Verdict.missed and finding.bounds is None for finding in findings.values()
+        ):
+            action = GateAction.block  # what could not be counted costs nobody a training stage
     elif gate.when_unclear is GateAction.more_items and look >= gate.max_looks:
         action = GateAction.block
     else:

@@ -120,6 +120,7 @@ def evaluate(
     suite_name: str,
     weights: str = "",
     path: Path | None = None,
+    reuses_report: bool = False,
     silent_seconds: float,
 ) -> Summary:
     """Return what a suite finds in the engine's present weights; collective.
@@ -131,8 +132,9 @@ def evaluate(
         suite: what is measured.
         suite_name: its name.
         weights: see `EvalReport.weights`.
-        path: where rank 0 writes the report; None writes none. If that of the same suite and weights is there, it is
-            read, and nothing is measured again.
+        path: where rank 0 writes the report; None writes none.
+        reuses_report: whether a report that is there, of the same suite, weights and versions, is read, and nothing is
+            measured again; only where `weights` can be relied on.
         silent_seconds: see `conductor.conduct`.
 
     Raises:
@@ -140,11 +142,11 @@ def evaluate(
     """
     tokenizer = model.tokenizer
     lm = EngineLM(
-        engine=model.engine, decoder=tokenizer, eos_id=tokenizer.eos_id, batch_sequences=suite.batch_sequences
+        engine=model.engine, speller=tokenizer, eos_id=tokenizer.eos_id, batch_sequences=suite.batch_sequences
     )
 
     def work(computing: Conducted) -> Summary:
-        found = None if path is None else _summary_in(path, suite, weights)
+        found = _summary_in(path, suite, weights, subject) if path is not None and reuses_report else None
         if found is None:
             metered = Metered(
                 model=computing,
@@ -231,11 +233,15 @@ def measure(
         weights=weights,
         metrics=metrics,
         tasks=tasks,
-        training_data=subject.training_data.fingerprint if subject.training_data else "not known, or not searched",
+        training_data=_training_data(subject),
         contamination=contamination,
         data_identity=data_identity(data, suite) if data is not None and suite.held_out_source else "",
         seconds=time.monotonic() - started,
     )
+
+
+def _training_data(subject: Subject) -> str:
+    return subject.training_data.fingerprint if subject.training_data else "not known, or not searched"
 
 
 def to_json(report: EvalReport) -> str:
@@ -254,11 +260,17 @@ def write_report(report: EvalReport, path: Path) -> None:
     write_durably(path, to_json(report))
 
 
-def _summary_in(path: Path, suite: SuiteConfig, weights: str) -> Summary | None:
-    """Return what a report says if it is of the same suite and weights."""
+def _summary_in(path: Path, suite: SuiteConfig, weights: str, subject: Subject) -> Summary | None:
+    """Return what a report says if it is of the same suite and weights, and nothing would be measured otherwise now."""
+    versions = {task.name: task.version for task in _tasks_of(suite)}
+    versions |= {name: BENCHMARKS[name].version for name in suite.benchmarks}
     try:
         report = read_json(path, largest_bytes=LARGEST_REPORT_BYTES)
         if report["suite"] != json.loads(json.dumps(asdict(suite))) or report["weights"] != weights:
+            return None
+        if {name: task["version"] for name, task in report["tasks"].items()} != versions:
+            return None
+        if report["training_data"] != _training_data(subject):
             return None
         samples = report["tasks"].get(SAMPLES.name, {"items": []})["items"]
         return Summary(

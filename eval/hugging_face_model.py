@@ -48,7 +48,10 @@ def hugging_face_model(
     is_spread = not (max_memory_per_gpu is None and max_cpu_memory is None and offload_folder is None)
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if offload_folder is not None:
-        offload_folder.mkdir(parents=True, exist_ok=True)
+        try:
+            offload_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError("offload_folder", offload_folder, str(error), "name a folder on a large disk") from error
     # lm_eval's registration hides the parameters from type checkers.
     make = cast(Callable[..., HFLM], HFLM)
     try:

@@ -16,6 +16,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from eval.conductor import TokenModel
 from eval.requests import Continuation, Prompt
+from training.errors import ConfigError
 
 
 class TextTokenizer(Protocol):
@@ -42,6 +43,10 @@ class TextTokenizer(Protocol):
 
     def decode(self, token_ids: Sequence[int], /) -> str:
         """Return the text of token ids, special tokens left out."""
+        ...
+
+    def spelled(self, token_ids: Sequence[int], /) -> str:
+        """Return the text of token ids, special tokens by their names."""
         ...
 
     def token_text(self, token_id: int, /) -> str:
@@ -130,7 +135,16 @@ class LiveModel(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Iterable[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        scores = self._model.score([self._cut(context, continuation) for _, context, continuation in requests])
+        asked = [(context, continuation) for _, context, continuation in requests]
+        longest = max((len(continuation) for _, continuation in asked), default=0)
+        if longest > self._max_length:
+            raise ConfigError(
+                "max_length",
+                self._max_length,
+                f"an answer to be scored has {longest} tokens, and would be scored in part",
+                f"a max_length of the suite of {longest} at least, or shorter document_tokens",
+            )
+        scores = self._model.score([self._cut(context, continuation) for context, continuation in asked])
         return [(score.logprob, score.is_greedy) for score in scores]
 
     def _windows(self, text: str) -> Iterable[Continuation]:
@@ -153,7 +167,14 @@ class LiveModel(TemplateLM):
         """Return a prompt of lm_eval: what it asks for in the terms of Hugging Face's `generate`."""
         wanted: dict[str, Any] = dict(normalize_gen_kwargs(asked, self._max_new_tokens))
         stop = handle_stop_sequences(wanted.get("until"), eos=self._text.token_text(self._text.eos_id))
-        max_new_tokens = min(int(wanted["max_gen_toks"]), self._max_length - 1)
+        max_new_tokens = int(wanted["max_gen_toks"])
+        if max_new_tokens >= self._max_length:
+            raise ConfigError(
+                "max_new_tokens",
+                max_new_tokens,
+                f"the longest sequence has {self._max_length} tokens: no room is left for the question",
+                "a smaller max_new_tokens of the benchmark, or a larger max_length of the suite",
+            )
         is_sampled = bool(wanted.get("do_sample")) and float(wanted.get("temperature") or 0.0) > 0.0
         ids = self.tok_encode(text)[-(self._max_length - max_new_tokens) :]
         return Prompt(

@@ -51,10 +51,10 @@ class InferenceEngine(Protocol):
         ...
 
 
-class Decoder(Protocol):
-    """Token ids to text."""
+class Speller(Protocol):
+    """Token ids to text, special tokens by their names: a stop string may be one."""
 
-    def decode(self, token_ids: Sequence[int], /) -> str:
+    def spelled(self, token_ids: Sequence[int], /) -> str:
         """Return the text of token ids."""
         ...
 
@@ -64,7 +64,7 @@ class EngineLM:
     """Scores and continues sequences with an engine; all methods are collective and return the same on every rank."""
 
     engine: InferenceEngine
-    decoder: Decoder
+    speller: Speller
     """Of the model's tokenizer: generation ends where a stop string appears in the text."""
     eos_id: int
     """Ends every generation; also what stands behind the end of short sequences, where nothing sees it."""
@@ -136,7 +136,7 @@ class EngineLM:
 
     def _continue(self, prompts: Sequence[Prompt], *, is_wanted: bool) -> list[list[int]]:
         """Continue a batch of prompts token by token until all are complete, here and on the other replicas."""
-        texts = [_Text(prompt, self.decoder, self.eos_id) for prompt in prompts]
+        texts = [_Text(prompt, self.speller, self.eos_id) for prompt in prompts]
         input_ids_BT = _padded([prompt.ids for prompt in prompts], self.eos_id)
         num_tokens_B = torch.tensor([len(prompt.ids) for prompt in prompts])
         cache = KeyValueCache(len(prompts), input_ids_BT.shape[1] + max(prompt.max_new_tokens for prompt in prompts))
@@ -172,12 +172,12 @@ class EngineLM:
 class _Text:
     """A text that grows: the tokens after a prompt, and whether they are complete."""
 
-    def __init__(self, prompt: Prompt, decoder: Decoder, eos_id: int) -> None:
+    def __init__(self, prompt: Prompt, speller: Speller, eos_id: int) -> None:
         self.prompt = prompt
         self.token_ids: list[int] = []
         self.newest = eos_id
         self.is_complete = False
-        self._decoder = decoder
+        self._speller = speller
         self._eos_id = eos_id
         # A token stands for at least one byte, but the first ones of the window may begin inside of a character.
         self._window_tokens = 8 + max((len(stop.encode()) for stop in prompt.stop), default=0)
@@ -191,7 +191,7 @@ class _Text:
             self.is_complete = True
             return
         self.token_ids.append(token)
-        tail = self._decoder.decode(self.token_ids[-self._window_tokens :]) if self.prompt.stop else ""
+        tail = self._speller.spelled(self.token_ids[-self._window_tokens :]) if self.prompt.stop else ""
         self.is_complete = len(self.token_ids) >= self.prompt.max_new_tokens or any(
             stop in tail for stop in self.prompt.stop
         )

@@ -1,6 +1,9 @@
 """What a command line of `eval.run` names: the model, its tokenizer, the suite, and the documents it is measured on."""
 
 import hashlib
+import os
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +14,7 @@ from lm_eval.api.model import LM
 from eval.conductor import TokenModel
 from eval.endpoint.config import Api, EndpointConfig
 from eval.endpoint.lm import EndpointLM
-from eval.harness import Subject
+from eval.harness import LARGEST_REPORT_BYTES, Subject
 from eval.hugging_face_model import hugging_face_model
 from eval.live_model import TextTokenizer
 from eval.requests import Continuation, Prompt, ScoredContinuation
@@ -20,16 +23,19 @@ from eval.text_tokenizers import HuggingFaceTokenizer, RunTokenizer
 from training.checkpoint.catalog import committed
 from training.checkpoint.hugging_face import read_model_config
 from training.checkpoint.manifest import read_manifest
+from training.config.benchmark_checks import check_benchmarks
 from training.config.eval_schema import SuiteConfig
 from training.config.keys import no_such
 from training.config.load import compose, load_frozen
 from training.config.overrides import CONF_DIRECTORY
+from training.config.run_directory import checkpoint_folders
 from training.config.schema import DataConfig, Precision, RunConfig
 from training.config.typed import to_run_config
 from training.data.shards import PreparedData
 from training.engine.process_group import launched_world
 from training.errors import ConfigError
-from training.plain_files import read_yaml
+from training.find_run import is_run_directory
+from training.plain_files import read_json, read_yaml
 
 _OWN = ("checkpoint", "partner", "suite", "run", "output")
 _PLACEMENT = ("max_memory_per_gpu", "max_cpu_memory", "offload_folder")
@@ -166,12 +172,15 @@ def open_partner(asked: Asked) -> Partner:
         DataError: the held-out documents are not prepared.
     """
     assert asked.partner is not None
+    if (world := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        reason = f"a partner's model is asked by one process, and {world} were started"
+        raise ConfigError("partner", asked.partner, reason, "start it without a launcher")
     config = compose([*_group_of(asked), *asked.overrides])
     scheme, _, rest = asked.partner.partition(":")
     path = Path(rest)
     if scheme == "hf" and rest:
-        tokenizer = HuggingFaceTokenizer.load(path)
         measured = _measured(asked, config, source=path, weights=_named(asked.partner, path))
+        tokenizer = HuggingFaceTokenizer.load(path)
         lm: LM = hugging_face_model(
             path,
             prefix_token_id=tokenizer.eos_id,
@@ -251,12 +260,16 @@ def _measured(
 ) -> Measured:
     if asked.suite not in config.eval.suites:
         raise no_such("suite", asked.suite, "the suites", sorted({*config.eval.suites, *_suites()}))
+    longest = config.model.max_sequence_length if asked.partner is None else sys.maxsize
+    check_benchmarks(f"eval.suites.{asked.suite}", config.eval.suites[asked.suite], max_length=longest)
+    output = _output(asked, source, own_data)
+    _refuse_to_replace(output, weights)
     return Measured(
         config=config,
         suite=config.eval.suites[asked.suite],
         source=source,
         weights=weights,
-        output=_output(asked, source, own_data),
+        output=output,
         own_data=own_data,
     )
 
@@ -279,8 +292,11 @@ def _suites() -> dict[str, str]:
 
 
 def _checkpoint_in(path: Path) -> Path:
-    """Return the checkpoint at a path, or the newest one of the run directory that it is."""
-    return next(iter(committed(path, path / "checkpoints")), path)
+    """Return the checkpoint at a path, or the newest one of the run directory that it is, on fast storage too."""
+    folders = [path, path / "checkpoints"]
+    if is_run_directory(path):
+        folders = checkpoint_folders(load_frozen(path), path.resolve())
+    return next(iter(committed(*folders)), path)
 
 
 def _data_of(asked: Asked, suite: SuiteConfig) -> PreparedData | None:
@@ -303,14 +319,34 @@ def _output(asked: Asked, source: Path, own_data: DataConfig | None) -> Path:
         return asked.output
     if own_data is not None and source.parent.name == "checkpoints":
         return source.parent.parent / "eval" / "by_hand" / f"{asked.suite}-{source.name}.json"
-    return Path(f"{asked.suite}.json")
+    route = "engine" if asked.checkpoint is not None else (asked.partner or "").partition(":")[0]
+    model = re.sub(r"[^A-Za-z0-9._-]+", "-", source.resolve().stem if route == "endpoint" else source.resolve().name)
+    return Path(f"{asked.suite}-{route}-{model}.json")
+
+
+def _refuse_to_replace(output: Path, weights: str) -> None:
+    """Raise ConfigError if another model's report lies where one's would go."""
+    try:
+        there = read_json(output, largest_bytes=LARGEST_REPORT_BYTES).get("weights")
+    except (OSError, ValueError, AttributeError):
+        return  # nothing that could be compared
+    if there != weights:
+        reason = f"the report of {there} lies there, which would be replaced"
+        raise ConfigError("output", output, reason, "output=OTHER.json")
 
 
 def _named(name: str, directory: Path) -> str:
-    """Return a Hugging Face directory's name with a hash of its config and the sizes of its weights."""
+    """Return a Hugging Face directory's name with a hash of its config and of its weights' names, sizes and times.
+
+    Raises:
+        ConfigError: there is no such directory.
+    """
+    if not (directory / "config.json").is_file():
+        reason = "there is no config.json in it: it is no Hugging Face directory (a model hub's name is none either)"
+        raise ConfigError("model", name, reason, "copy the model to this machine and give its directory")
     digest = hashlib.sha256((directory / "config.json").read_bytes())
     for path in sorted(directory.glob("*.safetensors")):
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
+        digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
     return f"{name} ({digest.hexdigest()[:12]})"
 
 

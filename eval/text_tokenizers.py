@@ -12,6 +12,9 @@ from training.data.tokenizer import EOS_TOKEN
 from training.errors import DataError
 from training.plain_files import read_json, read_text
 
+_SPECIAL_TOKENS = ("bos_token", "unk_token", "pad_token")
+"""That templates may name."""
+
 
 class RunTokenizer:
     """A run's own; it knows no conversations, so they are written as plain text."""
@@ -30,6 +33,10 @@ class RunTokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens left out."""
         return self._tokenizer.decode(token_ids)
+
+    def spelled(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens by their names."""
+        return self._tokenizer.decode(token_ids)  # its one special token ends a text, and is in none
 
     def token_text(self, token_id: int) -> str:
         """Return how a token is written; of the end of a text, its name."""
@@ -61,10 +68,12 @@ class HuggingFaceTokenizer:
             settings = read_json(directory / "tokenizer_config.json")
             template_file = directory / "chat_template.jinja"
             template = read_text(template_file) if template_file.exists() else settings.get("chat_template")
-            eos = settings["eos_token"]
+            if isinstance(template, list):  # of several, the one that is called so
+                template = {one["name"]: one["template"] for one in template}["default"]
+            special = {name: _text(settings[name]) for name in _SPECIAL_TOKENS if settings.get(name)}
             tokenizer = PreTrainedTokenizerFast(
                 tokenizer_file=str(directory / "tokenizer.json"),
-                eos_token=eos["content"] if isinstance(eos, dict) else eos,
+                **{"eos_token": _text(settings["eos_token"])} | special,
                 chat_template=template,
                 clean_up_tokenization_spaces=settings.get("clean_up_tokenization_spaces", False),
             )
@@ -84,6 +93,10 @@ class HuggingFaceTokenizer:
         """Return the text of token ids, special tokens left out."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
+    def spelled(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens by their names."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
+
     def token_text(self, token_id: int) -> str:
         """Return how a token is written."""
         return self._tokenizer.decode([token_id], skip_special_tokens=False)
@@ -96,3 +109,8 @@ class HuggingFaceTokenizer:
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
+
+
+def _text(token: Any) -> str:
+    """Return how a special token is written; it is a text, or an object that holds one."""
+    return token["content"] if isinstance(token, dict) else token

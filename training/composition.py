@@ -310,6 +310,7 @@ def _evaluate(
         suite_name=occasion.suite,
         weights=occasion.weights,
         path=occasion.path,
+        reuses_report=True,
         silent_seconds=config.eval.silent_seconds,
     )
 

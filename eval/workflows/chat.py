@@ -45,14 +45,16 @@ class LMChat:
 
     _PLAIN_STOPS = ("\n\nSystem:", "\n\nUser:", "\n\nAssistant:", "\n\nTool:")
 
-    def __init__(self, lm: LM, *, templated: bool | None = None) -> None:
+    def __init__(self, lm: LM, *, templated: bool | None = None, top_p: float = 1.0) -> None:
         """Build it.
 
         Args:
             lm: the model.
+            top_p: share of the probability that answers are drawn from.
             templated: whether to format by `lm.apply_chat_template`; None asks the model whether it has a template.
         """
         self._lm = lm
+        self._top_p = top_p
         self._templated = bool(lm.chat_template(True)) if templated is None else templated
 
     def chat(
@@ -76,7 +78,7 @@ class LMChat:
                 "temperature": temperature,
             }
             if temperature > 0:
-                options["seed"] = seed
+                options |= {"seed": seed, "top_p": self._top_p}
             text = self._format(messages)
             requests.append(
                 Instance(

@@ -44,7 +44,7 @@ def main(weights: Path, tasks: Path, output: Path, cells: list[str]) -> None:
         engine.load_weights(lambda: HuggingFaceSource(weights, config.model))
         lm = EngineLM(
             engine=Undisturbed(engine),
-            decoder=tokenizer,
+            speller=tokenizer,
             eos_id=tokenizer.eos_id,
             batch_sequences=int(batch_sequences),
         )

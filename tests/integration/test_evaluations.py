@@ -78,12 +78,14 @@ def test_a_gate_rolls_back_to_where_the_training_stage_began(rolled_back: Finish
     )
     (left,) = ledger(run)["rolled_back"]
     assert left["gate"]["decision"] == "roll_back"
-    assert left["checkpoint"] == "checkpoints/step-00000015.rolled-back"
+    assert left["checkpoint"] == "checkpoints/step-00000015.rolled-back-1"
     assert (run / left["checkpoint"] / "manifest.json").is_file()
     assert last_checkpoint(run).name == "step-00000009"
+    assert left["evaluation"]["path"] == "eval/anneal.rolled-back-1/quick.json"
+    assert (run / left["evaluation"]["path"]).is_file()
     assert "resume=auto trains anneal again" in rolled_back.stderr
     shown = run_to_end([sys.executable, "-m", "launch.gate", str(run)], folder=root / "output").stdout
-    assert "rolled back, its weights are in checkpoints/step-00000015.rolled-back:" in shown
+    assert "rolled back, its weights are in checkpoints/step-00000015.rolled-back-1:" in shown
     assert left["gate"]["reasons"][0] in shown
 
 

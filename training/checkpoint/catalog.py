@@ -80,10 +80,6 @@ class Folders:
             )
 
 
-ROLLED_BACK = ".rolled-back"
-"""Suffix of a checkpoint that a gate has put aside."""
-
-
 def committed(*folders: Path) -> list[Path]:
     """Return the committed checkpoints of some folders, newest step first."""
     found = [
@@ -213,10 +209,16 @@ def remove_after(folders: Sequence[Path], step: int) -> list[Path]:
     return doomed
 
 
-def set_aside_after(folders: Sequence[Path], step: int) -> Path | None:
+def set_aside_after(folders: Sequence[Path], step: int, suffix: str) -> Path | None:
     """Remove the checkpoints of later steps, but keep the newest one under another name, which is returned.
 
-    No run goes on from it by itself; renamed back, it is a checkpoint as before.
+    No run goes on from it by itself; renamed back, it is a checkpoint as before. The newest one goes last: whoever is
+    killed before finds it where it was, and may begin again.
+
+    Args:
+        folders: where checkpoints lie.
+        step: those up to it stay.
+        suffix: of the new name, such as ".rolled-back-1".
 
     Raises:
         StorageError: one cannot be renamed or removed.
@@ -224,14 +226,13 @@ def set_aside_after(folders: Sequence[Path], step: int) -> Path | None:
     later = [path for path in committed(*folders) if step_of(path) > step]
     if not later:
         return None
-    aside = later[0].with_suffix(ROLLED_BACK)
+    for between in reversed(later[1:]):
+        _remove(between)
+    aside = later[0].with_suffix(suffix)
     try:
-        if aside.exists():  # of an earlier time
-            shutil.rmtree(aside)
         os.rename(later[0], aside)
     except OSError as error:
         raise StorageError(f"{later[0]} cannot be renamed: {error}\n  -> rename it by hand to {aside.name}") from error
-    remove_after(folders, step)
     return aside
 
 

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from training.config.benchmarks import BENCHMARKS, can_be_tried_again, missing
+from training.config.benchmarks import BENCHMARKS, BenchmarkKind, can_be_tried_again, missing
 from training.config.eval_schema import BenchmarkConfig, SuiteConfig
 from training.config.keys import no_such
 from training.config.schema import RunConfig
 from training.errors import ConfigError, DataError
 
 
-def check_benchmarks(key: str, suite: SuiteConfig) -> None:
-    """Check what a suite asks of benchmarks, without looking at any file.
+def check_benchmarks(key: str, suite: SuiteConfig, *, max_length: int) -> None:
+    """Check what a suite asks of benchmarks of a model with such a longest sequence, without looking at any file.
 
     Raises:
         ConfigError: the first thing that cannot be.
@@ -19,6 +19,11 @@ def check_benchmarks(key: str, suite: SuiteConfig) -> None:
         if name not in BENCHMARKS:
             raise no_such(f"{key}.benchmarks", name, "the benchmarks (docs/evaluation_tasks.md)", list(BENCHMARKS))
         _check_tries(f"{key}.benchmarks.{name}", name, how)
+        _check_answer(f"{key}.benchmarks.{name}", name, how, suite.max_length or max_length)
+        if BENCHMARKS[name].kind is BenchmarkKind.workflow and (how.few_shot or how.chat):
+            given, field = (how.few_shot, "few_shot") if how.few_shot else (how.chat, "chat")
+            reason = "a workflow is a conversation as it is: through the model's template if it has one, no examples"
+            raise ConfigError(f"{key}.benchmarks.{name}.{field}", given, reason, f"leave {field} out")
 
 
 def _check_tries(key: str, name: str, how: BenchmarkConfig) -> None:
@@ -29,6 +34,17 @@ def _check_tries(key: str, name: str, how: BenchmarkConfig) -> None:
     if how.tries > 1 and how.temperature == 0.0:
         reason = "at temperature 0 all tries are the same one"
         raise ConfigError(f"{key}.tries", how.tries, reason, f"{key}.temperature=0.8, or {key}.tries=1")
+
+
+def _check_answer(key: str, name: str, how: BenchmarkConfig, max_length: int) -> None:
+    answer_tokens = how.max_new_tokens or BENCHMARKS[name].answer_tokens
+    if answer_tokens is not None and answer_tokens >= max_length:
+        raise ConfigError(
+            f"{key}.max_new_tokens",
+            answer_tokens if how.max_new_tokens else f"{answer_tokens} (the benchmark's own)",
+            f"the longest sequence has {max_length} tokens: no room is left for the question",
+            f"{key}.max_new_tokens={max(1, max_length // 4)} leaves some, if answers can be so short",
+        )
 
 
 def check_prepared(config: RunConfig) -> None:

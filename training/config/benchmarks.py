@@ -41,6 +41,8 @@ class Benchmark:
     """One benchmark."""
 
     kind: BenchmarkKind
+    answer_tokens: int | None = None
+    """Longest answer where a suite does not say; None for what is scored and not generated."""
     version: int = 1
     """Raised with every change of its items, prompt or scoring: numbers of two versions are not comparable."""
 
@@ -52,17 +54,17 @@ BENCHMARKS: dict[str, Benchmark] = {
     "logiqa": Benchmark(kind=BenchmarkKind.multiple_choice),
     "medmcqa": Benchmark(kind=BenchmarkKind.multiple_choice),
     "us_tort_law": Benchmark(kind=BenchmarkKind.multiple_choice),
-    "pointer_value_retrieval": Benchmark(kind=BenchmarkKind.generation),
-    "regex_match": Benchmark(kind=BenchmarkKind.generation),
-    "bfcl_simple": Benchmark(kind=BenchmarkKind.generation),
-    "bfcl_multiple": Benchmark(kind=BenchmarkKind.generation),
-    "bfcl_parallel": Benchmark(kind=BenchmarkKind.generation),
-    "human_eval": Benchmark(kind=BenchmarkKind.program),
-    "needle": Benchmark(kind=BenchmarkKind.generation),
-    "multi_needle": Benchmark(kind=BenchmarkKind.generation),
+    "pointer_value_retrieval": Benchmark(kind=BenchmarkKind.generation, answer_tokens=8),
+    "regex_match": Benchmark(kind=BenchmarkKind.generation, answer_tokens=8),
+    "bfcl_simple": Benchmark(kind=BenchmarkKind.generation, answer_tokens=512),
+    "bfcl_multiple": Benchmark(kind=BenchmarkKind.generation, answer_tokens=512),
+    "bfcl_parallel": Benchmark(kind=BenchmarkKind.generation, answer_tokens=512),
+    "human_eval": Benchmark(kind=BenchmarkKind.program, answer_tokens=1024),
+    "needle": Benchmark(kind=BenchmarkKind.generation, answer_tokens=32),
+    "multi_needle": Benchmark(kind=BenchmarkKind.generation, answer_tokens=128),
     "bits_per_byte_code": Benchmark(kind=BenchmarkKind.rolling),
     "bits_per_byte_prose": Benchmark(kind=BenchmarkKind.rolling),
-    "bfcl_multi_turn": Benchmark(kind=BenchmarkKind.workflow),
+    "bfcl_multi_turn": Benchmark(kind=BenchmarkKind.workflow, answer_tokens=512),
 }
 """Name -> benchmark."""
 

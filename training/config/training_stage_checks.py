@@ -75,7 +75,8 @@ def check_suites(config: RunConfig) -> None:
         key = f"eval.suites.{name}"
         if suite.held_out_source is not None and suite.held_out_source not in config.data.sources:
             raise no_such(f"{key}.held_out_source", suite.held_out_source, "data.sources", list(config.data.sources))
-        check_benchmarks(key, suite)
+        if any(stage.eval_suite == name for stage in config.stages.values()):
+            check_benchmarks(key, suite, max_length=config.model.max_sequence_length)
         longest = config.model.max_sequence_length - 1
         if suite.document_tokens > longest:
             raise ConfigError(

@@ -115,23 +115,19 @@ class Checkpointing:
         do_together(self._processes, lambda: self._remove_after(step))
         return self.find()
 
-    def put_aside(self, step: int) -> str | None:
-        """Put the newest checkpoint aside if it is later than a step, and remove others that are; say where it is now.
-
-        The path is relative to the run directory where it lies there, and known on rank 0 alone.
+    def put_aside(self, step: int, suffix: str) -> None:
+        """Give the newest checkpoint another name if it is later than a step, and remove others that are.
 
         Raises:
-            StorageError: on every rank: one cannot be put aside or removed.
+            StorageError: on every rank: one cannot be renamed or removed.
         """
         self.settle()
-        aside: list[Path | None] = [None]
 
         def put() -> None:
             if self._processes.rank == 0:
-                aside[0] = set_aside_after(self._folders.all(), step)
+                set_aside_after(self._folders.all(), step, suffix)
 
         do_together(self._processes, put)
-        return None if aside[0] is None else self.relative(aside[0])
 
     def _remove_after(self, step: int) -> None:
         if self._processes.rank > 0:

@@ -129,6 +129,7 @@ class Runner:
             CorruptCheckpoint: checkpoints exist, but none is whole or they belong to another run.
         """
         self._parts.heartbeat.section(Section.load)
+        self._finish_roll_back()
         self._find_checkpoint()
         try:
             while (entry := transitions.current_stage(self._ledger)) is not None:
@@ -155,6 +156,24 @@ class Runner:
         return until is not None and names.index(name) > names.index(until)
 
     # -- start ------------------------------------------------------------------------------------------------------
+
+    def _finish_roll_back(self) -> None:
+        """Do what an earlier start had begun: a training stage whose gate rolls it back is not gone on with.
+
+        Raises:
+            GateBlocked: there was something to be done.
+        """
+        entry = transitions.current_stage(self._ledger)
+        if entry is not None and transitions.is_to_be_rolled_back(entry) and self._is_half_rolled_back(entry.name):
+            assert entry.gate is not None
+            self._roll_back(entry.name, entry.gate)
+
+    def _is_half_rolled_back(self, name: str) -> bool:
+        """Return whether the checkpoint of a training stage's end has its new name already, the same on every rank."""
+        checkpoint = self._ledger.entry(name).checkpoint
+        assert checkpoint is not None
+        aside = self._directory / f"{checkpoint}{transitions.roll_back_suffix(self._ledger)}"
+        return not self._parts.processes.agree(not (self._is_first and aside.is_dir()))
 
     def _find_checkpoint(self) -> None:
         for message in self._checkpoints.find():
@@ -293,13 +312,16 @@ class Runner:
             )
 
     def _roll_back(self, name: str, outcome: GateOutcome) -> None:
-        """Put a training stage's weights aside, and end the run where that training stage begins.
+        """Put a training stage's weights and reports aside, and end the run where that training stage begins.
 
-        A start that was killed in here comes by again: until the ledger says pending, the gate is asked once more, or
-        the training stage is found without its checkpoint.
+        A start that was killed in here does it again: until the ledger says pending, the gate's word stands in it.
         """
-        aside = self._checkpoints.put_aside(self._config.first_step(name))
-        self._advance(transitions.rolled_back(self._ledger, name, aside))
+        suffix = transitions.roll_back_suffix(self._ledger)
+        self._checkpoints.put_aside(self._config.first_step(name), suffix)
+        reports = self._directory / "eval" / name
+        if self._is_first and reports.is_dir():
+            reports.rename(reports.with_name(f"{name}{suffix}"))
+        self._advance(transitions.rolled_back(self._ledger, name))
         self._journal.stage("run", "blocked")
         raise GateBlocked(
             f"the gate after training stage {name} rolls it back: {'; '.join(outcome.reasons)}\n"

@@ -103,19 +103,32 @@ def gated(ledger: Ledger, name: str, outcome: GateOutcome) -> Ledger:
     return replace(ledger, state=RunState.blocked) if status is StageStatus.blocked else ledger
 
 
-def rolled_back(ledger: Ledger, name: str, checkpoint: str | None) -> Ledger:
-    """Return the ledger after a training stage's checkpoints were put aside: it is pending, as before its first step.
+def is_to_be_rolled_back(entry: StageEntry) -> bool:
+    """Return whether a training stage's gate rolls it back, and that was not done yet."""
+    return (
+        entry.status is StageStatus.blocked and entry.gate is not None and entry.gate.decision == GateAction.roll_back
+    )
 
-    Args:
-        ledger: blocked by the training stage's gate.
-        name: the training stage.
-        checkpoint: where that of its end is now, relative to the run directory; None if it had been put aside before.
+
+def roll_back_suffix(ledger: Ledger) -> str:
+    """Return what the names of the next roll back's checkpoint and reports end with: no two have the same."""
+    return f".rolled-back-{len(ledger.rolled_back) + 1}"
+
+
+def rolled_back(ledger: Ledger, name: str) -> Ledger:
+    """Return the ledger after a training stage's checkpoint and reports got the suffix: it is pending, the run blocked.
+
+    What was known of it is kept, with the names that things have now.
     """
     entry = ledger.entry(name)
-    if ledger.state is not RunState.blocked or entry.gate is None or entry.gate.decision != GateAction.roll_back:
+    if not is_to_be_rolled_back(entry):
         raise IllegalTransition(f"training stage {name} is {entry.status}: its gate did not roll it back")
-    left = replace(entry, checkpoint=checkpoint or entry.checkpoint)
-    return replace(_with(ledger, StageEntry(name=name)), rolled_back=(*ledger.rolled_back, left))
+    suffix = roll_back_suffix(ledger)
+    assert entry.evaluation is not None  # a gate has judged it
+    report = entry.evaluation.path.replace(f"eval/{name}/", f"eval/{name}{suffix}/", 1)
+    left = replace(entry, checkpoint=f"{entry.checkpoint}{suffix}", evaluation=replace(entry.evaluation, path=report))
+    ledger = replace(_with(ledger, StageEntry(name=name)), rolled_back=(*ledger.rolled_back, left))
+    return replace(ledger, state=RunState.blocked)
 
 
 def promoted_without_gate(ledger: Ledger, name: str) -> Ledger:

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from training.checkpoint.catalog import (
     remove_after,
     remove_torsos,
     set_aside_after,
+    step_of,
     verify,
 )
 from training.errors import CorruptCheckpoint, StorageError
@@ -174,23 +176,36 @@ def test_the_newest_of_what_is_rolled_back_is_kept_under_another_name(tmp_path: 
     permanent, fast = tmp_path / "permanent", tmp_path / "fast"
     early, end = saved(permanent, step=4), saved(permanent, step=8)
     between = saved(fast, step=6)
-    aside = set_aside_after([permanent, fast], 4)
+    aside = set_aside_after([permanent, fast], 4, ".rolled-back-1")
     assert aside is not None
-    assert aside == end.with_suffix(".rolled-back")
+    assert aside == end.with_suffix(".rolled-back-1")
     assert committed(permanent, fast) == [early]
     assert not between.exists()
     aside.rename(end)
     verify(end)
-    assert set_aside_after([permanent, fast], 8) is None
+    assert set_aside_after([permanent, fast], 8, ".rolled-back-2") is None
 
 
-def test_a_second_roll_back_replaces_what_the_first_put_aside(tmp_path: Path) -> None:
-    set_aside_after([saved(tmp_path, step=8, seed=1).parent], 4)
-    again = saved(tmp_path, step=8, seed=2)
-    content = (again / "manifest.json").read_bytes()
-    aside = set_aside_after([tmp_path], 4)
-    assert aside is not None
-    assert (aside / "manifest.json").read_bytes() == content
+def test_whoever_is_killed_between_finds_the_newest_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path, step=4)
+    saved(tmp_path, step=6)
+    end = saved(tmp_path, step=8)
+    rename = os.rename
+
+    def dies(source: Path, target: Path) -> None:
+        if str(target).endswith("rolled-back-1"):
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", dies)
+    with pytest.raises(KeyboardInterrupt):
+        set_aside_after([tmp_path], 4, ".rolled-back-1")
+    assert [step_of(path) for path in committed(tmp_path)] == [8, 4]
+    verify(end)
+    monkeypatch.undo()
+    assert set_aside_after([tmp_path], 4, ".rolled-back-1") is not None
 
 
 def test_the_manifest_is_json_that_other_programs_can_read(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lm_eval.tasks._yaml_loader import load_yaml
 
+from eval.benchmarks.registry import task_file
 from launch import check
 from training.config.benchmark_checks import check_benchmarks, check_prepared
-from training.config.benchmarks import metrics_of
+from training.config.benchmarks import BENCHMARKS, BenchmarkKind, metrics_of
 from training.config.eval_schema import BenchmarkConfig, SuiteConfig
 from training.config.load import compose
 from training.errors import ConfigError, DataError, ExitCode
@@ -22,12 +24,24 @@ NEEDLE = "+eval.suites.quick.benchmarks={needle: {items: 2}}"
         ({"needles": BenchmarkConfig()}, ["needles", "needle"]),
         ({"cissp": BenchmarkConfig(tries=4, temperature=0.5)}, ["benchmarks.cissp.tries=4", "human_eval"]),
         ({"human_eval": BenchmarkConfig(tries=4)}, ["at temperature 0", "temperature=0.8"]),
+        ({"bfcl_simple": BenchmarkConfig(max_new_tokens=8192)}, ["max_new_tokens=8192", "no room is left"]),
+        ({"bfcl_multi_turn": BenchmarkConfig(few_shot=2)}, ["few_shot=2", "leave few_shot out"]),
     ],
 )
 def test_what_cannot_be_asked_is_refused(benchmarks: dict[str, BenchmarkConfig], words: list[str]) -> None:
     with pytest.raises(ConfigError) as refusal:
-        check_benchmarks("eval.suites.mine", SuiteConfig(benchmarks=benchmarks))
+        check_benchmarks("eval.suites.mine", SuiteConfig(benchmarks=benchmarks), max_length=8192)
     assert all(word in str(refusal.value) for word in words)
+
+
+def test_the_longest_answers_are_those_of_the_tasks() -> None:
+    for name, benchmark in BENCHMARKS.items():
+        path = task_file(name)
+        if path is not None and benchmark.kind in (BenchmarkKind.generation, BenchmarkKind.program):
+            options = load_yaml(path, resolve_func=False)["generation_kwargs"]
+            assert options["max_gen_toks"] == benchmark.answer_tokens, name
+        elif benchmark.kind is not BenchmarkKind.workflow:
+            assert benchmark.answer_tokens is None
 
 
 def test_tries_give_a_metric_each() -> None:

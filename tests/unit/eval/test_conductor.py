@@ -1,10 +1,12 @@
 """Rank 0's tasks have a thread of their own; here alone, and on two real processes."""
 
 import json
+import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -69,6 +71,23 @@ def test_a_task_that_fails_ends_the_evaluation_with_its_words() -> None:
     with pytest.raises(EvaluationFailed, match="DataError: the items are gone") as caught:
         conduct(make_lm(TinyEngine(make_model(VOCAB_SIZE)), DATA), Alone(), work, silent_seconds=60)
     assert isinstance(caught.value.__cause__, DataError)
+
+
+def test_a_task_that_leaves_the_process_ends_the_evaluation_alone() -> None:
+    def work(_model: TokenModel) -> None:
+        sys.exit(3)
+
+    with pytest.raises(EvaluationFailed, match="SystemExit: 3"):
+        conduct(make_lm(TinyEngine(make_model(VOCAB_SIZE)), DATA), Alone(), work, silent_seconds=60)
+
+
+def test_a_request_that_is_none_is_told_to_every_rank() -> None:
+    ranks = Alone()
+    wrong = Continuation(context_ids=[np.int64(1)], continuation_ids=[2])  # pyright: ignore[reportArgumentType]
+    lm = make_lm(TinyEngine(make_model(VOCAB_SIZE)), DATA)
+    with pytest.raises(EvaluationFailed, match="cannot be sent"):
+        conduct(lm, ranks, lambda model: model.score([wrong]), silent_seconds=60)
+    assert ranks.told == ["failed"]
 
 
 def test_a_task_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,3 +202,11 @@ def test_of_1000_gates_that_may_look_three_times_at_most_the_stated_share_promot
         looks = (decide(gate, {BITS: items.of(ids[: 20 * 2**look])}, {}, look=look) for look in (1, 2, 3))
         wrong += any(decision.decision is GateAction.promote for decision in looks)
     assert wrong / TRIALS <= 0.05 + SLACK
+
+
+def test_what_could_not_be_counted_blocks_where_a_miss_would_roll_back() -> None:
+    gate = no_worse(when_missed=GateAction.roll_back)
+    assert decide(gate, {BITS: text(2.0)}, {}).decision is GateAction.block
+    assert decide(gate, {}, {"previous": {BITS: text(2.0)}}).decision is GateAction.block
+    worse = decide(gate, {BITS: text(9.0)}, {"previous": {BITS: text(2.0)}})
+    assert worse.decision is GateAction.roll_back

@@ -105,7 +105,10 @@ class TinyEngine(Inference):
 def make_lm(engine: InferenceEngine, data: Data, batch_sequences: int = 4) -> EngineLM:
     """Return an engine as a language model."""
     return EngineLM(
-        engine=engine, decoder=data.tokenizer, eos_id=data.tokenizer.eos_id, batch_sequences=batch_sequences
+        engine=engine,
+        speller=RunTokenizer(data.tokenizer),
+        eos_id=data.tokenizer.eos_id,
+        batch_sequences=batch_sequences,
     )
 
 

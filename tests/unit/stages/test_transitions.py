@@ -102,22 +102,22 @@ def test_a_training_stage_that_is_rolled_back_is_pending_and_what_was_known_of_i
     outcome = GateOutcome(decision="roll_back", reasons=("too high",))
     blocked = gated(pretrain_evaluated(), "pretrain", outcome)
     assert (blocked.state, blocked.entry("pretrain").status) == (RunState.blocked, StageStatus.blocked)
-    back = rolled_back(blocked, "pretrain", f"{CHECKPOINT}.rolled-back")
+    back = rolled_back(blocked, "pretrain")
     assert back.entry("pretrain") == StageEntry(name="pretrain")
     assert back.state is RunState.blocked
     (left,) = back.rolled_back
-    assert (left.gate, left.checkpoint, left.evaluation) == (
-        outcome,
-        f"{CHECKPOINT}.rolled-back",
-        blocked.entry("pretrain").evaluation,
-    )
+    assert (left.gate, left.checkpoint) == (outcome, f"{CHECKPOINT}.rolled-back-1")
+    assert left.evaluation is not None
+    assert left.evaluation.path == "eval/pretrain.rolled-back-1/quick.json"
+    # A start that was killed before this was written down comes to the same.
+    assert rolled_back(started(blocked), "pretrain").rolled_back == back.rolled_back
     assert begun(started(back), "pretrain").entry("pretrain").status is StageStatus.training
     for ledger in (
         pretrain_evaluated(),
         gated(pretrain_evaluated(), "pretrain", GateOutcome(decision="block", reasons=())),
     ):
         with pytest.raises(IllegalTransition, match="did not roll it back"):
-            rolled_back(ledger, "pretrain", None)
+            rolled_back(ledger, "pretrain")
 
 
 def test_illegal_arrows_raise() -> None:
