@@ -89,6 +89,25 @@ def test_a_gate_rolls_back_to_where_the_training_stage_began(rolled_back: Finish
     assert left["gate"]["reasons"][0] in shown
 
 
+def test_a_roll_back_that_was_killed_on_the_way_is_done_to_its_end(
+    rolled_back: Finished, overrides: list[str], root: Path
+) -> None:
+    """As after a kill between the last rename and the ledger: what the gate said stands in it, and no more."""
+    run = root.with_name("half-rolled-back") / only_run(root).name
+    shutil.copytree(only_run(root), run)
+    whole = ledger(run)
+    (left,) = whole["rolled_back"]
+    entry = json.loads(json.dumps(left).replace(".rolled-back-1", ""))
+    half = whole | {"stages": [whole["stages"][0], entry], "rolled_back": []}
+    (run / "stages.json").write_text(json.dumps(half))
+    words = [*overrides, *ROLL_BACK, f"run.root={run.parent}", f"run.id={run.name}", "resume=auto"]
+    finished = submit_to_end(words, folder=run.parent / "output")
+    assert finished.exit_code == ExitCode.GATE_BLOCKED, finished.explain()
+    assert ledger(run)["rolled_back"] == whole["rolled_back"]
+    assert ledger(run)["stages"] == whole["stages"]
+    assert {step["attempt"] for step in records(run, "step")} == {0}
+
+
 def test_measuring_changes_no_bit_of_the_run(done: Path, reference: Reference) -> None:
     assert ledger(done)["state"] == "done"
     assert numbers_by_step(records(done, "step")) == numbers_by_step(records(reference.directory, "step"))
