@@ -44,7 +44,7 @@ def hugging_face_model(
     Raises:
         ConfigError: the directory holds no such model, or it cannot be placed.
     """
-    _check(directory)
+    check_directory(directory)
     is_spread = not (max_memory_per_gpu is None and max_cpu_memory is None and offload_folder is None)
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if offload_folder is not None:
@@ -75,7 +75,12 @@ def hugging_face_model(
         raise ConfigError("directory", directory, str(error), remedy) from error
 
 
-def _check(directory: Path) -> None:
+def check_directory(directory: Path) -> None:
+    """Check that a directory holds a model that may be opened.
+
+    Raises:
+        ConfigError: it does not.
+    """
     if not (directory / _CONFIG).is_file():
         reason = f"there is no {_CONFIG} in it: it is no Hugging Face directory (a model hub's name is none either)"
         raise ConfigError("directory", directory, reason, "copy the model to this machine and give its directory")

@@ -15,7 +15,7 @@ from eval.conductor import TokenModel
 from eval.endpoint.config import Api, EndpointConfig
 from eval.endpoint.lm import EndpointLM
 from eval.harness import LARGEST_REPORT_BYTES, Subject
-from eval.hugging_face_model import hugging_face_model
+from eval.hugging_face_model import check_directory, hugging_face_model
 from eval.live_model import TextTokenizer
 from eval.requests import Continuation, Prompt, ScoredContinuation
 from eval.text_model import TextModel
@@ -179,6 +179,7 @@ def open_partner(asked: Asked) -> Partner:
     scheme, _, rest = asked.partner.partition(":")
     path = Path(rest)
     if scheme == "hf" and rest:
+        check_directory(path)
         measured = _measured(asked, config, source=path, weights=_named(asked.partner, path))
         tokenizer = HuggingFaceTokenizer.load(path)
         lm: LM = hugging_face_model(
@@ -336,14 +337,7 @@ def _refuse_to_replace(output: Path, weights: str) -> None:
 
 
 def _named(name: str, directory: Path) -> str:
-    """Return a Hugging Face directory's name with a hash of its config and of its weights' names, sizes and times.
-
-    Raises:
-        ConfigError: there is no such directory.
-    """
-    if not (directory / "config.json").is_file():
-        reason = "there is no config.json in it: it is no Hugging Face directory (a model hub's name is none either)"
-        raise ConfigError("model", name, reason, "copy the model to this machine and give its directory")
+    """Return a Hugging Face directory's name with a hash of its config and of its weights' names, sizes and times."""
     digest = hashlib.sha256((directory / "config.json").read_bytes())
     for path in sorted(directory.glob("*.safetensors")):
         digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
