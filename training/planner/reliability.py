@@ -148,5 +148,8 @@ class Reliability:
 
 def _refuse(name: str, given: object, reason: str, nearest: str) -> None:
     raise ConfigError(
-        f"cluster.reliability.{name}", given, reason, f"give a value that can be, such as cluster.reliability.{name}={nearest}"
+        f"cluster.reliability.{name}",
+        given,
+        reason,
+        f"give a value that can be, such as cluster.reliability.{name}={nearest}",
     )
