@@ -1,7 +1,7 @@
 """Many simulated runs of one job: when each ends, and where its time went. No torch.
 
 All runs advance together, from one interruption to the next, as arrays with an entry for each run. The random numbers
-of a run do not depend on the other runs, nor on what the job costs: two jobs with the same seed meet the same luck.
+of a run do not depend on what the job costs: two jobs with the same seed meet the same luck.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -212,7 +212,7 @@ class _Job:
         worked = np.minimum(whole * interval + np.minimum(trained - whole * period, interval), left)
         worked = np.where(ended, left, worked)
         # Checkpoint k is begun after k intervals and k - 1 stalls, and holds once it is written.
-        committed = np.clip(np.floor((trained - write + stall) / period), 0, num_intervals - 1) * interval
+        committed = np.maximum(np.floor((trained - write + stall) / period), 0.0) * interval
         planned = self.running & ~ended & ~is_failure & is_training
         kept = np.where(ended | planned, worked, committed)
         stalled = trained - worked + np.where(planned, write, 0.0)
