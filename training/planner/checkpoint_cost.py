@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from training.errors import ConfigError
 
 BYTES_PER_PARAMETER = 12
-"""Autarky saves fp32 master weights and AdamW's two moments (training/checkpoint/slices.py). Others save the bf16
+"""Autarky saves fp32 master weights and AdamW's two moments (training/checkpoint/manifest.py). Others save the bf16
 weights too: 14 (BLOOM's tr11 README), 12.8-13.1 (NVIDIA dgxc-benchmarking v25.04)."""
 
 
@@ -39,11 +39,9 @@ class Storage:
     """What checkpoints are written to and read from."""
 
     write_bytes_per_second: float
-    """All nodes together."""
+    """Of the whole cluster, or of the job's nodes where that is less."""
     read_bytes_per_second: float
-    """All nodes together."""
-    node_bytes_per_second: float | None = None
-    """Limit of one node's own link to the storage, either way; null is none."""
+    """The same of reading."""
     host_copy_bytes_per_second: float = 20e9
     """From one device to its host's memory, of which an asynchronous save waits. An assumption, well below the 63 GB/s
     of PCIe 5 x16, as all devices of a node copy at once."""
@@ -63,7 +61,7 @@ class Storage:
                     f"cluster.storage.{name}",
                     getattr(self, name),
                     "nothing would ever be saved or read",
-                    f"the measured rate of all nodes together, for example cluster.storage.{name}=100e9",
+                    f"the measured rate in bytes per second, for example cluster.storage.{name}=100e9",
                 )
         if not 0 <= self.write_slowdown < 1:
             raise ConfigError(
@@ -73,23 +71,19 @@ class Storage:
                 "a share from 0 to below 1, for example cluster.storage.write_slowdown=0.1",
             )
 
-    def checkpoint_cost(
-        self, *, checkpoint_bytes: float, num_nodes: int, num_devices: int, asynchronous: bool
-    ) -> CheckpointCost:
+    def checkpoint_cost(self, *, checkpoint_bytes: float, num_devices: int, asynchronous: bool) -> CheckpointCost:
         """Return the times of one checkpoint.
 
         Args:
             checkpoint_bytes: the whole checkpoint, spread evenly over the devices.
-            num_nodes: nodes that write and read it.
             num_devices: devices that hold it.
             asynchronous: whether training goes on once the host's memory has it (checkpoint.asynchronous).
         """
-        own_links = num_nodes * self.node_bytes_per_second if self.node_bytes_per_second else float("inf")
         copy = checkpoint_bytes / num_devices / self.host_copy_bytes_per_second
-        transfer = checkpoint_bytes / min(self.write_bytes_per_second, own_links)
+        transfer = checkpoint_bytes / self.write_bytes_per_second
         stall = copy + (self.write_slowdown if asynchronous else 1.0) * transfer
         return CheckpointCost(
             stall_seconds=stall,
             write_seconds=copy + transfer,
-            reload_seconds=checkpoint_bytes / min(self.read_bytes_per_second, own_links),
+            reload_seconds=checkpoint_bytes / self.read_bytes_per_second,
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy.special import ndtri, pdtr
 
-from training.planner.checkpoint_cost import CheckpointCost, Storage
+from training.planner.checkpoint_cost import BYTES_PER_PARAMETER, CheckpointCost, Storage
 from training.planner.checkpoint_interval import best_interval
 from training.planner.goodput import expected_ettr
 from training.planner.goodput_simulation import MOST_SIGMAS, Ledger, Spread, simulate
@@ -36,8 +36,8 @@ class RunOutline:
     """Nodes that work."""
     devices_per_node: int
     """Devices of a node."""
-    checkpoint_bytes: float
-    """Of the whole job."""
+    num_parameters: float
+    """Of the model, which its checkpoints follow from."""
     asynchronous: bool
     """Whether training goes on while a checkpoint is written (checkpoint.asynchronous)."""
     every_steps: int
@@ -101,8 +101,7 @@ def plan_goodput(
         ConfigError: the run would hardly ever end.
     """
     checkpoint = storage.checkpoint_cost(
-        checkpoint_bytes=run.checkpoint_bytes,
-        num_nodes=run.num_nodes,
+        checkpoint_bytes=BYTES_PER_PARAMETER * run.num_parameters,
         num_devices=run.num_nodes * run.devices_per_node,
         asynchronous=run.asynchronous,
     )

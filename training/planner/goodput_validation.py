@@ -74,7 +74,16 @@ def published_rows(figures: Sequence[PublishedFigure]) -> list[tuple[str, ...]]:
 def page() -> tuple[str, bool]:
     """Return docs/planner_goodput.md, and whether all that should hold does."""
     ettr, intervals, formula = ettr_checks(), interval_checks(), formula_checks()
-    interval_heads = ("Young", "Daly", "Daly printed", "exact", "simulated", "error of Young", "of Daly", "of simulated")
+    interval_heads = (
+        "Young",
+        "Daly",
+        "Daly printed",
+        "exact",
+        "simulated",
+        "error of Young",
+        "of Daly",
+        "of simulated",
+    )
     formula_heads = ("interval, min", "lost, %", "formula, %", "simulated, %", "error", "claim")
     published_heads = ("source", "figure", "given", "predicted", "published", "error", "remark")
     lines = [

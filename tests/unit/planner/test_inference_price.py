@@ -1,10 +1,14 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training.config.load import compose
 from training.errors import ConfigError
+from training.models.sizes import num_parameters, training_flops_per_token
+from training.planner.from_config import shape_of
 from training.planner.inference_price import (
     InferencePrice,
     Serving,
@@ -67,6 +71,18 @@ def test_a_token_takes_two_flops_for_each_active_parameter() -> None:
 def test_keys_and_values_of_a_token_take_half_a_megabyte() -> None:
     # 2 x 126 blocks x 8 heads x 128 x 2 bytes.
     assert cache_bytes_per_token(LLAMA_405B, NumberFormat.bf16) == 516_096
+
+
+PRESETS = sorted((Path(__file__).parents[3] / "conf" / "model").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_has_the_parameters_and_flops_of_the_model_that_is_trained(path: Path) -> None:
+    config = compose([f"model={path.stem}", "data=smoke"], to_plan=True).model
+    shape, norms = shape_of(config), (2 * config.num_layers + 1) * config.hidden_size
+    assert parameters(shape) == num_parameters(config) - norms
+    # Causal: each of 4,096 positions meets half of them on average.
+    assert forward_flops_per_token(shape, 2048) == pytest.approx(training_flops_per_token(config, 4096) / 3)
 
 
 @given(st.integers(1, 512))

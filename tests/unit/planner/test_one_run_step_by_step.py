@@ -1,7 +1,7 @@
 """The simulation against a second one: a single run, checkpoint by checkpoint, with the same random numbers."""
 
 import math
-from collections import Counter
+from collections import defaultdict
 from dataclasses import fields
 
 import numpy as np
@@ -26,7 +26,7 @@ class OneRun:
         self.luck.standard_normal(1)
         doubt = min(2.0, max(-2.0, float(self.luck.standard_normal(1)[0])))
         self.rate = job.failures_per_day * math.exp(job.failure_rate_sigma * doubt)
-        self.spent: Counter[str] = Counter()
+        self.spent: defaultdict[str, float] = defaultdict(float)
         self.clock = self.saved = 0.0
         self.spares_whole_at = [0.0] * job.spare_nodes
         self.num_failures = 0

@@ -98,7 +98,7 @@ def plan(every_steps: int = 100, **changes: Any) -> GoodputPlan:
             tokens=1e12,
             num_nodes=2048,
             devices_per_node=8,
-            checkpoint_bytes=12 * 405e9,
+            num_parameters=405e9,
             asynchronous=True,
             every_steps=every_steps,
         ),

@@ -54,22 +54,16 @@ def test_what_cannot_be_is_refused_by_name() -> None:
 def test_a_synchronous_save_stalls_for_its_whole_write() -> None:
     # BLOOM: 2.3 TB at 57.5 GB/s in 40 s (bigscience tr11 README); the copy to the host comes on top.
     storage = Storage(write_bytes_per_second=57.5e9, read_bytes_per_second=115e9)
-    cost = storage.checkpoint_cost(checkpoint_bytes=2.3e12, num_nodes=48, num_devices=384, asynchronous=False)
+    cost = storage.checkpoint_cost(checkpoint_bytes=2.3e12, num_devices=384, asynchronous=False)
     assert cost.stall_seconds == cost.write_seconds == pytest.approx(40 + 2.3e12 / 384 / 20e9)
     assert cost.reload_seconds == pytest.approx(20)
 
 
 def test_an_asynchronous_save_stalls_for_the_copy_and_what_the_write_slows() -> None:
     storage = Storage(write_bytes_per_second=10e9, read_bytes_per_second=10e9, write_slowdown=0.25)
-    cost = storage.checkpoint_cost(checkpoint_bytes=1e12, num_nodes=10, num_devices=80, asynchronous=True)
+    cost = storage.checkpoint_cost(checkpoint_bytes=1e12, num_devices=80, asynchronous=True)
     assert cost.write_seconds == pytest.approx(100 + 0.625)
     assert cost.stall_seconds == pytest.approx(25 + 0.625)
-
-
-def test_the_nodes_own_links_bound_the_storage() -> None:
-    storage = Storage(write_bytes_per_second=100e9, read_bytes_per_second=100e9, node_bytes_per_second=1e9)
-    cost = storage.checkpoint_cost(checkpoint_bytes=1e12, num_nodes=10, num_devices=80, asynchronous=True)
-    assert cost.reload_seconds == pytest.approx(100)
 
 
 def test_storage_that_stands_still_is_refused() -> None:
