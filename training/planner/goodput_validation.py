@@ -31,7 +31,10 @@ its output.
 What is simulated: failures at a constant rate, of nodes and of the job; detection; waiting for a person or a spare;
 restart and reading, which a further failure begins anew; steps lost since the last committed checkpoint, which cannot
 be newer than its write took; stalls; planned interruptions. Not simulated: rates that change with a node's age, nodes
-that fail again and again, failures of several nodes at once, going on with fewer replicas."""
+that fail again and again, failures of several nodes at once, going on with fewer replicas.
+
+How the sources were read: of arXiv:2602.00277 (FT-HSDP) the abstract, its rates and restart times as others quote them;
+of arXiv:2410.21680 and arXiv:2509.16293 the abstract and others' quotations, Meta's formula among them."""
 
 ETTR = f"""{NUM_RUNS:,} runs of {NUM_FAILURES} times between failures each, at the best interval and at three times it.
 The closed form is training/planner/goodput.py's, which is Daly's where saves are waited for and detection takes no

@@ -13,7 +13,7 @@ SECONDS_PER_DAY = 86_400.0
 
 COLD_START_SECONDS = ((16_384, 200.0), (22_000, 300.0), (64_000, 600.0), (98_000, 900.0))
 """(devices, seconds) from the start of all processes to the first step, communicators included. Synchronous recovery
-of Meta's H100 clusters (arXiv:2602.00277, of which NCCL's own part is 17, 30, 100 and 200 s)."""
+of Meta's H100 clusters (arXiv:2602.00277 as others quote it; NCCL's own part is 17, 30, 100 and 200 s)."""
 
 
 def seconds_at(num_devices: int, points: Sequence[tuple[int, float]]) -> float:
