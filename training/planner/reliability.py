@@ -67,12 +67,6 @@ class Interruptions:
         """Mean time between failures; infinity without any."""
         return SECONDS_PER_DAY / self.failures_per_day if self.failures_per_day else float("inf")
 
-    @property
-    def recovery_seconds(self) -> float:
-        """Mean time from a failure to the next step if nothing else fails and a spare stands by."""
-        manual = self.manual_share * self.manual_seconds
-        return self.detection_seconds + manual + self.restart_seconds + self.reload_seconds
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reliability:
