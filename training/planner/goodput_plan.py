@@ -9,12 +9,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy.special import ndtri, pdtr
 
+from training.config.reliability_schema import ReliabilityConfig
 from training.planner.checkpoint_cost import BYTES_PER_PARAMETER, CheckpointCost, Storage
 from training.planner.checkpoint_interval import best_interval
 from training.planner.goodput import expected_ettr
 from training.planner.goodput_simulation import MOST_SIGMAS, Ledger, Spread, simulate
 from training.planner.price import Power, RunPrice, run_price
-from training.planner.reliability import SECONDS_PER_DAY, Interruptions, Reliability
+from training.planner.reliability import SECONDS_PER_DAY, Interruptions, interruptions_of
 
 ENOUGH_SPARES = 0.99
 """Share of the time in which the advised number of spares is enough."""
@@ -77,7 +78,7 @@ class GoodputPlan:
 def plan_goodput(
     run: RunOutline,
     *,
-    reliability: Reliability,
+    reliability: ReliabilityConfig,
     storage: Storage,
     price_per_device_hour: float | None = None,
     power: Power | None = None,
@@ -105,8 +106,11 @@ def plan_goodput(
         num_devices=run.num_nodes * run.devices_per_node,
         asynchronous=run.asynchronous,
     )
-    interruptions = reliability.of_job(
-        num_nodes=run.num_nodes, devices_per_node=run.devices_per_node, reload_seconds=checkpoint.reload_seconds
+    interruptions = interruptions_of(
+        reliability,
+        num_nodes=run.num_nodes,
+        devices_per_node=run.devices_per_node,
+        reload_seconds=checkpoint.reload_seconds,
     )
     best = best_interval(checkpoint=checkpoint, mtbf_seconds=interruptions.mtbf_seconds)
     best_every_steps = min(run.num_steps, max(1, round(best / run.step_seconds))) if best < math.inf else run.num_steps

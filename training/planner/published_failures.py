@@ -7,7 +7,8 @@ the row says so.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from training.planner.reliability import Reliability
+from training.config.reliability_schema import ReliabilityConfig
+from training.planner.reliability import interruptions_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,8 +28,8 @@ class PublishedFigure:
 
 
 def _mtbf_hours(devices: int, *, node_rate: float, job_rate: float = 0.0) -> Callable[[], float]:
-    reliability = Reliability(failures_per_1000_node_days=node_rate, job_failures_per_day=job_rate)
-    job = reliability.of_job(num_nodes=devices // 8, devices_per_node=8, reload_seconds=0.0)
+    reliability = ReliabilityConfig(failures_per_1000_node_days=node_rate, job_failures_per_day=job_rate)
+    job = interruptions_of(reliability, num_nodes=devices // 8, devices_per_node=8, reload_seconds=0.0)
     return lambda: job.mtbf_seconds / 3600
 
 
@@ -50,7 +51,7 @@ def mtbf_figures() -> list[PublishedFigure]:
     alone, hours = "6.50 failures per 1,000 node-days", "hours between failures,"
     node_rate, job_rate = two_rates((128, 7.9), (2048, 1.8))
     both = f"{node_rate:.2f} per 1,000 node-days and {job_rate:.2f} a day of any job, fitted to 1,024 and 16,384 GPUs"
-    defaults = Reliability()
+    defaults = ReliabilityConfig()
     ours = (
         f"our defaults, of Llama 3: {defaults.failures_per_1000_node_days:g} per 1,000 node-days and "
         f"{defaults.job_failures_per_day:g} a day"

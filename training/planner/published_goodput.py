@@ -5,13 +5,14 @@ What goes in is published too, or named as an assumption; nothing is fitted to w
 
 from collections.abc import Callable
 
+from training.config.reliability_schema import ReliabilityConfig
 from training.planner.checkpoint_cost import CheckpointCost
 from training.planner.checkpoint_interval import best_interval
 from training.planner.goodput import expected_ettr, published_ettr
 from training.planner.goodput_simulation import simulate
 from training.planner.price import Power, RunPrice, run_price
 from training.planner.published_failures import PublishedFigure
-from training.planner.reliability import SECONDS_PER_DAY, Interruptions, Reliability
+from training.planner.reliability import SECONDS_PER_DAY, Interruptions, interruptions_of
 
 _HOUR = 3600.0
 _FREE = CheckpointCost(stall_seconds=0.0, write_seconds=0.0)
@@ -21,12 +22,15 @@ def _llama3(detection_seconds: float) -> Callable[[], float]:
     def predict() -> float:
         # 5.2 TB (NVIDIA's Llama 3.1 405B) at the 2 TB/s that the storage sustains, either way.
         checkpoint = CheckpointCost(stall_seconds=2.6, write_seconds=2.6, reload_seconds=2.6)
-        job = Reliability(
+        reliability = ReliabilityConfig(
             detection_seconds=detection_seconds,
             spare_nodes=1024,
             planned_per_day=47 / 54,
             failure_rate_sigma=0.0,
-        ).of_job(num_nodes=2048, devices_per_node=8, reload_seconds=checkpoint.reload_seconds)
+        )
+        job = interruptions_of(
+            reliability, num_nodes=2048, devices_per_node=8, reload_seconds=checkpoint.reload_seconds
+        )
         runs = simulate(
             work_seconds=54 * SECONDS_PER_DAY,
             interval_seconds=best_interval(checkpoint=checkpoint, mtbf_seconds=job.mtbf_seconds),
@@ -48,7 +52,7 @@ def _exact(
 
 def _byte_robust() -> float:
     checkpoint = CheckpointCost(stall_seconds=1.0, write_seconds=60.0)
-    job = Reliability().of_job(num_nodes=1200, devices_per_node=8, reload_seconds=60.0)
+    job = interruptions_of(ReliabilityConfig(), num_nodes=1200, devices_per_node=8, reload_seconds=60.0)
     interval = best_interval(checkpoint=checkpoint, mtbf_seconds=job.mtbf_seconds)
     return 100 * expected_ettr(interval_seconds=interval, checkpoint=checkpoint, interruptions=job)
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from training.config.reliability_schema import ReliabilityConfig
 from training.planner.goodput_checks import Check, percent
 from training.planner.goodput_validation import page, published_rows
 from training.planner.published_failures import PublishedFigure, mtbf_figures, two_rates
-from training.planner.reliability import Reliability
+from training.planner.reliability import interruptions_of
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -30,9 +31,9 @@ def test_a_closed_form_that_does_not_hold_is_said(monkeypatch: pytest.MonkeyPatc
 
 def test_two_rates_give_back_both_jobs() -> None:
     node_rate, job_rate = two_rates((128, 7.9), (2048, 1.8))
-    reliability = Reliability(failures_per_1000_node_days=node_rate, job_failures_per_day=job_rate)
+    reliability = ReliabilityConfig(failures_per_1000_node_days=node_rate, job_failures_per_day=job_rate)
     for nodes, hours in ((128, 7.9), (2048, 1.8)):
-        job = reliability.of_job(num_nodes=nodes, devices_per_node=8, reload_seconds=0)
+        job = interruptions_of(reliability, num_nodes=nodes, devices_per_node=8, reload_seconds=0)
         assert job.mtbf_seconds / 3600 == pytest.approx(hours)
 
 

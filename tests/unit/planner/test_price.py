@@ -2,12 +2,13 @@ from typing import Any
 
 import pytest
 
+from training.config.reliability_schema import ReliabilityConfig
 from training.errors import ConfigError
 from training.planner.checkpoint_cost import CheckpointCost, Storage
 from training.planner.goodput_plan import GoodputPlan, RunOutline, enough_spares, plan_goodput
 from training.planner.goodput_simulation import SimulatedRuns, simulate
 from training.planner.price import Power, RunPrice, run_price
-from training.planner.reliability import SECONDS_PER_DAY, Interruptions, Reliability
+from training.planner.reliability import SECONDS_PER_DAY, Interruptions
 
 JOB = Interruptions(failures_per_day=8.0, detection_seconds=60.0, restart_seconds=300.0, spare_nodes=50)
 
@@ -102,7 +103,7 @@ def plan(every_steps: int = 100, **changes: Any) -> GoodputPlan:
             asynchronous=True,
             every_steps=every_steps,
         ),
-        reliability=Reliability(**changes),
+        reliability=ReliabilityConfig(**changes),
         storage=Storage(write_bytes_per_second=200e9, read_bytes_per_second=200e9, write_slowdown=0.1),
         price_per_device_hour=2.0,
         power=Power(device_watts=700.0),

@@ -2,22 +2,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training.config.load import compose
+from training.config.reliability_schema import ReliabilityConfig
 from training.errors import ConfigError
 from training.planner.checkpoint_cost import CheckpointCost, Storage
-from training.planner.reliability import COLD_START_SECONDS, Interruptions, Reliability, seconds_at
+from training.planner.reliability import Interruptions, interruptions_of, seconds_at
+
+COLD_START_SECONDS = ReliabilityConfig().cold_start_seconds
 
 
 def test_the_default_rates_give_llama_3_its_failures() -> None:
     # arXiv:2407.21783, table 5: 419 unexpected interruptions in 54 days on 2,048 nodes.
-    job = Reliability().of_job(num_nodes=2048, devices_per_node=8, reload_seconds=0)
+    job = interruptions_of(ReliabilityConfig(), num_nodes=2048, devices_per_node=8, reload_seconds=0)
     assert job.failures_per_day * 54 == pytest.approx(419, rel=0.001)
 
 
 @pytest.mark.parametrize(("devices", "hours"), [(16_384, 1.8), (131_072, 0.23)])
 def test_a_rate_of_nodes_gives_the_published_projection(devices: int, hours: float) -> None:
     # arXiv:2410.21680: RSC-1, 6.50 failures per 1,000 node-days. Printed to two digits.
-    reliability = Reliability(failures_per_1000_node_days=6.5, job_failures_per_day=0)
-    job = reliability.of_job(num_nodes=devices // 8, devices_per_node=8, reload_seconds=0)
+    reliability = ReliabilityConfig(failures_per_1000_node_days=6.5, job_failures_per_day=0)
+    job = interruptions_of(reliability, num_nodes=devices // 8, devices_per_node=8, reload_seconds=0)
     assert job.mtbf_seconds / 3600 == pytest.approx(hours, rel=0.025)
 
 
@@ -42,13 +46,20 @@ def test_without_failures_the_time_between_them_is_endless() -> None:
     assert Interruptions(failures_per_day=0.0).mtbf_seconds == float("inf")
 
 
-def test_what_cannot_be_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"cluster\.reliability\.manual_share=1\.5.*at most 1"):
-        Reliability(manual_share=1.5)
-    with pytest.raises(ConfigError, match=r"cluster\.reliability\.repair_seconds=-1"):
-        Reliability(repair_seconds=-1.0)
-    with pytest.raises(ConfigError, match=r"cluster\.reliability\.cold_start_seconds.*by rising devices"):
-        Reliability(cold_start_seconds=((2, 1.0), (1, 2.0)))
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("cluster.reliability.manual_share=1.5", r"manual_share=1\.5.*between 0.0 and 1.0"),
+        ("cluster.reliability.repair_seconds=-1", r"repair_seconds=-1.*at least 0"),
+        ("cluster.reliability.cold_start_seconds=[[2,1],[1,2]]", r"cold_start_seconds=.*by rising devices"),
+        ("cluster.reliability.cold_start_seconds=[]", r"cold_start_seconds=.*by rising devices"),
+        ("cluster.reliability.cold_start_seconds=[[2]]", r"cold_start_seconds=.*by rising devices"),
+        ("cluster.power.pue=0.9", r"pue=0\.9.*at least 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose([override])
 
 
 def test_a_synchronous_save_stalls_for_its_whole_write() -> None:
