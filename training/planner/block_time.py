@@ -6,10 +6,10 @@ from training.planner.constants import Constants
 from training.planner.job import Job, Recompute
 from training.planner.network import Collectives, groups_of
 from training.planner.operators import (
-    ACTIVATION_BYTES,
     Work,
     block_parameters,
     block_work,
+    element_bytes,
     embedding_work,
     head_work,
     hidden_bytes,
@@ -200,7 +200,7 @@ class BlockTime:
         if split.context > 1:
             kv_size = job.model.num_kv_heads * job.model.head_size / split.tensor
             # Keys and values of all tokens; in backward their gradients besides.
-            whole = rank_tokens(job) * split.context * 2 * kv_size * ACTIVATION_BYTES
+            whole = rank_tokens(job) * split.context * 2 * kv_size * element_bytes(job)
             moved = (2 if gathers_again else 1) * self.collectives.all_gather(whole, self.groups.context)
             context = max(0.0, moved - software.context_overlap * beside.attention)
         if work.exchanged_bytes and split.expert > 1 and job.model.experts is not None:

@@ -8,29 +8,52 @@ from dataclasses import dataclass
 
 from training.planner.job import Device, NumberFormat
 
-_AMPERE = ("A100", "A800")
 
-GEMM_CEILING: dict[str, dict[NumberFormat, float]] = {
-    "A100": {NumberFormat.bf16: 271.2 / 312},
-    "H100": {NumberFormat.bf16: 794.5 / 989, NumberFormat.fp8: 1402.6 / 1979},
-    "H200": {NumberFormat.bf16: 794.5 / 989, NumberFormat.fp8: 1453.4 / 1979},
-    "H800": {NumberFormat.bf16: 794.5 / 989, NumberFormat.fp8: 1402.6 / 1979},
-    "GB200": {NumberFormat.bf16: 1822 / 2500, NumberFormat.fp8: 3615.6 / 5000},
-    "B200": {NumberFormat.bf16: 1745 / 2250, NumberFormat.fp8: 3432.5 / 4500},
-    "B300": {NumberFormat.bf16: 1769 / 2250, NumberFormat.fp8: 3353.3 / 4500},
-    "MI300X": {NumberFormat.bf16: 668.4 / 1307.4},
-    "MI325X": {NumberFormat.bf16: 784.9 / 1300},
-    "MI355X": {NumberFormat.bf16: 1565 / 2500},
-}
-"""Best measured matrix product over the data sheet's peak, by a word of the device's name (stas00/ml-engineering,
-compute/accelerator, "maximum achievable matmul FLOPS")."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """A family of accelerators."""
 
-MULTIPROCESSORS = {"A100": 108, "H100": 132, "H200": 132, "H800": 132, "GB200": 148, "B200": 148, "B300": 148}
-"""Streaming multiprocessors (NVIDIA's architecture white papers); AMD's compute units of MI300X, MI325X, MI355X."""
-MULTIPROCESSORS |= {"MI300X": 304, "MI325X": 304, "MI355X": 256}
+    word: str
+    """In the device's name."""
+    ceilings: dict[NumberFormat, float]
+    """Best measured matrix product over the data sheet's peak (stas00/ml-engineering, compute/accelerator, "maximum
+    achievable matmul FLOPS")."""
+    multiprocessors: int
+    """Streaming multiprocessors or compute units (data sheets)."""
+    usual_watts: float
+    """Power at which the ceilings were measured (data sheets)."""
+    is_ampere: bool = False
 
-DESIGN_WATTS = {"A100": 400.0, "H100": 700.0, "H200": 700.0, "H800": 700.0}
-"""Power at which the ceilings were measured (data sheets)."""
+
+def _architecture(
+    word: str,
+    multiprocessors: int,
+    usual_watts: float,
+    bf16: float,
+    fp8: float | None = None,
+    *,
+    is_ampere: bool = False,
+) -> Architecture:
+    ceilings = {NumberFormat.bf16: bf16} | ({NumberFormat.fp8: fp8} if fp8 else {})
+    return Architecture(
+        word=word, ceilings=ceilings, multiprocessors=multiprocessors, usual_watts=usual_watts, is_ampere=is_ampere
+    )
+
+
+ARCHITECTURES = (
+    _architecture("A100", 108, 400, 271.2 / 312, is_ampere=True),
+    _architecture("A800", 108, 400, 271.2 / 312, is_ampere=True),
+    _architecture("H100", 132, 700, 794.5 / 989, 1402.6 / 1979),
+    _architecture("H800", 132, 700, 794.5 / 989, 1402.6 / 1979),
+    _architecture("H200", 132, 700, 794.5 / 989, 1453.4 / 1979),
+    _architecture("GB200", 148, 1200, 1822 / 2500, 3615.6 / 5000),
+    _architecture("B200", 148, 1000, 1745 / 2250, 3432.5 / 4500),
+    _architecture("B300", 148, 1400, 1769 / 2250, 3353.3 / 4500),
+    _architecture("MI300X", 304, 750, 668.4 / 1307.4),
+    _architecture("MI325X", 304, 1000, 784.9 / 1300),
+    _architecture("MI355X", 256, 1400, 1565 / 2500),
+)
+"""Known accelerators; a name is searched for these words in this order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,32 +92,14 @@ class Efficiency:
 EFFICIENCY = Efficiency()
 
 
-def gemm_ceiling(device: Device, number_format: NumberFormat) -> float:
-    """Return the share of the peak that the best matrix product reaches; of an unknown device, the least known one's.
-
-    fp32 products run on the data sheet's figure for it.
-    """
-    if number_format is NumberFormat.fp32:
-        return 0.9
-    for word, ceilings in GEMM_CEILING.items():
-        if word in device.name.upper():
-            return ceilings.get(number_format, min(ceilings.values()))
-    return min(ceilings[NumberFormat.bf16] for ceilings in GEMM_CEILING.values())
+def architecture_of(device: Device) -> Architecture | None:
+    """Return what is known of a device by its name; nothing of a CPU or an unknown accelerator."""
+    name = device.name.upper()
+    return next((architecture for architecture in ARCHITECTURES if architecture.word in name), None)
 
 
-def multiprocessors(device: Device) -> int:
-    """Return how many multiprocessors a device has; of an unknown one, as many as an H100."""
-    return next((count for word, count in MULTIPROCESSORS.items() if word in device.name.upper()), 132)
-
-
-def power_share(device: Device, efficiency: Efficiency) -> float:
+def power_share(device: Device, architecture: Architecture, efficiency: Efficiency) -> float:
     """Return the share of its compute that a device keeps under a power limit below its kind's usual one."""
     if device.power_watts is None:
         return 1.0
-    usual = next((watts for word, watts in DESIGN_WATTS.items() if word in device.name.upper()), device.power_watts)
-    return min(1.0, device.power_watts / usual) ** efficiency.power_exponent
-
-
-def is_ampere(device: Device) -> bool:
-    """Return whether a device is an A100, which has constants of its own."""
-    return any(word in device.name.upper() for word in _AMPERE)
+    return min(1.0, device.power_watts / architecture.usual_watts) ** efficiency.power_exponent

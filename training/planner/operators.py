@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from training.planner.job import Job, NumberFormat
 from training.planner.software import Software
 
-ACTIVATION_BYTES = 2
-"""Of a bf16 or fp16 element; fp8 programs too keep hidden states in bf16."""
-
 
 @dataclass(frozen=True, slots=True)
 class Gemm:
@@ -43,6 +40,7 @@ class Attention:
     keys: float
     heads: float
     head_size: int
+    number_format: NumberFormat = NumberFormat.bf16
 
     @property
     def full_flops(self) -> float:
@@ -69,6 +67,16 @@ class Work:
         return sum(gemm.flops for gemm in self.gemms)
 
 
+def plain_format(job: Job) -> NumberFormat:
+    """Return the format of what fp8 programs leave in bf16: hidden states, attention, router, output projection."""
+    return NumberFormat.fp32 if job.number_format is NumberFormat.fp32 else NumberFormat.bf16
+
+
+def element_bytes(job: Job) -> int:
+    """Return bytes of one element of the hidden states."""
+    return 4 if job.number_format is NumberFormat.fp32 else 2
+
+
 def rank_tokens(job: Job) -> float:
     """Return the tokens of one micro-batch on one rank: its context share; tensor-parallel ranks share the same."""
     return job.batch.micro_batch * job.batch.sequence_length / job.split.context
@@ -81,7 +89,7 @@ def token_shards(job: Job) -> int:
 
 def hidden_bytes(job: Job) -> float:
     """Return the bytes of one rank's hidden states between two blocks, those of all its tensor-parallel ranks."""
-    return rank_tokens(job) * job.model.hidden_size * ACTIVATION_BYTES
+    return rank_tokens(job) * job.model.hidden_size * element_bytes(job)
 
 
 def block_work(job: Job, software: Software, *, is_dense: bool) -> Work:
@@ -95,7 +103,9 @@ def block_work(job: Job, software: Software, *, is_dense: bool) -> Work:
     model, tensor, tokens = job.model, job.split.tensor, rank_tokens(job)
     h, number_format = model.hidden_size, job.number_format
     q_size, kv_size = (heads * model.head_size / tensor for heads in (model.num_heads, model.num_kv_heads))
-    attention = Attention(tokens, job.batch.sequence_length, model.num_heads / tensor, model.head_size)
+    attention = Attention(
+        tokens, job.batch.sequence_length, model.num_heads / tensor, model.head_size, plain_format(job)
+    )
     gemms = [Gemm(tokens, q_size + 2 * kv_size, h, 1, number_format), Gemm(tokens, h, q_size, 1, number_format)]
     # In elements of each token. Two norms read and write in forward, two residual additions read two and write one; in
     # backward a norm reads two and writes one, an addition adds up the stream's gradient. Rotary embedding reads and
@@ -115,7 +125,7 @@ def block_work(job: Job, software: Software, *, is_dense: bool) -> Work:
         # Balanced routing: each expert gets the same share of the tokens of all ranks that it serves.
         per_expert = tokens * top_k * job.split.expert / experts.num_experts
         gemms += [
-            Gemm(tokens / shards, experts.num_experts, h),
+            Gemm(tokens / shards, experts.num_experts, h, 1, plain_format(job)),
             Gemm(per_expert, gates * ffn, h, local, number_format),
             Gemm(per_expert, h, ffn, local, number_format),
         ]
@@ -128,17 +138,17 @@ def block_work(job: Job, software: Software, *, is_dense: bool) -> Work:
         backward += 4 * 2 * top_k * h / shards
         # Scores, softmax, top-k, their map and its permutation, in fp32.
         routing_bytes = 6 * 4 * tokens * experts.num_experts / shards
-        exchanged_bytes = tokens * top_k * h * ACTIVATION_BYTES / shards
+        exchanged_bytes = tokens * top_k * h * element_bytes(job) / shards
     # The activation function reads its inputs and writes one; in backward it reads them and the gradient, and writes
     # theirs.
     forward += (gates + 1) * activated
     backward += (2 * gates + 1) * activated
-    per_element = ACTIVATION_BYTES * software.traffic_factor * tokens
+    per_element = element_bytes(job) * software.traffic_factor * tokens
     forward_bytes, backward_bytes = forward * per_element + routing_bytes, backward * per_element + routing_bytes
     if number_format is NumberFormat.fp8:
         # An operand is read in bf16 and written in fp8 twice, as it is and transposed; its scale is that of the step
         # before. Weights are cast once a step. TransformerEngine, common/transpose/cast_transpose.cu.
-        cast_bytes = ACTIVATION_BYTES + 2
+        cast_bytes = 2 + 2
         in_fp8 = [gemm for gemm in gemms if gemm.number_format is NumberFormat.fp8]
         forward_bytes += cast_bytes * sum(gemm.m * gemm.k * gemm.count for gemm in in_fp8)
         backward_bytes += cast_bytes * sum(gemm.m * gemm.n * gemm.count for gemm in in_fp8)
@@ -156,7 +166,7 @@ def head_work(job: Job, software: Software) -> Work:
     tokens, vocabulary = rank_tokens(job), job.model.vocab_size / job.split.tensor
     loss_bytes = software.loss_bytes_per_logit * tokens * vocabulary
     return Work(
-        gemms=(Gemm(tokens, vocabulary, job.model.hidden_size),),
+        gemms=(Gemm(tokens, vocabulary, job.model.hidden_size, 1, plain_format(job)),),
         forward_bytes=2 * hidden_bytes(job) / token_shards(job) + loss_bytes / 2,
         backward_bytes=3 * hidden_bytes(job) / token_shards(job) + loss_bytes / 2,
     )

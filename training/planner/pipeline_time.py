@@ -7,7 +7,7 @@ from itertools import accumulate
 
 from training.parallel.partition import balance
 from training.parallel.schedule import Kind, execution_order, interleaving_fits, make_schedule
-from training.planner.job import Job, ModelShape
+from training.planner.job import Job, ModelShape, Split
 
 _LARGEST_TABLE = 4_000
 """Actions of a schedule table that are simulated one by one; a larger one costs more time than it tells."""
@@ -79,6 +79,20 @@ def _by_cost(model: ModelShape, count: int, cut: str) -> list[int]:
     return sizes
 
 
+def chunks_in_flight(split: Split, num_micro_batches: int, pipeline_stage: int) -> int:
+    """Return the most activations of one chunk that a pipeline stage holds at once, as `schedule.peak_in_flight` counts.
+
+    1F1B: one for each pipeline stage from here on. Interleaved: a round for each chunk but the last, and two for each hop
+    to the last pipeline stage (training/parallel/schedule.py, `interleaved`).
+    """
+    hops = split.pipeline - 1 - pipeline_stage
+    if split.chunks_per_rank == 1:
+        return min(num_micro_batches, hops + 1)
+    rounds = max(1, num_micro_batches // split.pipeline)
+    warm_up = (split.chunks_per_rank - 1) * -(-num_micro_batches // rounds) + 2 * hops
+    return min(num_micro_batches * split.chunks_per_rank, warm_up + 1)
+
+
 def makespan_seconds(
     forward_seconds: Sequence[float],
     backward_seconds: Sequence[float],
@@ -133,7 +147,9 @@ def _table(name: str, pipeline: int, chunks_per_rank: int, num_micro_batches: in
     rows = []
     for number, action in enumerate(execution_order(schedule)):
         stage = schedule.pipeline_stage_of(action.chunk)
-        needed = [(index[other], schedule.pipeline_stage_of(other.chunk) != stage) for other in schedule.inputs_of(action)]
+        needed = [
+            (index[other], schedule.pipeline_stage_of(other.chunk) != stage) for other in schedule.inputs_of(action)
+        ]
         remote = [other for other, is_remote in needed if is_remote]
         local = [other for other, is_remote in needed if not is_remote]
         cost = action.chunk + (schedule.num_chunks if action.kind is Kind.backward else 0)

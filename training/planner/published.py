@@ -4,7 +4,6 @@ import csv
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,22 @@ _AWS = Network(devices_per_node=8, node_bandwidth=450e9, cluster_bandwidth=50e9,
 """AWS p5: 32 EFA cards of 100 Gb/s a node."""
 
 
-
 Row = Mapping[str, Any]
 
 
-def _device(name: str, bf16: float, memory_gb: float, bandwidth_tb: float, power: float, fp8: float | None = None) -> Device:
+def _device(
+    name: str, bf16: float, memory_gb: float, bandwidth_tb: float, power: float, fp8: float | None = None
+) -> Device:
     peak = {NumberFormat.fp32: bf16 / 2 * 1e12, NumberFormat.bf16: bf16 * 1e12}
     if fp8:
         peak[NumberFormat.fp8] = fp8 * 1e12
-    return Device(name=name, peak_flops=peak, memory_bytes=memory_gb * 1e9, memory_bandwidth=bandwidth_tb * 1e12, power_watts=power)
+    return Device(
+        name=name,
+        peak_flops=peak,
+        memory_bytes=memory_gb * 1e9,
+        memory_bandwidth=bandwidth_tb * 1e12,
+        power_watts=power,
+    )
 
 
 DEVICES = {
@@ -61,9 +67,14 @@ def _software(row: Row) -> str:
         return "nanotron_pipelined" if _slow(row) else "nanotron"
     if "HybridEP" in features:
         return "megatron_hybrid_ep" if "overlap off" in features else "megatron_hybrid_ep_overlap"
-    for word, name in ( ("Composer", "llm_foundry"), ("Megatron-DeepSpeed", "deepspeed_megatron"),
-                       ("Megatron-LM (2021)", "megatron_2021"), ("Megatron-Bridge", "megatron"), ("NeMo", "megatron"),
-                       ("Megatron-Core", "megatron")):
+    for word, name in (
+        ("Composer", "llm_foundry"),
+        ("Megatron-DeepSpeed", "deepspeed_megatron"),
+        ("Megatron-LM (2021)", "megatron_2021"),
+        ("Megatron-Bridge", "megatron"),
+        ("NeMo", "megatron"),
+        ("Megatron-Core", "megatron"),
+    ):
         if word in framework:
             return name
     raise ConfigError("framework", framework, "no profile", "known: ...")
@@ -95,7 +106,9 @@ def job_of(row: Row) -> Job:
     experts = None
     if row.get("num_experts"):
         experts = Experts(
-            num_experts=number("num_experts"), experts_per_token=number("moe_top_k"), expert_ffn_size=number("moe_ffn_hidden"),
+            num_experts=number("num_experts"),
+            experts_per_token=number("moe_top_k"),
+            expert_ffn_size=number("moe_ffn_hidden"),
             num_dense_blocks=number("moe_dense_layers", 0),
         )
     precision = str(row["precision"]).lower()
@@ -105,22 +118,46 @@ def job_of(row: Row) -> Job:
     tensor, context, pipeline = number("tp"), number("cp"), number("pp")
     sp = row.get("sequence_parallel")
     software = _software(row)
-    shards = True if software.startswith(("megatron", "nanotron")) and software != "megatron_2021" else str(sp).lower() == "true"
+    shards = (
+        True
+        if software.startswith(("megatron", "nanotron")) and software != "megatron_2021"
+        else str(sp).lower() == "true"
+    )
     return Job(
         model=ModelShape(
-            num_blocks=number("layers"), hidden_size=number("hidden"), num_heads=number("heads"), num_kv_heads=number("kv_heads"),
-            head_size=number("head_dim", number("hidden") // number("heads")), ffn_size=number("ffn_hidden"), ffn_matrices=number("ffn_mats", 3),
-            vocab_size=number("vocab"), tied_embeddings=str(row.get("tied_embeddings")).lower() == "true", experts=experts,
+            num_blocks=number("layers"),
+            hidden_size=number("hidden"),
+            num_heads=number("heads"),
+            num_kv_heads=number("kv_heads"),
+            head_size=number("head_dim", number("hidden") // number("heads")),
+            ffn_size=number("ffn_hidden"),
+            ffn_matrices=number("ffn_mats", 3),
+            vocab_size=number("vocab"),
+            tied_embeddings=str(row.get("tied_embeddings")).lower() == "true",
+            experts=experts,
         ),
         split=Split(
-            replicas=number("dp"), pipeline=pipeline, chunks_per_rank=number("vpp"), tensor=tensor, tensor_shards_sequence=shards,
-            context=context, context_exchange="keys", expert=number("ep"), zero_stage=number("zero_stage", 0), recompute=_recompute(str(row["recompute"])),
+            replicas=number("dp"),
+            pipeline=pipeline,
+            chunks_per_rank=number("vpp"),
+            tensor=tensor,
+            tensor_shards_sequence=shards,
+            context=context,
+            context_exchange="keys",
+            expert=number("ep"),
+            zero_stage=number("zero_stage", 0),
+            recompute=_recompute(str(row["recompute"])),
         ),
-        batch=Batch(sequence_length=number("seq_len"), micro_batch=number("micro_batch"), accumulation=number("grad_accum")),
+        batch=Batch(
+            sequence_length=number("seq_len"), micro_batch=number("micro_batch"), accumulation=number("grad_accum")
+        ),
         number_format=NumberFormat.fp8 if "fp8" in precision else NumberFormat.bf16,
         device=device,
-        network=_AWS if software.startswith("nanotron") else Network(
-            devices_per_node=number("gpus_per_node", 8), node_bandwidth=NODE_BANDWIDTH[word],
+        network=_AWS
+        if software.startswith("nanotron")
+        else Network(
+            devices_per_node=number("gpus_per_node", 8),
+            node_bandwidth=NODE_BANDWIDTH[word],
             cluster_bandwidth=float(row.get("inter_node_gbps_per_gpu") or CLUSTER_GBPS[word]) / 8 * 1e9,
         ),
         software=software,

@@ -3,11 +3,9 @@
 The reasons stand in `published/README.md`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
-
-from training.planner.job import Job, NumberFormat
 
 CONTRADICTION = 0.05
 """Relative difference of two published times of the same inputs above which neither is used."""

@@ -76,6 +76,26 @@ class Software:
     update_bytes: float = 40.0
     """Memory traffic of the optimizer for each parameter of a rank's share: gradient for norm and clipping, gradient,
     master weight and two moments read, written back, the weight written."""
+    weight_bytes: float = 2.0
+    """Kept of each weight besides the master weight; 0 where products use casts of the master weights."""
+    gradient_bytes: float = 4.0
+    """Of one accumulated gradient."""
+    state_bytes: float = 12.0
+    """Master weight and both moments, for each parameter."""
+    update_whole_bytes: tuple[float, float] = (0.0, 0.0)
+    """Of each parameter of a rank, what the update needs besides: without ZeRO, and with it."""
+    update_owned_bytes: float = 0.0
+    """The same for each parameter whose state the rank owns, with ZeRO."""
+    kept_rotations: int = 1
+    """Copies of queries and keys kept for backward: 2 where rotation is not part of attention's operator."""
+    kept_activations: int = 1
+    """Tensors of the feed-forward's width kept besides the inputs of the activation function."""
+    logit_bytes: float = 10.0
+    """Memory of one logit through loss and backward."""
+    reserved_factor: float = 1.10
+    """Memory that torch's caching allocator reserves over the most that tensors take."""
+    context_bytes: float = 4e9
+    """CUDA context, communicators' buffers and libraries' work spaces, beyond the allocator's."""
     cut: str = "blocks"
     """How pipeline stages are cut: `blocks` alike in number; `cost` by the greedy rule of nanotron; `balance` by ours."""
 
@@ -99,7 +119,10 @@ _MEGATRON = Software(
     host_seconds_per_block=0.8e-3,
     tensor_overlap=0.6,
     context_overlap=0.9,
+    # NeMo's and Megatron-Bridge's recipes accumulate and reduce gradients in bf16 (grad_reduce_in_fp32=False).
+    gradient_bytes=2.0,
     reduce_bytes=2.0,
+    accumulate_bytes=4.0,
 )
 _MEGATRON_2021 = Software(
     attention="unfused",
@@ -117,6 +140,13 @@ _NANOTRON = Software(
     accumulate_bytes=10.0,
     pipeline_blocks=True,
     cut="cost",
+    # bf16 gradients beside the fp32 ones while the update runs; with ZeRO-1 bf16 copies of owned and gathered weights.
+    update_whole_bytes=(2.0, 4.0),
+    update_owned_bytes=2.0,
+    kept_rotations=2,
+    kept_activations=2,
+    logit_bytes=14.0,
+    reserved_factor=1.15,
 )
 _TORCHTITAN = Software(
     attention="flash_2",
@@ -124,6 +154,9 @@ _TORCHTITAN = Software(
     selective_gemm_share=0.5,
     balances_context=False,
     accumulates_whole=False,
+    weight_bytes=0.0,
+    kept_rotations=2,
+    logit_bytes=14.0,
 )
 
 SOFTWARE: dict[str, Software] = {
@@ -138,5 +171,7 @@ SOFTWARE: dict[str, Software] = {
     "torchtitan_eager": replace(_TORCHTITAN, traffic_factor=3.0, loss_bytes_per_logit=36.0),
     "torchtitan_compile": _TORCHTITAN,
     "torchtitan_async_tensor": replace(_TORCHTITAN, tensor_overlap=0.6),
-    "llm_foundry": Software(attention="flash_1", traffic_factor=1.6, hopper_gemm_factor=0.95, accumulates_whole=False),
+    "llm_foundry": Software(
+        attention="flash_1", traffic_factor=1.6, hopper_gemm_factor=0.95, accumulates_whole=False, weight_bytes=0.0
+    ),
 }
