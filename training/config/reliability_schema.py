@@ -28,8 +28,8 @@ class ReliabilityConfig:
     node_loss_share: float = 0.69
     """Share of failures that take a node out. An assumption: those of Llama 3's GPUs and host parts, 289 of 419, do;
     the network, software and work on the hosts leave the nodes whole (arXiv:2407.21783, table 5)."""
-    spare_nodes: int = 0
-    """Nodes booked besides those of the job."""
+    spare_nodes: int | None = None
+    """Nodes booked besides those of the job; null is as many as are enough in 99 % of the time."""
     repair_seconds: float = 172_800.0
     """Until a lost node is whole again; an assumption, as it depends on the contract."""
     planned_per_day: float = 0.0

@@ -40,6 +40,11 @@ class PassTime:
     """Waiting for the host to launch."""
 
     @property
+    def compute(self) -> float:
+        """Seconds in which the device computes."""
+        return self.gemm + self.attention + self.memory
+
+    @property
     def total(self) -> float:
         """Seconds of the pass."""
         return (

@@ -4,7 +4,7 @@ No torch. The one entry for whoever plans a run; the parts are in the files that
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from scipy.special import ndtri, pdtr
@@ -69,6 +69,8 @@ class GoodputPlan:
     """Effective training time ratio of the same runs."""
     days: Spread
     """From start to end."""
+    days_at: tuple[float, ...]
+    """Quantiles of `days`, 0 to 100 % in steps of 5 %."""
     days_spent: dict[str, float]
     """Entry of the ledger -> days, mean of the simulated runs; the sum is the mean of `days`."""
     price: RunPrice
@@ -112,6 +114,9 @@ def plan_goodput(
         devices_per_node=run.devices_per_node,
         reload_seconds=checkpoint.reload_seconds,
     )
+    advised = enough_spares(interruptions)
+    if reliability.spare_nodes is None:
+        interruptions = replace(interruptions, spare_nodes=advised)
     best = best_interval(checkpoint=checkpoint, mtbf_seconds=interruptions.mtbf_seconds)
     best_every_steps = min(run.num_steps, max(1, round(best / run.step_seconds))) if best < math.inf else run.num_steps
     simulated = simulate(
@@ -136,10 +141,13 @@ def plan_goodput(
         expected_ettr=closed_form(run.every_steps),
         best_every_steps=best_every_steps,
         best_expected_ettr=closed_form(best_every_steps),
-        advised_spare_nodes=enough_spares(interruptions),
+        advised_spare_nodes=advised,
         num_failures=Spread.of(simulated.num_failures.astype(float)),
         ettr=simulated.ettr,
         days=simulated.days,
+        days_at=tuple(
+            float(day) for day in np.quantile(simulated.end_seconds, np.linspace(0, 1, 21)) / SECONDS_PER_DAY
+        ),
         days_spent={
             entry.name.removesuffix("_seconds"): float(getattr(ledger, entry.name).mean()) / SECONDS_PER_DAY
             for entry in fields(Ledger)
@@ -147,7 +155,7 @@ def plan_goodput(
         price=run_price(
             simulated,
             num_nodes=run.num_nodes,
-            spare_nodes=reliability.spare_nodes,
+            spare_nodes=interruptions.spare_nodes,
             devices_per_node=run.devices_per_node,
             tokens=run.tokens,
             price_per_device_hour=price_per_device_hour,

@@ -31,6 +31,15 @@ class Serving:
     bandwidth_share: float = 0.6
     """Share of the memory's bandwidth that is reached; an assumption, measure it for your model."""
 
+    def needed_bytes(self, model: ModelShape) -> float:
+        """Return what the weights of one copy and a full batch's keys and values take."""
+        cache = cache_bytes_per_token(model, self.cache_format) * self.context_tokens
+        return parameters(model) * ELEMENT_BYTES[self.number_format] + self.batch_sequences * cache
+
+    def fits(self, model: ModelShape, device: Device) -> bool:
+        """Return whether that fits the memory of its devices."""
+        return self.needed_bytes(model) <= self.num_devices * device.memory_bytes
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferencePrice:
@@ -135,10 +144,10 @@ def inference_price(
 
 
 def _refuse_too_large(model: ModelShape, device: Device, serving: Serving, cache_bytes: float) -> None:
+    if serving.fits(model, device):
+        return
     weights = parameters(model) * ELEMENT_BYTES[serving.number_format]
     memory = serving.num_devices * device.memory_bytes
-    if weights + serving.batch_sequences * cache_bytes <= memory:
-        return
     most = int((memory - weights) // cache_bytes)
     key, given, remedy = (
         ("serving.batch_sequences", serving.batch_sequences, f"serving.batch_sequences={most} or more devices")

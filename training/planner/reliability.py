@@ -83,7 +83,7 @@ def interruptions_of(
         manual_share=reliability.manual_share,
         manual_seconds=reliability.manual_seconds,
         node_loss_share=reliability.node_loss_share,
-        spare_nodes=reliability.spare_nodes,
+        spare_nodes=reliability.spare_nodes or 0,
         repair_seconds=reliability.repair_seconds,
         planned_per_day=reliability.planned_per_day,
         planned_seconds=reliability.planned_seconds,
