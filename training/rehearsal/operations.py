@@ -1,0 +1,89 @@
+"""What a rank's program is made of. No torch.
+
+Two operations are equal if they fit together; what they are about is for people and is not compared.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+from training.parallel.schedule import Action
+from training.rehearsal.grid import GroupKind
+
+
+class CollectiveKind(StrEnum):
+    """What the members of a group do together."""
+
+    all_reduce = "all-reduce"
+    all_gather = "all-gather"
+    reduce_scatter = "reduce-scatter"
+    broadcast = "broadcast"
+    all_to_all = "all-to-all"
+    barrier = "barrier"
+    new_group = "new_group"
+    """Groups are made by all ranks of the world in the same order, members or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """A call that all members of a group make."""
+
+    kind: CollectiveKind
+    group: GroupKind
+    numel: int = 0
+    """Elements that each member gives."""
+    dtype: str = ""
+    root: int | None = None
+    """Broadcast: place of the sender in the group."""
+    members: str = ""
+    """new_group: of which group."""
+    about: str = field(default="", compare=False)
+    """What travels: parameters, a loss, a norm."""
+
+    def __str__(self) -> str:
+        size = f" of {self.numel:,} {self.dtype}" if self.dtype else ""
+        root = f" from place {self.root}" if self.root is not None else ""
+        about = f" ({self.about})" if self.about else ""
+        return f"{self.kind}{size}{root}{' of ' + self.members if self.members else ''}{about}"
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """A pass of one micro-batch through one chunk begins; its collectives follow."""
+
+    action: Action
+
+    def __str__(self) -> str:
+        return f"compute {self.action}"
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One tensor between two pipeline stages of a pipeline."""
+
+    carries: Action
+    """Whose result travels."""
+    peer: int
+    """Pipeline stage at the other end."""
+    numel: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send(Transfer):
+    """Start to send."""
+
+    def __str__(self) -> str:
+        return f"send {self.carries} to pipeline stage {self.peer} ({self.numel:,} {self.dtype})"
+
+
+@dataclass(frozen=True, slots=True)
+class Receive(Transfer):
+    """Start to receive."""
+
+    def __str__(self) -> str:
+        return f"receive {self.carries} from pipeline stage {self.peer} ({self.numel:,} {self.dtype})"
+
+
+Operation: TypeAlias = Collective | Compute | Send | Receive
+Program: TypeAlias = tuple[Operation, ...]
