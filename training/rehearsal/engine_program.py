@@ -189,7 +189,9 @@ class EngineProgram:
                 operations += [norm] * num_norms
             elif self.zero_stage == 1 and self.precision is Precision.bf16:
                 if self.in_pipeline:  # BF16_Optimizer takes an absent axis for the world (deepspeed_private.py)
-                    operations.append(Collective(CollectiveKind.all_reduce, GroupKind.world, 1, "float32", about="norm"))
+                    operations.append(
+                        Collective(CollectiveKind.all_reduce, GroupKind.world, 1, "float32", about="norm")
+                    )
                 operations += self._publish(sharing)
             elif self.zero_stage > 0:
                 if self.precision is Precision.bf16:

@@ -83,10 +83,19 @@ class Plan:
         return choose_regather(self.config, self.training_stage, parts=self.parts, memory_bytes=memory_bytes)[0]
 
     @property
+    def global_batch(self) -> int:
+        """Samples of one step."""
+        return self.config.stages[self.training_stage].global_batch_sequences
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples that one replica runs at once."""
+        return self.config.stages[self.training_stage].micro_batch_sequences
+
+    @property
     def accumulation(self) -> int:
         """Micro-batches of one replica and step."""
-        stage = self.config.stages[self.training_stage]
-        return stage.global_batch_sequences // (stage.micro_batch_sequences * self.grid.data)
+        return self.global_batch // (self.micro_batch * self.grid.data)
 
     @cached_property
     def schedule(self) -> Schedule:
