@@ -14,7 +14,11 @@ from training.config.load import compose, to_yaml
 from training.config.overrides import group_choices
 
 GOLDEN = Path(__file__).parent
-FIXED_PATHS = ["run.root=/launch-directory/runs", "data.prepared_root=/launch-directory/prepared"]
+FIXED_PATHS = [
+    "run.root=/launch-directory/runs",
+    "data.prepared_root=/launch-directory/prepared",
+]
+CORPORA = [f"data.sources.{name}.path=/launch-directory/corpora/{name}" for name in ("web", "code")]
 
 
 BATCH_SCRIPTS: dict[str, tuple[list[str], dict[str, Any]]] = {
@@ -44,6 +48,10 @@ BATCH_SCRIPTS: dict[str, tuple[list[str], dict[str, Any]]] = {
 """Name -> (overrides of experiment=demo, further arguments of `options`)."""
 
 
+PLANNED_ONLY = ("gpt4o_1800b", "llama3_405b", "mai1_500b")
+"""Experiments that no engine can run yet, so there is no DeepSpeed dictionary."""
+
+
 def batch_scripts() -> dict[Path, str]:
     """Return path -> text of the golden batch scripts, as from /opt/autarky."""
     texts = {}
@@ -61,9 +69,12 @@ def golden_files() -> dict[Path, str]:
     """Return path -> content of every golden file that follows from conf/."""
     contents = {}
     for experiment in group_choices("experiment"):
-        config = compose([f"experiment={experiment}", *FIXED_PATHS])
+        planned_only = experiment in PLANNED_ONLY
+        config = compose(
+            [f"experiment={experiment}", *FIXED_PATHS, *(CORPORA if planned_only else ())], to_plan=planned_only
+        )
         contents[GOLDEN / "config" / f"{experiment}.yaml"] = to_yaml(config)
-        for name in config.stages:
+        for name in () if planned_only else config.stages:
             dictionary = json.dumps(deepspeed_config(config, name), indent=2) + "\n"
             contents[GOLDEN / "deepspeed" / f"{experiment}.{name}.json"] = dictionary
     return contents | batch_scripts()

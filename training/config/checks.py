@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from training.config.checkpoint_checks import check_checkpoints
 from training.config.cluster_checks import check_cluster
+from training.config.engine_checks import check_engine_exists
 from training.config.fault_tolerance_checks import check_fault_tolerance
 from training.config.initial_weights import split_initial_weights
 from training.config.layout_checks import check_layout, check_model, check_sizes
@@ -47,8 +48,12 @@ DERIVED_KEYS: dict[str, str] = {
 """DeepSpeed keys that Autarky derives -> the key they follow from."""
 
 
-def check(config: RunConfig) -> None:
+def check(config: RunConfig, *, to_plan: bool = False) -> None:
     """Check everything that can be known before a process starts.
+
+    Args:
+        config: the run.
+        to_plan: leave out whether an engine of ours can run it: plans and rehearsals may be of what none can yet.
 
     Raises:
         ConfigError: the first thing that cannot be, with the nearest value that can.
@@ -63,6 +68,8 @@ def check(config: RunConfig) -> None:
     for training_stage in config.stages:
         check_training_stage(config, training_stage)
         check_layout(config, training_stage)
+        if not to_plan:
+            check_engine_exists(config, training_stage)
     check_checkpoints(config)
     check_fault_tolerance(config)
     check_recovery(config)

@@ -1,4 +1,4 @@
-"""Sections of `cluster`: the hosts of a file, and what nodes must show before a start. Part of `schema.py`."""
+"""Sections of `cluster`: devices, what connects them, hosts of a file, preflight. Part of `schema.py`."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,6 +9,56 @@ class HostfileLauncher(StrEnum):
 
     pdsh = "pdsh"
     openmpi = "openmpi"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AcceleratorConfig:
+    """One device of the cluster."""
+
+    name: str
+    """Product name, shown beside MFU."""
+    device: str = "cpu"
+    """DeepSpeed accelerator name (DS_ACCELERATOR): cpu, cuda, …"""
+    peak_flops_per_second: float | None = None
+    """Dense matrix-multiply peak at the run's precision; null measures it at the start (CPU)."""
+    memory_bytes: float | None = None
+    """Memory of one device, in bytes; null divides this machine's among its ranks (CPU)."""
+    memory_bytes_per_second: float | None = None
+    """Speed of that memory, for plans; null is not known, and then a plan has no step time."""
+    power_watts: float | None = None
+    """Of the device alone, at full load; null is not known."""
+    price_per_hour: float | None = None
+    """Of one device, in any one currency: for plans, and what evaluations cost in their reports; null is not known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkConfig:
+    """What connects the devices; read by plans alone."""
+
+    node_bytes_per_second: float
+    """Bandwidth of one device to the others of its node, in one direction."""
+    cluster_bytes_per_second: float
+    """Bandwidth of one device's share of its node's network cards, in one direction."""
+    devices_per_fast_group: int | None = None
+    """Devices that the fast links join, where these reach beyond a node (NVL72); null is processes_per_node."""
+    devices_per_pod: int | None = None
+    """Devices that reach each other at full bandwidth; null is all."""
+    oversubscription: float = 1.0
+    """How many times less bandwidth there is between pods than within one."""
+    node_latency_seconds: float = 3e-6
+    """Time of the shortest message within a node."""
+    cluster_latency_seconds: float = 8e-6
+    """Time of the shortest message between nodes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StorageConfig:
+    """Where checkpoints go; read by plans alone."""
+
+    write_bytes_per_second: float | None = None
+    """Of the whole cluster; null is not known, and then a plan takes 0.5 GB/s per node."""
+    read_bytes_per_second: float | None = None
+    """Of the whole cluster; null is as fast as writing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

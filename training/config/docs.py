@@ -19,6 +19,7 @@ from training.config import (
     eval_schema,
     fault_tolerance_schema,
     gate_schema,
+    model_schema,
     reporting_schema,
     schema,
     slurm_schema,
@@ -85,8 +86,8 @@ def text() -> str:
         eval_schema,
         slurm_schema,
         reporting_schema,
-        eval_schema,
         gate_schema,
+        model_schema,
     ):
         meanings |= _meanings(module)
     parts += [_table(path, dataclass, meanings) for path, dataclass in _sections(schema.RunConfig, "")]

@@ -1,8 +1,10 @@
 """Whether world size, pipeline, ZeRO stage, batch and model fit each other; each refusal computes the nearest fit."""
 
+from training.config.axis_checks import check_axes
+from training.config.model_schema import ExpertsConfig, ModelConfig
 from training.config.nearest_numbers import closest, divisors, listed
 from training.config.pipeline_checks import check_pipeline
-from training.config.schema import ModelConfig, ParallelConfig, Precision, RunConfig
+from training.config.schema import ParallelConfig, Precision, RunConfig
 from training.errors import ConfigError
 
 
@@ -46,6 +48,8 @@ def check_sizes(model: ModelConfig) -> None:
             f"{model.num_heads} heads need an even size each: rotary positions turn pairs",
             f"model.hidden_size={fit} works (multiples of {unit})",
         )
+    if model.experts is not None:
+        _check_experts(model, model.experts)
     scaling = model.rope_scaling
     if scaling is not None and scaling.low_freq_factor >= scaling.high_freq_factor:
         raise ConfigError(
@@ -53,6 +57,23 @@ def check_sizes(model: ModelConfig) -> None:
             scaling.low_freq_factor,
             f"must be below high_freq_factor={scaling.high_freq_factor}: the band between them is interpolated",
             f"model.rope_scaling.low_freq_factor={scaling.high_freq_factor / 4} works",
+        )
+
+
+def _check_experts(model: ModelConfig, experts: ExpertsConfig) -> None:
+    if experts.experts_per_token > experts.num_experts:
+        raise ConfigError(
+            "model.experts.experts_per_token",
+            experts.experts_per_token,
+            f"a block has {experts.num_experts} experts",
+            f"model.experts.experts_per_token={experts.num_experts} is the most",
+        )
+    if experts.num_dense_layers >= model.num_layers:
+        raise ConfigError(
+            "model.experts.num_dense_layers",
+            experts.num_dense_layers,
+            f"the model has {model.num_layers} blocks, and none would be left for experts",
+            f"model.experts.num_dense_layers={model.num_layers - 1} is the most, or model.experts=null",
         )
 
 
@@ -65,6 +86,7 @@ def check_layout(config: RunConfig, training_stage: str) -> None:
     layout = config.layout_of(training_stage)
     own = config.stages[training_stage].parallel is not None
     key = f"stages.{training_stage}.parallel" if own else "parallel"
+    check_axes(config, layout, key)
     check_pipeline(config, training_stage, key)
     _check_precision(config, layout, key)
     _check_batch(config, training_stage)

@@ -39,13 +39,14 @@ from training.plain_files import read_yaml
 FROZEN_NAME = "config.yaml"
 
 
-def compose(overrides: Sequence[str], *, world: tuple[int, int] | None = None) -> RunConfig:
+def compose(overrides: Sequence[str], *, world: tuple[int, int] | None = None, to_plan: bool = False) -> RunConfig:
     """Return the checked config of a command line; relative paths in it count from the current directory.
 
     Args:
         overrides: `key=value` and `group=choice`, in Hydra's grammar.
         world: (num_nodes, processes_per_node) as a launcher started them: stronger than any YAML file, weaker than
             an explicit override, so that the caller can tell the user when the two differ.
+        to_plan: it is not to be started, so it may be what no engine can run yet, and data need not be there.
 
     Raises:
         ConfigError: a key, a value or a combination is impossible.
@@ -67,8 +68,10 @@ def compose(overrides: Sequence[str], *, world: tuple[int, int] | None = None) -
     config = _make_paths_absolute(to_run_config(values), Path.cwd())
     if world is None:
         config = _sized_by_hostfile(config, {str(override.key_or_group) for override in parsed})
-    check(config)
-    if config.resume.mode is not Resume.must:  # a run that goes on has no more need of what it started from
+    check(config, to_plan=to_plan)
+    if (
+        config.resume.mode is not Resume.must and not to_plan
+    ):  # a run that goes on has no more need of what it started from
         check_initial_weights_exist(config)
     texts = [str(override.input_line) for override in parsed if override.package is None]
     check_used(config, {key: value for key, _, value in (text.lstrip("+~").partition("=") for text in texts)})

@@ -8,10 +8,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from training.config.cluster_schema import HostfileConfig, PreflightConfig
+from training.config.cluster_schema import (
+    AcceleratorConfig,
+    HostfileConfig,
+    NetworkConfig,
+    PreflightConfig,
+    StorageConfig,
+)
 from training.config.eval_schema import EvalConfig
 from training.config.fault_tolerance_schema import CorruptionConfig, RecoveryConfig
 from training.config.gate_schema import GateConfig
+from training.config.model_schema import ModelConfig
 from training.config.reporting_schema import ReportingConfig
 from training.config.slurm_schema import SlurmConfig
 from training.config.watchdog_schema import HangConfig, StragglerConfig
@@ -120,59 +127,23 @@ class ResumeConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RopeScaling:
-    """Llama-3 scaling of rotary frequencies (Llama 3.1 model card; transformers 5.x `rope_type: llama3`)."""
-
-    factor: float
-    """How far low frequencies are stretched."""
-    low_freq_factor: float
-    """Wavelengths above original_context/low_freq_factor are stretched by `factor`."""
-    high_freq_factor: float
-    """Wavelengths below original_context/high_freq_factor are left alone."""
-    original_max_sequence_length: int
-    """Context length in tokens the unscaled frequencies were trained for."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    """A dense decoder of the Llama 3 family (arXiv:2407.21783, table 3)."""
-
-    vocab_size: int
-    """Rows of the embedding, in tokens; at least the tokenizer's vocabulary."""
-    hidden_size: int
-    """Width of the residual stream."""
-    num_layers: int
-    """Number of decoder blocks."""
-    num_heads: int
-    """Query heads."""
-    num_kv_heads: int
-    """Key/value heads (grouped-query attention, arXiv:2305.13245); divides num_heads."""
-    ffn_size: int
-    """Width of the SwiGLU feed-forward layer."""
-    max_sequence_length: int
-    """Longest sequence, in tokens, that positions are defined for."""
-    rope_theta: float = 500_000.0
-    """Base of the rotary frequencies (arXiv:2104.09864)."""
-    rope_scaling: RopeScaling | None = None
-    """Llama-3 frequency scaling, or null."""
-    norm_epsilon: float = 1e-5
-    """Added to the mean square in RMSNorm."""
-    tied_embeddings: bool = False
-    """Whether the output projection shares the embedding's weight."""
-    init_std: float = 0.02
-    """Standard deviation of initial weights; output projections of a block use init_std/sqrt(2*num_layers)."""
-    dropout: float = 0.0
-    """Probability of dropping an element of a residual branch's output in training (arXiv:1706.03762, 5.4)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ParallelConfig:
     """How ranks share the work of one training stage. The number of data replicas is derived."""
 
     pipeline: int = 1
-    """Pipeline stages; the world size divided by it is the number of data replicas."""
+    """Pipeline stages; the world size divided by it, and by tensor and sequence, is the number of data replicas."""
+    tensor: int = 1
+    """Ranks that share every matrix product of a block (arXiv:1909.08053). Planned only: no engine runs it."""
+    sequence: int = 1
+    """Ranks that share the tokens of each sequence (Ulysses, arXiv:2309.14509). Planned only so far."""
+    expert: int = 1
+    """Ranks that the experts of a block are spread over (arXiv:2006.16668), out of the replicas and the ranks of
+    `sequence`. Planned only so far."""
     zero_stage: int = 1
     """What data replicas shard: 0 nothing, 1 optimizer state, 2 + gradients, 3 + weights (arXiv:1910.02054)."""
+    zero_secondary_ranks: int | None = None
+    """ZeRO-3: ranks, of one node, that a second copy of the weights is sharded over, which backward gathers from (hpZ,
+    arXiv:2306.10209); null keeps none. Planned only so far."""
     recompute: Recompute = Recompute.none
     """Activation recompute in backward."""
     layers_per_pipeline_stage: list[int] | None = None
@@ -321,22 +292,6 @@ class FaultToleranceConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AcceleratorConfig:
-    """One device of the cluster."""
-
-    name: str
-    """Product name, shown beside MFU."""
-    device: str = "cpu"
-    """DeepSpeed accelerator name (DS_ACCELERATOR): cpu, cuda, …"""
-    peak_flops_per_second: float | None = None
-    """Dense matrix-multiply peak at the run's precision; null measures it at the start (CPU)."""
-    memory_bytes: float | None = None
-    """Memory of one device, in bytes; null divides this machine's among its ranks (CPU)."""
-    price_per_hour: float | None = None
-    """Of one device, in any one currency: what evaluations cost stands in their reports; null is not known."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterConfig:
     """Where a run starts, and who starts it."""
 
@@ -346,6 +301,10 @@ class ClusterConfig:
     """Ranks per node: one per device."""
     accelerator: AcceleratorConfig
     """Device of each rank."""
+    network: NetworkConfig | None = None
+    """What connects the devices; null is not known, and then a plan has no step time."""
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    """Where checkpoints go."""
     threads_per_process: int = 1
     """OMP_NUM_THREADS of each rank; part of bitwise reproducibility on CPU."""
     master_port: int | None = None
@@ -428,7 +387,8 @@ class RunConfig:
 
     def num_replicas(self, training_stage: str) -> int:
         """Return the number of data replicas of a training stage (a validated config divides evenly)."""
-        return self.world_size // self.layout_of(training_stage).pipeline
+        layout = self.layout_of(training_stage)
+        return self.world_size // (layout.pipeline * layout.tensor * layout.sequence)
 
     def accumulation_steps(self, training_stage: str) -> int:
         """Return micro-batches per data replica and optimizer step."""

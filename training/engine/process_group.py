@@ -66,6 +66,15 @@ class ProcessGroup:
         dist.all_reduce(total, group=self.cpu_group)
         return [value % 2**64 for value in total.tolist()]
 
+    def forget_peak_memory(self) -> None:
+        """Let `peak_memory_bytes` count from now."""
+        if self.device.type != "cpu":
+            torch.accelerator.reset_peak_memory_stats(self.device)
+
+    def peak_memory_bytes(self) -> float | None:
+        """Return the most that tensors have taken of this rank's device; None on CPU, where torch does not count."""
+        return None if self.device.type == "cpu" else torch.accelerator.max_memory_allocated(self.device)
+
     def with_own_group(self, timeout_seconds: int) -> "ProcessGroup":
         """Return the same ranks over a new CPU group with its own time limit; collective.
 

@@ -52,6 +52,7 @@ def decoder_layers(
 
         return LayerDefinition(name=name, build=build, tied_to=tied_to)
 
+    assert config.experts is None, "config/engine_checks.py refuses a model with experts"
     embedding = "model.embed_tokens"
     layers = [layer(embedding, lambda: TokenEmbedding(config))]
     blocks = [f"model.layers.{i}" for i in range(config.num_layers)]

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from training.config.checks import check_architecture
-from training.config.schema import ModelConfig, RopeScaling
+from training.config.model_schema import ModelConfig, RopeScaling
 from training.config.typed import to_model_config
 from training.errors import ConfigError
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from training.config.schema import ModelConfig, RopeScaling
+from training.config.model_schema import ModelConfig, RopeScaling
 
 
 def inverse_frequencies(theta: float, head_size: int, scaling: RopeScaling | None) -> Tensor:

@@ -7,7 +7,7 @@ counted (model FLOPs as in PaLM, arXiv:2204.02311, appendix B, but with causal a
 
 from dataclasses import dataclass
 
-from training.config.schema import ModelConfig
+from training.config.model_schema import ExpertsConfig, ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,20 +21,15 @@ class LayerCost:
     """FLOPs of one forward pass per token."""
     largest_parameter: int
     """Elements of the largest parameter that it runs with, also if that is a tied one."""
+    num_expert_parameters: int = 0
+    """Those of num_parameters that belong to routed experts, which expert parallelism spreads."""
+    num_active_parameters: int | None = None
+    """Those of num_parameters that one token meets; None is all."""
 
 
 def layer_costs(config: ModelConfig, sequence_length: int) -> list[LayerCost]:
     """Return the cost of every layer, in running order, one entry per entry of `decoder_layers`."""
-    D, F, V = config.hidden_size, config.ffn_size, config.vocab_size
-    kv_size = config.num_kv_heads * (D // config.num_heads)
-    matrices = 2 * D * D + 2 * D * kv_size + 3 * D * F
-    attention_flops = 2 * 2 * D * sequence_length / 2
-    block = LayerCost(
-        name="model.layers",
-        num_parameters=matrices + 2 * D,
-        forward_flops_per_token=2 * matrices + attention_flops,
-        largest_parameter=max(D * D, D * F),
-    )
+    D, V = config.hidden_size, config.vocab_size
     head = LayerCost(
         name="lm_head",
         num_parameters=0 if config.tied_embeddings else V * D,
@@ -45,7 +40,37 @@ def layer_costs(config: ModelConfig, sequence_length: int) -> list[LayerCost]:
         name="model.embed_tokens", num_parameters=V * D, forward_flops_per_token=0.0, largest_parameter=V * D
     )
     norm = LayerCost(name="model.norm", num_parameters=D, forward_flops_per_token=0.0, largest_parameter=D)
-    return [embedding, *[block] * config.num_layers, norm, head]
+    dense, sparse = _block(config, sequence_length, None), _block(config, sequence_length, config.experts)
+    num_dense = config.experts.num_dense_layers if config.experts else config.num_layers
+    return [embedding, *[dense] * num_dense, *[sparse] * (config.num_layers - num_dense), norm, head]
+
+
+def _block(config: ModelConfig, sequence_length: int, experts: ExpertsConfig | None) -> LayerCost:
+    """Return the cost of a decoder block, with routed experts or one feed-forward layer of ffn_size."""
+    D, F = config.hidden_size, config.ffn_size
+    kv_size = config.num_kv_heads * (D // config.num_heads)
+    attention = 2 * D * D + 2 * D * kv_size
+    attention_flops = 2 * 2 * D * sequence_length / 2
+    if experts is None:
+        matrices = attention + 3 * D * F
+        return LayerCost(
+            name="model.layers",
+            num_parameters=matrices + 2 * D,
+            forward_flops_per_token=2 * matrices + attention_flops,
+            largest_parameter=max(D * D, D * F),
+        )
+    one_expert, router = 3 * D * experts.expert_ffn_size, D * experts.num_experts
+    routed = experts.num_experts * one_expert
+    always = attention + router + experts.num_shared_experts * one_expert
+    active = always + experts.experts_per_token * one_expert
+    return LayerCost(
+        name="model.layers",
+        num_parameters=always + routed + 2 * D,
+        forward_flops_per_token=2 * active + attention_flops,
+        largest_parameter=max(D * D, D * experts.expert_ffn_size),
+        num_expert_parameters=routed,
+        num_active_parameters=active + 2 * D,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +113,12 @@ def chunk_size(config: ModelConfig, part: range) -> ChunkSize:
 def num_parameters(config: ModelConfig) -> int:
     """Return the number of parameters, tied ones counted once."""
     return sum(layer.num_parameters for layer in layer_costs(config, 1))
+
+
+def num_active_parameters(config: ModelConfig) -> int:
+    """Return the number of parameters that one token meets: all of them in a dense model."""
+    layers = layer_costs(config, 1)
+    return sum(x.num_parameters if x.num_active_parameters is None else x.num_active_parameters for x in layers)
 
 
 def training_flops_per_token(config: ModelConfig, sequence_length: int) -> float:

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from training.reporting import formatting
 from training.reporting.evaluations import occasion
 from training.reporting.item_tables import encodable
+from training.reporting.planned import Comparison
 
 MOST_ROWS = 100
 """Items of a benchmark that a page shows: ten benchmarks make a page of a few megabytes."""
@@ -31,8 +32,21 @@ def render_page(template: str, **values: Any) -> str:
         "when": formatting.when,
         "number": _number,
         "occasion": occasion,
+        "planned_number": _planned_number,
     }
     return encodable(environment.get_template(template).render(values))
+
+
+def _planned_number(comparison: Comparison, value: float) -> str:
+    """Return one side of a comparison in its unit."""
+    match comparison.unit:
+        case "seconds":
+            return f"{value:.3g} s"
+        case "percent":
+            return f"{100 * value:.1f} %"
+        case "bytes":
+            return formatting.num_bytes(value)
+    return formatting.count(value)
 
 
 def _number(value: float | bool | None) -> str:

@@ -132,6 +132,8 @@ class StageRecord:
     notes: list[str] = field(default_factory=list)
     """What the engine decided when it was built, and why: the cut of the layers, the schedule's bubble; which
     checkpoint's state it has, and how many bytes of it rank 0 read."""
+    peak_memory_bytes: float | None = None
+    """Event end: the most that tensors of rank 0 took of its device since the training stage began; null on CPU."""
 
 
 Record = StepRecord | EvalRecord | GateRecord | CheckpointRecord | IncidentRecord | StageRecord

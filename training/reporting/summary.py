@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from training.errors import ConfigError
 from training.plain_files import read_json, read_yaml, typed
 from training.reporting.metrics import FILE_NAME, Metrics, latest_steps, read_metrics
+from training.reporting.planned import Comparison, PlannedStage, compare, read_plan
 from training.reporting.records import (
     CheckpointRecord,
     EvalRecord,
@@ -33,6 +34,10 @@ class StageSummary:
     name: str
     status: str
     layout: str
+    planned: list[Comparison]
+    """What was planned, beside what was measured; empty where there was no plan."""
+    no_comparison: str
+    """Why a plan could not be compared, or empty."""
     num_steps: int
     tokens: int
     first_loss: float | None
@@ -132,7 +137,7 @@ def read_run(run_directory: Path) -> RunSummary:
         gate_numbers=_gate_numbers(ledger, notes),
         checkpoints=_latest((r, r.directory) for r in records if isinstance(r, CheckpointRecord)),
         incidents=[record for record in records if isinstance(record, IncidentRecord)],
-        stages=_stages(metrics, steps, evals, ledger),
+        stages=_stages(metrics, steps, evals, ledger, read_plan(run_directory, notes)),
         resume_command=_resume_command(run_directory / "overrides.yaml", run_id, notes),
         environment=_flat(_read_json(run_directory / "environment.json", notes)),
         notes=notes,
@@ -140,7 +145,11 @@ def read_run(run_directory: Path) -> RunSummary:
 
 
 def _stages(
-    metrics: Metrics, steps: list[StepRecord], evals: list[EvalRecord], ledger: dict[str, Any]
+    metrics: Metrics,
+    steps: list[StepRecord],
+    evals: list[EvalRecord],
+    ledger: dict[str, Any],
+    plan: dict[str, PlannedStage],
 ) -> list[StageSummary]:
     events = [r for r in metrics.records if isinstance(r, StageRecord) and r.stage != "run"]
     statuses = _statuses(ledger)
@@ -153,11 +162,14 @@ def _stages(
         ended = bool(my_events) and my_events[-1].event == "end"
         derived_status = "done" if ended else "running" if my_events or mine else "pending"
         tokens = mine[-1].tokens if mine else tokens_before
+        planned, why_not = compare(plan[name], mine, my_events) if name in plan else ([], "")
         summaries.append(
             StageSummary(
                 name=name,
                 status=statuses.get(name) or derived_status,
                 layout=my_events[-1].layout if my_events else "",
+                planned=planned,
+                no_comparison=why_not,
                 num_steps=len(mine),
                 tokens=tokens - tokens_before,
                 first_loss=mine[0].loss if mine else None,

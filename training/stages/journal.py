@@ -60,7 +60,14 @@ class Journal:
             IncidentRecord(step=self.steps_done, stage=stage, what=what, message=message, attempt=self._attempt)
         )
 
-    def stage(self, stage: str, event: str, layout: str = "", notes: Sequence[str] = ()) -> None:
+    def stage(
+        self,
+        stage: str,
+        event: str,
+        layout: str = "",
+        notes: Sequence[str] = (),
+        peak_memory_bytes: float | None = None,
+    ) -> None:
         """Write down that a training stage, or the run, begins or ends."""
         self._reporter.record(
             StageRecord(
@@ -70,6 +77,7 @@ class Journal:
                 layout=layout,
                 attempt=self._attempt,
                 notes=list(notes),
+                peak_memory_bytes=peak_memory_bytes,
             )
         )
 

@@ -233,6 +233,7 @@ class Runner:
         if self._ledger.entry(name).status is StageStatus.pending:
             self._advance(transitions.begun(self._ledger, name))
         self._journal.stage(name, "begin", engine.layout.describe(), notes)
+        self._parts.processes.forget_peak_memory()
         left_out = {other: self._loop.recovery.batches_left_out(other) for other in self._config.stages}
         back_to = self._loop.run(engine, self._parts.open_loader(name, left_out), name)
         if back_to is not None:
@@ -241,7 +242,8 @@ class Runner:
         assert self._journal.progress is not None
         checkpoint = self._checkpoints.save_now(engine, self._journal.progress)
         self._advance(transitions.trained(self._ledger, name, self._checkpoints.relative(checkpoint)))
-        self._journal.stage(name, "end", engine.layout.describe())
+        peak = self._parts.processes.peak_memory_bytes()
+        self._journal.stage(name, "end", engine.layout.describe(), peak_memory_bytes=peak)
         self._parts.interruption.check()
         return True
 

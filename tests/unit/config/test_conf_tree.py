@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.golden.rewrite import FIXED_PATHS, GOLDEN, golden_files
+from tests.golden.rewrite import FIXED_PATHS, GOLDEN, PLANNED_ONLY, golden_files
 from training.config import docs
 from training.config.checks import DERIVED_KEYS
 from training.config.deepspeed_config import deepspeed_config
@@ -20,14 +20,21 @@ EIGHT_RANKS = ["cluster.processes_per_node=8", "stages.pretrain.global_batch_seq
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_file_of_every_group_composes_to_a_checked_config(group: str, choice: str, tmp_path: Path) -> None:
-    fitting = EIGHT_RANKS if choice == "azure_nd_h100_v5" else ["cluster.processes_per_node=2"]
+    fitting = ["cluster.processes_per_node=2"]
+    if group == "cluster" and choice not in ("local", "slurm"):
+        fitting = [*EIGHT_RANKS, "cluster.num_nodes=1"]
     if (group, choice) == ("cluster", "hostfile"):
         hosts = tmp_path / "hosts"
         hosts.write_text("node1 slots=2\n")
         fitting = [f"cluster.hostfile.path={hosts}"]
     if group == "experiment":
         fitting = []
-    assert isinstance(compose([f"{group}={choice}", *fitting, "run.root=/r"]), RunConfig)
+    if (group, choice) in {("data", "corpora"), ("stages", "pretrain")}:
+        fitting += ["data=corpora", "stages=pretrain", "model=llama3_8b", "eval.suites.quick.held_out_source=web"]
+    if choice == "pipeline_sequence_expert":
+        fitting = ["model=mai1_500b", "cluster.processes_per_node=120"]
+    only_planned = choice in {*PLANNED_ONLY, "pipeline_sequence_expert"}
+    assert isinstance(compose([f"{group}={choice}", *fitting, "run.root=/r"], to_plan=only_planned), RunConfig)
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN_FILES), ids=lambda path: path.name)

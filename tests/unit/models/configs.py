@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from training.config.schema import ModelConfig, RopeScaling
+from training.config.model_schema import ModelConfig, RopeScaling
 
 
 def model(**changes: Any) -> ModelConfig:

@@ -10,7 +10,7 @@ from transformers import LlamaConfig
 
 from tests.unit.models.configs import KINDS, LLAMA3_SCALING, model
 from tests.unit.models.transformers_llama import llama
-from training.config.schema import ModelConfig, RopeScaling
+from training.config.model_schema import ModelConfig, RopeScaling
 from training.errors import ConfigError
 from training.models.hugging_face import LLAMA, differences, from_config_json, to_config_json
 from training.models.shapes import parameter_shapes
