@@ -12,8 +12,8 @@ Sizes of expert exchanges are those of a balanced router.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from training.config.schema import ModelConfig, Recompute
-from training.planner.job import Experts
+from training.config.model_schema import ModelConfig
+from training.config.schema import Recompute
 from training.rehearsal.grid import Grid, GroupKind
 from training.rehearsal.operations import Collective, CollectiveKind
 from training.rehearsal.parameters import Layer
@@ -25,7 +25,6 @@ class AxisProgram:
 
     grid: Grid
     model: ModelConfig
-    experts: Experts | None
     num_tokens: int
     """Tokens of a micro-batch on one rank: its part of each sequence."""
     dtype: str
@@ -54,9 +53,10 @@ class AxisProgram:
         return [*operations, *self._sum(layer, "attention")]
 
     def _feed_forward(self, layer: Layer) -> Sequence[Collective]:
-        if not layer.has_experts or self.experts is None or self.grid.expert == 1:
+        experts = self.model.experts
+        if not layer.has_experts or experts is None or self.grid.expert == 1:
             return self._sum(layer, "mlp")
-        width = self.experts.experts_per_token * self.model.hidden_size
+        width = experts.experts_per_token * self.model.hidden_size
         return [
             self._exchange(GroupKind.expert, width, f"{layer.name} dispatch"),
             self._exchange(GroupKind.expert, width, f"{layer.name} combine"),

@@ -9,7 +9,8 @@ from training.models.memory import RankMemory
 from training.models.sizes import num_parameters
 from training.rehearsal.findings import Finding
 from training.rehearsal.grid import GroupKind, shown
-from training.rehearsal.ownership import ELEMENT_BYTES, Ownership, Slices
+from training.rehearsal.ownership import ELEMENT_BYTES, WEIGHT, Ownership, Slices
+from training.rehearsal.parameters import chunk_layers, distinct
 from training.rehearsal.program import Plan
 from training.rehearsal.samples import SampledStep
 
@@ -24,9 +25,11 @@ def check_state(plan: Plan, ownership: Ownership, state: Mapping[str, Slices]) -
     for kind, slices in state.items():
         found += _check_cover(plan, ownership, slices.rows(slices.is_owner), f"{kind} in memory")
         found += _check_copies(plan, ownership, slices, kind)
+        if kind != WEIGHT:
+            found += _check_same_holder(plan, ownership, state[WEIGHT], slices, kind)
     expected = num_parameters(plan.config.model)
     counted = int(ownership.numels.sum())
-    if plan.grid.tensor == 1 and counted != expected:
+    if counted != expected:
         message = f"the programs hold {counted:,} parameters, the model has {expected:,}"
         found.append(Finding(check="state", message=message))
     return found
@@ -66,6 +69,24 @@ def _check_cover(plan: Plan, ownership: Ownership, slices: Slices, what: str) ->
     for number in np.setdiff1d(np.arange(len(wholes)), rows.parameter)[:_MOST_NAMED]:
         tell(int(number), 0, int(wholes[number]), "are owned by nobody", [])
     return found
+
+
+def _check_same_holder(
+    plan: Plan, ownership: Ownership, weights: Slices, moments: Slices, kind: str
+) -> Iterator[Finding]:
+    """Yield moments that another rank holds than the weights they update."""
+    if weights is moments:
+        return
+    one, other = weights.in_order(), moments.in_order()
+    if len(one) != len(other):
+        return  # what is missing or too much is found as such
+    for row in np.flatnonzero((one.rank != other.rank) & (one.parameter == other.parameter))[:_MOST_NAMED]:
+        name, holder = ownership.names[other.parameter[row]], int(other.rank[row])
+        message = (
+            f"{name}: {kind} from element {other.start[row]:,} on is held by {plan.grid.name(holder)}, the weights by "
+            f"{plan.grid.name(int(one.rank[row]))}"
+        )
+        yield Finding(check=f"{kind} in memory", message=message, ranks=(holder,), parameter=name)
 
 
 def _check_copies(plan: Plan, ownership: Ownership, slices: Slices, kind: str) -> list[Finding]:
@@ -161,41 +182,40 @@ def check_checkpoint(
 
 
 def check_memory(
-    plan: Plan,
-    state: Mapping[str, Slices],
-    memory: Sequence[RankMemory],
-    planned_bytes: NDArray[np.int64],
-    device_bytes: NDArray[np.float64],
+    plan: Plan, state: Mapping[str, Slices], memory: Sequence[RankMemory], device_bytes: NDArray[np.float64]
 ) -> list[Finding]:
-    """Return ranks whose plan exceeds the device, or whose state is not what the plan says."""
+    """Return ranks whose plan exceeds the device, or which hold more or less state than an even share."""
     found: list[Finding] = []
-    over = np.flatnonzero(planned_bytes > device_bytes)
-    for stage in range(plan.grid.pipeline):
-        mine = over[over * plan.grid.pipeline // plan.grid.world_size == stage]
-        if len(mine):
-            message = (
-                f"{shown(mine)} of pipeline stage {stage} plan {memory[stage].describe()}, but the device has "
-                f"{device_bytes[mine[0]] / _GIB:.1f} GiB"
-            )
-            found.append(Finding(check="memory", message=message, ranks=tuple(mine[:16].tolist())))
-    if plan.layout.zero_stage == 0:
-        return found  # all replicas hold everything; the table has the first alone
-    held = sum(ELEMENT_BYTES * slices.numel_of_ranks(plan.grid.world_size) for slices in state.values())
     for stage, part in enumerate(memory):
-        numbers = [
-            len(plan.engines[chunk].groups(sharing)) * 2
-            + sum(len(layer.parameters) for layer in plan.engines[chunk].layers)
-            for chunk in plan.chunks_of(stage)
-            for sharing in plan.engines[chunk].sharings
-        ]
-        # Every parameter's part, or every flat group's, is rounded up.
-        slack = 3 * ELEMENT_BYTES * sum(numbers)
-        width = plan.grid.world_size // plan.grid.pipeline
-        mine = np.asarray(held)[stage * width : (stage + 1) * width]
-        for place in np.flatnonzero(mine > part.optimizer_bytes + slack)[:_MOST_NAMED].tolist():
-            rank = stage * width + place
+        ranks = plan.pipeline_stage_ranks(stage)
+        over = np.flatnonzero(device_bytes[ranks] < part.total_bytes).astype(np.int32) + np.int32(ranks.start)
+        if len(over):
             message = (
-                f"{plan.grid.name(rank)} holds {mine[place]:,} bytes of state, {part.optimizer_bytes:,} are planned"
+                f"{shown(over)} of pipeline stage {stage}: {part.describe()} are planned, the device has "
+                f"{device_bytes[over[0]] / _GIB:.1f} GiB"
             )
-            found.append(Finding(check="memory", message=message, ranks=(rank,)))
+            found.append(Finding(check="memory", message=message, ranks=tuple(over[:16].tolist())))
+    if plan.layout.zero_stage > 0:  # else all replicas hold everything; the table has the first alone
+        found += _check_shares(plan, state)
     return found
+
+
+def _check_shares(plan: Plan, state: Mapping[str, Slices]) -> Iterator[Finding]:
+    """Yield ranks with more state than a share of their pipeline stage, rounded up as ZeRO rounds it."""
+    world_size, tensor = plan.grid.world_size, plan.grid.tensor
+    held = np.zeros(world_size, np.int64)
+    for slices in state.values():
+        held += ELEMENT_BYTES * slices.numel_of_ranks(world_size)
+    for stage in range(plan.grid.pipeline):
+        parts = [plan.parts[chunk] for chunk in plan.chunks_of(stage)]
+        whole = [p for part in parts for p in distinct(chunk_layers(plan.layers, part))]
+        # A parameter's part is rounded up under ZeRO-3, a flat group's (there are three) below; one that tensor
+        # parallelism does not cut is the first tensor rank's alone.
+        shared = sum(p.numel for p in whole) / (plan.grid.num_shards * tensor)
+        uncut = sum(p.numel for p in whole if p.tensor_part(tensor).cut_dim is None) / plan.grid.num_shards
+        most = len(state) * ELEMENT_BYTES * (shared + (uncut if tensor > 1 else 0) + len(whole) + 6 * len(parts))
+        ranks = plan.pipeline_stage_ranks(stage)
+        for place in np.flatnonzero(held[ranks] > most)[:_MOST_NAMED].tolist():
+            rank = ranks[place]
+            message = f"{plan.grid.name(rank)} holds {held[rank]:,} bytes of state, its share is {most:,.0f} at most"
+            yield Finding(check="memory", message=message, ranks=(rank,))

@@ -135,7 +135,7 @@ class EngineProgram:
             if self.zero_stage == 0:
                 order = [(p.numel, p.name) for p in distinct(self.layers) if p.sharing is sharing]
                 buckets = engine_buckets(order)
-            elif self.zero_stage == 1 and self.precision is Precision.bf16:
+            elif self._is_bf16_optimizer:
                 shards = self.num_shards[sharing]
                 padded = [(shards * self._partition(group, sharing), names(group)) for group in groups]
                 buckets = engine_buckets(padded)
@@ -181,17 +181,16 @@ class EngineProgram:
     def update(self) -> list[Collective]:
         """Return the collectives of the optimizer's step."""
         operations: list[Collective] = []
+        if self._is_bf16_optimizer and self.in_pipeline:
+            # It takes an absent axis for the world (training/engine/deepspeed_private.py, PipelineStagePlace).
+            operations.append(Collective(CollectiveKind.all_reduce, GroupKind.world, 1, "float32", about="norm"))
         for sharing in self.sharings:
             over, norm_dtype = _GROUPS[sharing], "float64" if self.zero_stage == 3 else "float32"
             num_norms = len(self.sub_groups(sharing) if self.zero_stage == 3 else self.groups(sharing))
             norm = Collective(CollectiveKind.all_reduce, over, 1, norm_dtype, about="norm of one parameter group")
             if self.zero_stage == 3:
                 operations += [norm] * num_norms
-            elif self.zero_stage == 1 and self.precision is Precision.bf16:
-                if self.in_pipeline:  # BF16_Optimizer takes an absent axis for the world (deepspeed_private.py)
-                    operations.append(
-                        Collective(CollectiveKind.all_reduce, GroupKind.world, 1, "float32", about="norm")
-                    )
+            elif self._is_bf16_optimizer:
                 operations += self._publish(sharing)
             elif self.zero_stage > 0:
                 if self.precision is Precision.bf16:
@@ -199,6 +198,11 @@ class EngineProgram:
                 operations += [norm] * num_norms
                 operations += self._publish(sharing)
         return operations
+
+    @property
+    def _is_bf16_optimizer(self) -> bool:
+        """Whether DeepSpeed takes BF16_Optimizer rather than ZeRO's own."""
+        return self.zero_stage == 1 and self.precision is Precision.bf16
 
     def _publish(self, sharing: Sharing) -> list[Collective]:
         """Return how updated weights reach all replicas under ZeRO-1 and 2."""

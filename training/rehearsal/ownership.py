@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.rehearsal.buckets import partition_numel
-from training.rehearsal.grid import GroupKind, Ranks
-from training.rehearsal.parameters import Parameter, Sharing, distinct, optimizer_groups
+from training.rehearsal.grid import Grid, GroupKind, Ranks
+from training.rehearsal.parameters import Parameter, distinct, optimizer_groups
 from training.rehearsal.program import Plan
 
-STATE_KINDS = ("weight", "exp_avg", "exp_avg_sq")
+WEIGHT = "weight"
+STATE_KINDS = (WEIGHT, "exp_avg", "exp_avg_sq")
 """What a checkpoint holds of each parameter, in fp32 (training/checkpoint/manifest.py)."""
 ELEMENT_BYTES = 4
 
@@ -105,21 +106,24 @@ def _engines(plan: Plan) -> Iterator[tuple[list[Parameter], Ranks]]:
     for chunk, part in enumerate(plan.parts):
         stage = chunk % grid.pipeline
         for tensor_place in range(grid.tensor):
-            suffix = f" (tensor part {tensor_place})" if grid.tensor > 1 else ""
-            dense = [p for p in distinct(plan.held_layers(part)) if p.sharing is Sharing.dense]
-            yield _named(dense, suffix), shards[stage, tensor_place]
+            dense = [p for p in distinct(plan.held_layers(part)) if p.expert is None]
+            yield _named(dense, grid, tensor_place), shards[stage, tensor_place]
             for place in range(grid.expert):
-                routed = [
-                    p for p in distinct(plan.held_layers(part, expert_place=place)) if p.sharing is Sharing.expert
-                ]
+                routed = [p for p in distinct(plan.held_layers(part, expert_place=place)) if p.expert is not None]
                 if routed:
-                    yield _named(routed, suffix), experts[stage, place, tensor_place]
+                    yield _named(routed, grid, tensor_place), experts[stage, place, tensor_place]
 
 
-def _named(parameters: Sequence[Parameter], suffix: str) -> list[Parameter]:
-    if not suffix:
+def _named(parameters: Sequence[Parameter], grid: Grid, tensor_place: int) -> list[Parameter]:
+    """Return parameters under names of their own for each tensor rank; what is not cut is the first one's."""
+    if grid.tensor == 1:
         return list(parameters)
-    return [replace(parameter, name=parameter.name + suffix) for parameter in parameters]
+    suffix = f" (tensor part {tensor_place})"
+    return [
+        replace(p, name=p.name + suffix * (p.cut_dim is not None))
+        for p in parameters
+        if p.cut_dim is not None or tensor_place == 0
+    ]
 
 
 def _cut(zero_stage: int, parameters: Sequence[Parameter], numbers: NDArray[np.int32], ranks: Ranks) -> Slices:

@@ -4,12 +4,11 @@ tests/unit/rehearsal/test_parameters.py compares them with a built model.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import prod
 
-from training.config.schema import ModelConfig
-from training.planner.job import Experts
+from training.config.model_schema import ExpertsConfig, ModelConfig
 
 EMBEDDING = "model.embed_tokens"
 
@@ -25,21 +24,36 @@ class Sharing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of the model, or one rank's part of it where tensor or expert parallelism has cut it before."""
+    """One parameter of the model, or one rank's part of it where tensor parallelism cuts it."""
 
     name: str
     """Canonical name."""
     shape: tuple[int, ...]
-    sharing: Sharing = Sharing.dense
+    expert: int | None = None
+    """Number of the routed expert that it is part of."""
     is_tied: bool = False
     """Whether another pipeline stage holds it too."""
     is_copy: bool = False
     """Whether that other pipeline stage owns it."""
+    cut_dim: int | None = None
+    """Dim that tensor parallelism cuts (arXiv:1909.08053, section 3); None is not cut."""
+
+    @property
+    def sharing(self) -> Sharing:
+        """Whose copies are replicas of each other."""
+        return Sharing.dense if self.expert is None else Sharing.expert
 
     @property
     def numel(self) -> int:
         """Elements."""
         return prod(self.shape)
+
+    def tensor_part(self, tensor: int) -> "Parameter":
+        """Return what one of `tensor` ranks holds: a part, or all of it where that dim does not divide evenly."""
+        if self.cut_dim is None or self.shape[self.cut_dim] % tensor:
+            return replace(self, cut_dim=None)
+        shape = tuple(size // tensor if dim == self.cut_dim else size for dim, size in enumerate(self.shape))
+        return replace(self, shape=shape)
 
     @property
     def is_matrix(self) -> bool:
@@ -60,15 +74,17 @@ class Layer:
     """Whether its feed-forward layer is one of routed experts."""
 
 
-def decoder_layers(model: ModelConfig, experts: Experts | None = None) -> list[Layer]:
+def decoder_layers(model: ModelConfig) -> list[Layer]:
     """Return all layers in running order; a tied output projection has the embedding's parameter."""
     D, V = model.hidden_size, model.vocab_size
-    layers = [Layer(EMBEDDING, (Parameter(f"{EMBEDDING}.weight", (V, D)),))]
+    layers = [Layer(EMBEDDING, (Parameter(f"{EMBEDDING}.weight", (V, D), cut_dim=0),))]
     for number in range(model.num_layers):
-        layers.append(_block(model, f"model.layers.{number}", experts if _is_routed(experts, number) else None))
+        layers.append(
+            _block(model, f"model.layers.{number}", model.experts if _is_routed(model.experts, number) else None)
+        )
     layers.append(Layer("model.norm", (Parameter("model.norm.weight", (D,)),)))
     head = EMBEDDING if model.tied_embeddings else "lm_head"
-    layers.append(Layer("lm_head", (Parameter(f"{head}.weight", (V, D)),)))
+    layers.append(Layer("lm_head", (Parameter(f"{head}.weight", (V, D), cut_dim=0),)))
     return layers
 
 
@@ -82,7 +98,7 @@ def chunk_layers(layers: Sequence[Layer], part: range) -> list[Layer]:
         layer = layers[index]
         if owned_elsewhere and index in (0, len(layers) - 1):
             (weight,) = layer.parameters
-            weight = Parameter(weight.name, weight.shape, is_tied=True, is_copy=index > 0)
+            weight = replace(weight, is_tied=True, is_copy=index > 0)
             layer = Layer(layer.name, (weight,))
         mine.append(layer)
     return mine
@@ -101,35 +117,35 @@ def optimizer_groups(parameters: Sequence[Parameter]) -> list[list[Parameter]]:
     return [group for group in groups if group]
 
 
-def _is_routed(experts: Experts | None, number: int) -> bool:
-    return experts is not None and number >= experts.num_dense_blocks
+def _is_routed(experts: ExpertsConfig | None, number: int) -> bool:
+    return experts is not None and number >= experts.num_dense_layers
 
 
-def _block(model: ModelConfig, name: str, experts: Experts | None) -> Layer:
+def _block(model: ModelConfig, name: str, experts: ExpertsConfig | None) -> Layer:
     D, F = model.hidden_size, model.ffn_size
     kv_size = model.num_kv_heads * (D // model.num_heads)
     parameters = [
         Parameter(f"{name}.input_layernorm.weight", (D,)),
-        Parameter(f"{name}.self_attn.q_proj.weight", (D, D)),
-        Parameter(f"{name}.self_attn.k_proj.weight", (kv_size, D)),
-        Parameter(f"{name}.self_attn.v_proj.weight", (kv_size, D)),
-        Parameter(f"{name}.self_attn.o_proj.weight", (D, D)),
+        Parameter(f"{name}.self_attn.q_proj.weight", (D, D), cut_dim=0),
+        Parameter(f"{name}.self_attn.k_proj.weight", (kv_size, D), cut_dim=0),
+        Parameter(f"{name}.self_attn.v_proj.weight", (kv_size, D), cut_dim=0),
+        Parameter(f"{name}.self_attn.o_proj.weight", (D, D), cut_dim=1),
         Parameter(f"{name}.post_attention_layernorm.weight", (D,)),
     ]
     if experts is None:
-        parameters += _feed_forward(f"{name}.mlp", D, F, Sharing.dense)
+        parameters += _feed_forward(f"{name}.mlp", D, F)
         return Layer(name, tuple(parameters), is_block=True)
     parameters.append(Parameter(f"{name}.mlp.gate.weight", (experts.num_experts, D)))
     for number in range(experts.num_shared_experts):
-        parameters += _feed_forward(f"{name}.mlp.shared_experts.{number}", D, experts.expert_ffn_size, Sharing.dense)
+        parameters += _feed_forward(f"{name}.mlp.shared_experts.{number}", D, experts.expert_ffn_size)
     for number in range(experts.num_experts):
-        parameters += _feed_forward(f"{name}.mlp.experts.{number}", D, experts.expert_ffn_size, Sharing.expert)
+        parameters += _feed_forward(f"{name}.mlp.experts.{number}", D, experts.expert_ffn_size, expert=number)
     return Layer(name, tuple(parameters), is_block=True, has_experts=True)
 
 
-def _feed_forward(name: str, hidden_size: int, ffn_size: int, sharing: Sharing) -> list[Parameter]:
+def _feed_forward(name: str, hidden_size: int, ffn_size: int, expert: int | None = None) -> list[Parameter]:
     return [
-        Parameter(f"{name}.gate_proj.weight", (ffn_size, hidden_size), sharing),
-        Parameter(f"{name}.up_proj.weight", (ffn_size, hidden_size), sharing),
-        Parameter(f"{name}.down_proj.weight", (hidden_size, ffn_size), sharing),
+        Parameter(f"{name}.gate_proj.weight", (ffn_size, hidden_size), expert, cut_dim=0),
+        Parameter(f"{name}.up_proj.weight", (ffn_size, hidden_size), expert, cut_dim=0),
+        Parameter(f"{name}.down_proj.weight", (hidden_size, ffn_size), expert, cut_dim=1),
     ]

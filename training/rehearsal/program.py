@@ -5,7 +5,7 @@ only where shards of a tied weight differ in size at the end.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -18,7 +18,6 @@ from training.models.cut import cut
 from training.models.memory import choose_regather, device_memory_bytes
 from training.parallel import program as pipeline_program
 from training.parallel.schedule import Action, Kind, Schedule, make_schedule
-from training.planner.job import Experts
 from training.rehearsal.axis_program import AxisProgram
 from training.rehearsal.buckets import in_release_order, partition_numel, shard_numel
 from training.rehearsal.engine_program import EngineProgram
@@ -59,7 +58,6 @@ class Plan:
     config: RunConfig
     training_stage: str
     grid: Grid
-    experts: Experts | None = None
 
     @property
     def layout(self) -> ParallelConfig:
@@ -74,11 +72,17 @@ class Plan:
     @cached_property
     def layers(self) -> list[Layer]:
         """Layers of the whole model."""
-        return decoder_layers(self.config.model, self.experts)
+        return decoder_layers(self.config.model)
 
     @cached_property
     def regather(self) -> Regather:
-        """When a pipeline under ZeRO-3 gathers its weights."""
+        """When a pipeline under ZeRO-3 gathers its weights; with planned axes as the config says, else per micro-batch.
+
+        What `auto` would decide from is the memory plan of the axes that run.
+        """
+        if self.grid.is_planned_only():
+            asked = self.layout.regather
+            return Regather.per_microbatch if asked is Regather.auto else asked
         memory_bytes = device_memory_bytes(self.config, self.layout)
         return choose_regather(self.config, self.training_stage, parts=self.parts, memory_bytes=memory_bytes)[0]
 
@@ -107,6 +111,11 @@ class Plan:
             num_micro_batches=self.accumulation,
         )
 
+    def pipeline_stage_ranks(self, pipeline_stage: int) -> range:
+        """Return the ranks of a pipeline stage."""
+        width = self.grid.world_size // self.grid.pipeline
+        return range(pipeline_stage * width, (pipeline_stage + 1) * width)
+
     def chunks_of(self, pipeline_stage: int) -> range:
         """Return the numbers of a pipeline stage's chunks."""
         return range(pipeline_stage, len(self.parts), self.grid.pipeline)
@@ -117,19 +126,16 @@ class Plan:
         return [self._engine(part) for part in self.parts]
 
     def held_layers(self, part: range, *, expert_place: int = 0) -> list[Layer]:
-        """Return the layers of a part of the model with the experts of one expert rank."""
-        if self.grid.expert == 1 or self.experts is None:
-            return chunk_layers(self.layers, part)
-        each = self.experts.num_experts // self.grid.expert
+        """Return the layers of a part of the model as one rank holds them: its experts, its parts of matrices."""
+        experts, grid = self.config.model.experts, self.grid
+        each = experts.num_experts // grid.expert if experts else 0
         mine = range(expert_place * each, (expert_place + 1) * each)
 
-        def is_held(parameter: Parameter) -> bool:
-            return parameter.sharing is Sharing.dense or int(parameter.name.split(".")[5]) in mine
+        def held(layer: Layer) -> Layer:
+            parameters = [p for p in layer.parameters if p.expert is None or p.expert in mine]
+            return replace(layer, parameters=tuple(p.tensor_part(grid.tensor) for p in parameters))
 
-        return [
-            Layer(layer.name, tuple(filter(is_held, layer.parameters)), layer.is_block, layer.has_experts)
-            for layer in chunk_layers(self.layers, part)
-        ]
+        return [held(layer) for layer in chunk_layers(self.layers, part)]
 
     @property
     def shards(self) -> dict[Sharing, int]:
@@ -152,7 +158,6 @@ class Plan:
             axes=AxisProgram(
                 grid=self.grid,
                 model=model,
-                experts=self.experts,
                 num_tokens=stage.micro_batch_sequences * stage.sequence_length // self.grid.sequence,
                 dtype="bfloat16" if precision.value == "bf16" else "float32",
                 recompute=self.layout.recompute,

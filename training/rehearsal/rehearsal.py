@@ -6,7 +6,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from training.config.schema import RunConfig
+from training.config.schema import PipelineEngineKind, RunConfig
+from training.errors import ConfigError
 from training.models.memory import RankMemory, device_memory_bytes, rank_memory
 from training.rehearsal.checks import check_checkpoint, check_memory, check_samples, check_state
 from training.rehearsal.execution import execute
@@ -34,9 +35,7 @@ class Rehearsal:
     """Tensor bytes of each rank's checkpoint file."""
     samples: tuple[SampledStep, ...]
     memory: tuple[RankMemory, ...]
-    """The memory plan of each pipeline stage's ranks."""
-    planned_bytes: NDArray[np.int64]
-    """Its highest sum, for each rank."""
+    """The memory plan of each pipeline stage's ranks; none with axes that no engine runs."""
     device_bytes: NDArray[np.float64]
     """Memory of each rank's device."""
 
@@ -50,12 +49,13 @@ class Rehearsal:
         plan = plan_of(config, training_stage)
         ownership = build_ownership(plan)
         written = ownership.state.rows(ownership.state.is_owner)
-        memory = tuple(
-            rank_memory(config, training_stage, pipeline_stage=stage, regather=plan.regather, parts=plan.parts)
-            for stage in range(plan.grid.pipeline)
-        )
+        memory: tuple[RankMemory, ...] = ()
+        if not plan.grid.is_planned_only():
+            memory = tuple(
+                rank_memory(config, training_stage, pipeline_stage=stage, regather=plan.regather, parts=plan.parts)
+                for stage in range(plan.grid.pipeline)
+            )
         world_size = plan.grid.world_size
-        each = world_size // plan.grid.pipeline
         return cls(
             plan=plan,
             phases=build_programs(plan),
@@ -65,7 +65,6 @@ class Rehearsal:
             file_bytes=len(STATE_KINDS) * ELEMENT_BYTES * written.numel_of_ranks(world_size),
             samples=build_samples(plan),
             memory=memory,
-            planned_bytes=np.repeat(np.array([part.total_bytes for part in memory], np.int64), each),
             device_bytes=np.full(world_size, device_memory_bytes(config, plan.layout)),
         )
 
@@ -78,7 +77,7 @@ class Rehearsal:
         found += check_state(self.plan, self.ownership, self.state)
         found += check_samples(self.plan, self.samples)
         found += check_checkpoint(self.plan, self.ownership, self.files, self.file_bytes)
-        found += check_memory(self.plan, self.state, self.memory, self.planned_bytes, self.device_bytes)
+        found += check_memory(self.plan, self.state, self.memory, self.device_bytes)
         return found
 
     def with_text(self, phase: Phase, rank: int, text: tuple) -> Self:
@@ -95,8 +94,29 @@ def plan_of(config: RunConfig, training_stage: str) -> Plan:
     Raises:
         ConfigError: it runs on DeepSpeed's own PipelineEngine.
     """
+    layout = config.layout_of(training_stage)
+    if layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.deepspeed:
+        raise ConfigError(
+            "parallel.pipeline_engine",
+            layout.pipeline_engine,
+            "the program of DeepSpeed's PipelineEngine is its own; what is rehearsed are our engines",
+            "parallel.pipeline_engine=autarky",
+        )
+    if layout.zero_secondary_ranks is not None:
+        raise ConfigError(
+            "parallel.zero_secondary_ranks",
+            layout.zero_secondary_ranks,
+            "no engine runs a second copy of the weights, and its gathers are not rehearsed",
+            "parallel.zero_secondary_ranks=null",
+        )
     return Plan(
         config=config,
         training_stage=training_stage,
-        grid=Grid(pipeline=config.layout_of(training_stage).pipeline, data=config.num_replicas(training_stage)),
+        grid=Grid(
+            pipeline=layout.pipeline,
+            data=config.num_replicas(training_stage),
+            sequence=layout.sequence,
+            tensor=layout.tensor,
+            expert=layout.expert,
+        ),
     )
