@@ -90,7 +90,7 @@ def _check_same_holder(
 
 
 def _check_copies(plan: Plan, ownership: Ownership, slices: Slices, kind: str) -> list[Finding]:
-    """Return where the copy of a tied weight is not cut as its owner's: the two add up their gradients range by range."""
+    """Return where the copy of a tied weight is not cut as its owner's: their gradients are added range by range."""
     copies = slices.rows(~slices.is_owner).in_order()
     if not len(copies):
         return []
@@ -110,8 +110,8 @@ def _check_copies(plan: Plan, ownership: Ownership, slices: Slices, kind: str) -
             name = ownership.names[parameter]
             whose = "nobody" if owner is None else plan.grid.name(owner)
             message = (
-                f"{name}: the copy's elements {start:,} to {start + numel - 1:,} are held by {plan.grid.name(rank)}, the "
-                f"owner's by {whose}, which is not the first rank of the same pipeline"
+                f"{name}: the copy's elements {start:,} to {start + numel - 1:,} are held by {plan.grid.name(rank)}, "
+                f"the owner's by {whose}, which is not the first rank of the same pipeline"
             )
             found.append(Finding(check=f"{kind} of a tied weight", message=message, ranks=(rank,), parameter=name))
     return found[:_MOST_NAMED]
@@ -122,14 +122,14 @@ def check_samples(plan: Plan, steps: Sequence[SampledStep]) -> list[Finding]:
     found: list[Finding] = []
     for number, step in enumerate(steps):
         first = number * plan.global_batch
-        for stage in range(plan.grid.pipeline):
-            found += _check_once(plan, step, first, stage)
+        found += _check_once(plan, step, first)
         found += _check_alike(plan, step)
     return found
 
 
-def _check_once(plan: Plan, step: SampledStep, first: int, pipeline_stage: int) -> Iterator[Finding]:
-    read = step.samples[pipeline_stage]
+def _check_once(plan: Plan, step: SampledStep, first: int) -> Iterator[Finding]:
+    """Yield what the first pipeline stage does not read exactly once; the others are compared with it."""
+    read = step.samples[0]
     counts = np.bincount(np.clip(read.ravel() - first, -1, plan.global_batch) + 1, minlength=plan.global_batch + 2)
     problems = (
         ("is read by nobody", np.flatnonzero(counts[1:-1] == 0) + first),
@@ -142,10 +142,10 @@ def _check_once(plan: Plan, step: SampledStep, first: int, pipeline_stage: int) 
     for problem, samples in problems:
         if len(samples):
             readers = np.unique(np.nonzero(np.isin(read, samples))[0])
-            ranks = [_rank(plan, pipeline_stage, int(replica)) for replica in readers[:_MOST_NAMED]]
+            ranks = [_rank(plan, 0, int(replica)) for replica in readers[:_MOST_NAMED]]
             by = " by " + " and ".join(plan.grid.name(rank) for rank in ranks) if ranks else ""
             more = f" and {len(samples) - 1:,} more" if len(samples) > 1 else ""
-            message = f"{step.name}, pipeline stage {pipeline_stage}: sample {samples[0]:,}{more} {problem}{by}"
+            message = f"{step.name}: sample {samples[0]:,}{more} {problem}{by}"
             yield Finding(check="samples", message=message, ranks=tuple(ranks))
 
 

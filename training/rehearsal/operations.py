@@ -43,8 +43,9 @@ class Collective:
     def __str__(self) -> str:
         size = f" of {self.numel:,} {self.dtype}" if self.dtype else ""
         root = f" from place {self.root}" if self.root is not None else ""
+        members = f" for {self.members}" if self.members else ""
         about = f" ({self.about})" if self.about else ""
-        return f"{self.kind}{size}{root}{' of ' + self.members if self.members else ''}{about}"
+        return f"{self.kind}{size} over {self.group}{root}{members}{about}"
 
 
 @dataclass(frozen=True, slots=True)

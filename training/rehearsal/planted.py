@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from training.rehearsal.findings import Finding
+from training.rehearsal.mistake import Mistake
 from training.rehearsal.planted_programs import PROGRAM_MISTAKES
 from training.rehearsal.planted_state import STATE_MISTAKES
 from training.rehearsal.rehearsal import Rehearsal
-from training.rehearsal.mistake import Mistake
 
 MISTAKES: dict[str, Callable[[Rehearsal], Mistake | None]] = {**PROGRAM_MISTAKES, **STATE_MISTAKES}
 """Name -> makes the mistake in a sound rehearsal; None where the layout leaves no room for it."""

@@ -24,8 +24,9 @@ def _find(text: Program, is_it: Callable[[Operation], bool], *, after: int = 0) 
 
 def _is_reduction(op: Operation) -> bool:
     """Return whether it sums gradients over the replicas; of a model that is, not of a norm."""
-    is_collective = isinstance(op, Collective) and op.group is GroupKind.shards and op.kind in _REDUCTIONS
-    return is_collective and op.numel > 1
+    if not isinstance(op, Collective) or op.group is not GroupKind.shards:
+        return False
+    return op.kind in _REDUCTIONS and op.numel > 1
 
 
 def _on_one_rank(
@@ -247,9 +248,11 @@ def _micro_batch_left_out(rehearsal: Rehearsal) -> Mistake | None:
     def change(text: Program) -> Program | None:
         place = _find(
             text,
-            lambda op: isinstance(op, Compute)
-            and op.action.kind is Kind.backward
-            and (op.action.chunk, op.action.micro_batch) == (chunk, last),
+            lambda op: (
+                isinstance(op, Compute)
+                and op.action.kind is Kind.backward
+                and (op.action.chunk, op.action.micro_batch) == (chunk, last)
+            ),
         )
         return None if place is None else _replaced(text, place)
 

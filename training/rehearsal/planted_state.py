@@ -58,7 +58,9 @@ def _tied_copy_elsewhere(rehearsal: Rehearsal) -> Mistake | None:
         return None
     row = int(copies[len(copies) // 2])
     numel = int(slices.numel[row])
-    return _with_state(rehearsal, row, slices.with_row(row, numel=numel - 1) if numel > 1 else slices.with_row(row, rank=0))
+    return _with_state(
+        rehearsal, row, slices.with_row(row, numel=numel - 1) if numel > 1 else slices.with_row(row, rank=0)
+    )
 
 
 def _expert_owned_by_nobody(rehearsal: Rehearsal) -> Mistake | None:
@@ -88,12 +90,11 @@ def _places(rehearsal: Rehearsal) -> tuple[np.ndarray, int, int]:
 
 
 def _sample_skipped(rehearsal: Rehearsal) -> Mistake:
+    """One replica reads the first sample of the next step in place of one of its own."""
     samples, replica, rank = _places(rehearsal)
-    skipped = int(samples[0, replica, 0, 0])
-    samples[:, replica, 0, 0] = rehearsal.plan.global_batch
-    return _with_samples(rehearsal, 0, samples, rank, "does not belong", f"{rehearsal.plan.global_batch:,}") if (
-        skipped >= 0
-    ) else _with_samples(rehearsal, 0, samples, rank)
+    next_one = rehearsal.plan.global_batch
+    samples[:, replica, 0, 0] = next_one
+    return _with_samples(rehearsal, 0, samples, rank, f"sample {next_one:,}", "does not belong")
 
 
 def _sample_twice(rehearsal: Rehearsal) -> Mistake | None:

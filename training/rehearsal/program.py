@@ -262,10 +262,9 @@ def _sharded_step(engine: EngineProgram, coordinator: Coordinator, accumulation:
 def _order_checks(coordinator: Coordinator) -> list[Collective]:
     """Return how DeepSpeed makes sure that all ranks recorded the same order (zero/utils.py, `assert_ints_same…`)."""
     modules, parameters = coordinator.num_recorded
-    if coordinator.is_recorded:
-        lists = [modules, parameters, parameters] if coordinator.is_recording else []
-    else:
-        lists = [0]
+    lists = [] if coordinator.is_recorded else [0]
+    if coordinator.is_recorded and coordinator.is_recording:
+        lists = [modules, parameters, parameters]
     return [
         Collective(CollectiveKind.broadcast, GroupKind.world, numel, "int64", root=0, about="recorded order of modules")
         for length in lists
