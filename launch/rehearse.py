@@ -1,10 +1,11 @@
 """Rehearse every rank of a run at full size: do all programs fit together? Without torch, on a laptop.
 
-    python -m launch.rehearse [group=choice …] [key=value …] [--json] [--plant KIND|all] [--fail node=3,17 | random=2,seed=7]
+    python -m launch.rehearse [group=choice …] [key=value …] [--json] [--plant KIND|all] [--fail NODES]
 
 Of each training stage the program of every rank is built (process groups, collectives in order, transfers, shards,
 samples, checkpoint files) and all are run against each other. --plant puts a mistake into it and shows what is said of
-it; --plant all tries every kind. --fail shows what dies with some nodes, and what the next start reads.
+it; --plant all tries every kind. --fail node=3,17 or random=2,seed=7 shows what dies with some nodes, and what the next
+start reads.
 
 Exit code 0: no mistake (--plant all: every mistake was found and named). 1: the programs do not fit together, which is
 a bug of ours. 2: the configuration cannot work, or a plan does not fit into the device's memory.

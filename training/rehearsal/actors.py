@@ -2,8 +2,8 @@
 
 Ranks are put into classes such that all ranks of a class run the same text and have, in every group, members of the
 same classes: the coarsest equitable partition, by colour refinement (Weisfeiler and Leman, 1968). One rank of each
-class is run for all of it. A single rank that deviates is a class of its own, and so are, where it matters, the ranks that
-share groups with it. No torch.
+class is run for all of it. A single rank that deviates is a class of its own, and so are, where it matters, the ranks
+that share groups with it. No torch.
 """
 
 from collections.abc import Mapping

@@ -11,7 +11,7 @@ from training.rehearsal.findings import Finding
 from training.rehearsal.grid import GroupKind, shown
 from training.rehearsal.ownership import ELEMENT_BYTES, WEIGHT, Ownership, Slices
 from training.rehearsal.parameters import chunk_layers, distinct
-from training.rehearsal.program import Plan
+from training.rehearsal.plan import Plan
 from training.rehearsal.samples import SampledStep
 
 _MOST_NAMED = 4

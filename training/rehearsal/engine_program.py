@@ -81,15 +81,21 @@ class EngineProgram:
         return found
 
     def start(self) -> list[Collective]:
-        """Return how weights come to be the same on all replicas and, under ZeRO-3, sharded."""
-        operations = [self._broadcast(parameter) for parameter in distinct(self.layers)]
-        if self.zero_stage == 3:
-            # stage3.py, `__init__` and `_setup_for_real_optimizer`: over all ranks, whatever the engine's group is.
-            operations += [Collective(CollectiveKind.barrier, GroupKind.world, about="ZeRO-3 is set up")] * 3
-            # stage3.py, `create_reduce_and_remove_grad_hooks` makes each whole for a moment.
-            for sharing in self.sharings:
-                for group in self.groups(sharing):
-                    operations += [self.gather([parameter]) for parameter in group]
+        """Return how a chunk of a pipeline is made: its weights alike on all replicas and, under ZeRO-3, sharded."""
+        return [*self.initial_weights(), *(self.set_up() if self.zero_stage == 3 else [])]
+
+    def initial_weights(self) -> list[Collective]:
+        """Return how weights come to be the same on all replicas."""
+        return [self._broadcast(parameter) for parameter in distinct(self.layers)]
+
+    def set_up(self) -> list[Collective]:
+        """Return how ZeRO-3 sets itself up over weights that are sharded."""
+        # stage3.py, `__init__` and `_setup_for_real_optimizer`: over all ranks, whatever the engine's group is.
+        operations = [Collective(CollectiveKind.barrier, GroupKind.world, about="ZeRO-3 is set up")] * 3
+        # stage3.py, `create_reduce_and_remove_grad_hooks` makes each whole for a moment.
+        for sharing in self.sharings:
+            for group in self.groups(sharing):
+                operations += [self.gather([parameter]) for parameter in group]
         return operations
 
     def gather_layer(self, layer: Layer) -> list[Collective]:

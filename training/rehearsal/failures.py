@@ -11,7 +11,8 @@ from training.config.layout_checks import check_layout
 from training.config.schema import RunConfig
 from training.errors import ConfigError
 from training.rehearsal.ownership import ELEMENT_BYTES, STATE_KINDS, Ownership, Slices, build_ownership
-from training.rehearsal.rehearsal import Rehearsal, plan_of
+from training.rehearsal.plan import plan_of
+from training.rehearsal.rehearsal import Rehearsal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

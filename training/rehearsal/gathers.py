@@ -3,7 +3,7 @@
 A pipeline calls its layers one by one and has no prefetching; see `engine_program`. Here DeepSpeed records the order of
 modules in the first forward and backward, and from then on gathers ahead. This follows DeepSpeed 0.19.8,
 runtime/zero/partitioned_param_coordinator.py (`fetch_sub_module`, `release_sub_module`, `__params_to_release`,
-`reset_step`), with the defaults of runtime/zero/config.py, which our dictionary does not change.
+`reset_step`).
 """
 
 from collections import deque
@@ -13,14 +13,20 @@ from typing import TypeAlias
 
 from training.rehearsal.parameters import Layer, Parameter
 
-PREFETCH_ELEMENTS = 50_000_000
-"""`stage3_prefetch_bucket_size`."""
-MAX_LIVE_ELEMENTS = 1_000_000_000
-"""`stage3_max_live_parameters`."""
-MAX_REUSE_ELEMENTS = 1_000_000_000
-"""`stage3_max_reuse_distance`."""
-PERSISTENT_ELEMENTS = 10_000
-"""`stage3_param_persistence_threshold` as training/config/deepspeed_config.py sets it: not larger ones stay whole."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GatherLimits:
+    """Elements that DeepSpeed gathers ahead and holds; the defaults are its own (0.19.8, runtime/zero/config.py)."""
+
+    prefetch: int = 50_000_000
+    """`stage3_prefetch_bucket_size`."""
+    live: int = 1_000_000_000
+    """`stage3_max_live_parameters`."""
+    reuse: int = 1_000_000_000
+    """`stage3_max_reuse_distance`: how far ahead a use has to be for a weight to be let go."""
+    persistent: int = 100_000
+    """`stage3_param_persistence_threshold`: parameters that are not larger stay whole."""
+
 
 _ROOT = 0
 """The module around the layers."""
@@ -52,15 +58,13 @@ class _Held:
     users: set[int] = field(default_factory=set)
     fetched_for: int = -1
     """Latest place in the recorded order that it was fetched for."""
+    persists: bool = False
+    """Whether it stays whole between micro-batches."""
 
     @property
     def is_away(self) -> bool:
         """Whether it has to be gathered."""
         return not self.is_gathered and self.travels_with is None
-
-    @property
-    def persists(self) -> bool:
-        return self.parameter.numel <= PERSISTENT_ELEMENTS
 
 
 class Coordinator:
@@ -68,15 +72,19 @@ class Coordinator:
 
     Args:
         layers: of the whole model, in running order.
+        limits: of what is gathered ahead and held.
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[Layer], limits: GatherLimits) -> None:
+        self._limits = limits
         held: dict[str, _Held] = {}
         # The module around the layers has no parameters of its own, but is fetched too: there prefetching begins.
         self._modules: list[list[_Held]] = [[]]
         self._is_block = [False, *(layer.is_block for layer in layers)]
         for layer in layers:
-            self._modules.append([held.setdefault(p.name, _Held(p)) for p in layer.parameters])
+            for p in layer.parameters:
+                held.setdefault(p.name, _Held(p, persists=p.numel <= limits.persistent))
+            self._modules.append([held[p.name] for p in layer.parameters])
         self._held = list(held.values())
         forward = list(range(len(self._modules)))
         self._module_order = [*forward, _ROOT, *forward[:0:-1]]
@@ -165,7 +173,7 @@ class Coordinator:
             dropped.add(id(held))
 
     def _choose_ahead(self) -> list[_Held]:
-        room = min(MAX_LIVE_ELEMENTS - self._live_elements, PREFETCH_ELEMENTS)
+        room = min(self._limits.live - self._live_elements, self._limits.prefetch)
         ahead: list[_Held] = []
         elements = 0
         while self._queue and elements < room:
@@ -201,7 +209,7 @@ class Coordinator:
             kept = {id(held) for held in self._modules[module] if held.persists or held.fetched_for > self._place}
             traversed = 0
             for later in self._module_order[self._place :]:
-                if traversed >= MAX_REUSE_ELEMENTS:
+                if traversed >= self._limits.reuse:
                     break
                 for held in self._seen_from(module, later):
                     kept.add(id(held))

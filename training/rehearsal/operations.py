@@ -3,12 +3,13 @@
 Two operations are equal if they fit together; what they are about is for people and is not compared.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
 from training.parallel.schedule import Action
-from training.rehearsal.grid import GroupKind
+from training.rehearsal.grid import Grid, GroupKind
 
 
 class CollectiveKind(StrEnum):
@@ -88,3 +89,22 @@ class Receive(Transfer):
 
 Operation: TypeAlias = Collective | Compute | Send | Receive
 Program: TypeAlias = tuple[Operation, ...]
+
+
+def all_reduce(group: GroupKind, numel: int, dtype: str, about: str) -> Collective:
+    """Return an all-reduce."""
+    return Collective(CollectiveKind.all_reduce, group, numel, dtype, about=about)
+
+
+def world_sum(numel: int, about: str) -> Collective:
+    """Return `ProcessGroup.sum` (training/engine/process_group.py): one number more than it is given, the ballot's."""
+    return all_reduce(GroupKind.world, numel + 1, "float64", f"{about}, ballot")
+
+
+def new_groups(grid: Grid, kinds: Sequence[GroupKind]) -> list[Collective]:
+    """Return how all ranks make the groups of some kinds, members or not."""
+    return [
+        Collective(CollectiveKind.new_group, GroupKind.world, members=f"{kind} group {index}")
+        for kind in kinds
+        for index in range(len(grid.groups(kind)))
+    ]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from training.rehearsal.buckets import partition_numel
 from training.rehearsal.grid import Grid, GroupKind, Ranks
 from training.rehearsal.parameters import Parameter, distinct, optimizer_groups
-from training.rehearsal.program import Plan
+from training.rehearsal.plan import Plan
 
 WEIGHT = "weight"
 STATE_KINDS = (WEIGHT, "exp_avg", "exp_avg_sq")

@@ -6,18 +6,17 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from training.config.schema import PipelineEngineKind, RunConfig
-from training.errors import ConfigError
+from training.config.schema import RunConfig
 from training.models.memory import RankMemory, device_memory_bytes, rank_memory
 from training.rehearsal.checks import check_checkpoint, check_memory, check_samples, check_state
 from training.rehearsal.execution import execute
 from training.rehearsal.findings import Finding
-from training.rehearsal.grid import Grid
 from training.rehearsal.ownership import ELEMENT_BYTES, STATE_KINDS, Ownership, Slices, build_ownership
-from training.rehearsal.program import Phase, Plan, Texts, build_programs
+from training.rehearsal.plan import Plan, plan_of
+from training.rehearsal.program import Phase, Texts, build_programs
 from training.rehearsal.samples import SampledStep, build_samples
 
-_WITH_COMPUTATION = (Phase.first_step, Phase.step)
+_WITH_COMPUTATION = (Phase.first_step, Phase.second_step, Phase.step)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +70,11 @@ class Rehearsal:
     def check(self) -> list[Finding]:
         """Return every mistake; none if all programs end, fit together and cover everything once."""
         found: list[Finding] = []
+        executed: list[Texts] = []
         for phase, texts in self.phases.items():
+            if any(texts is other for other in executed):
+                continue  # the second step is often the first one again
+            executed.append(texts)
             schedule = self.plan.schedule if phase in _WITH_COMPUTATION else None
             found += execute(phase, texts, self.plan.grid, schedule)
         found += check_state(self.plan, self.ownership, self.state)
@@ -86,37 +89,3 @@ class Rehearsal:
         text_of_rank = texts.text_of_rank.copy()
         text_of_rank[rank] = len(texts.texts)
         return replace(self, phases={**self.phases, phase: Texts((*texts.texts, text), text_of_rank)})
-
-
-def plan_of(config: RunConfig, training_stage: str) -> Plan:
-    """Return a training stage's layout as a grid of ranks.
-
-    Raises:
-        ConfigError: it runs on DeepSpeed's own PipelineEngine.
-    """
-    layout = config.layout_of(training_stage)
-    if layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.deepspeed:
-        raise ConfigError(
-            "parallel.pipeline_engine",
-            layout.pipeline_engine,
-            "the program of DeepSpeed's PipelineEngine is its own; what is rehearsed are our engines",
-            "parallel.pipeline_engine=autarky",
-        )
-    if layout.zero_secondary_ranks is not None:
-        raise ConfigError(
-            "parallel.zero_secondary_ranks",
-            layout.zero_secondary_ranks,
-            "no engine runs a second copy of the weights, and its gathers are not rehearsed",
-            "parallel.zero_secondary_ranks=null",
-        )
-    return Plan(
-        config=config,
-        training_stage=training_stage,
-        grid=Grid(
-            pipeline=layout.pipeline,
-            data=config.num_replicas(training_stage),
-            sequence=layout.sequence,
-            tensor=layout.tensor,
-            expert=layout.expert,
-        ),
-    )

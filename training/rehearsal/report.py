@@ -1,7 +1,7 @@
 """What a rehearsal has shown, as text for people and as plain values for JSON. No torch."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,8 @@ import numpy as np
 from training.models.memory import device_memory_bytes
 from training.rehearsal.failures import Loss, Start
 from training.rehearsal.findings import Finding
-from training.rehearsal.grid import shown
-from training.rehearsal.operations import Collective, Program, Send
+from training.rehearsal.grid import Grid, Ranks, shown
+from training.rehearsal.operations import Collective, CollectiveKind, Program, Send
 from training.rehearsal.planted import Trial
 from training.rehearsal.program import Phase
 from training.rehearsal.rehearsal import Rehearsal
@@ -18,6 +18,14 @@ from training.rehearsal.rehearsal import Rehearsal
 _GIB = 2**30
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8, "int64": 8, "uint8": 1}
 _MOST_FINDINGS = 20
+_RING_SHARES: dict[CollectiveKind, Callable[[int, int], float]] = {
+    CollectiveKind.all_gather: lambda others, _size: others,
+    CollectiveKind.reduce_scatter: lambda others, size: others / size,
+    CollectiveKind.all_reduce: lambda others, size: 2 * others / size,
+    CollectiveKind.broadcast: lambda others, _size: min(1, others),
+    CollectiveKind.all_to_all: lambda others, size: others / size,
+}
+"""What a member sends, as a multiple of what it gives: (other members, members) -> share."""
 
 
 def describe(rehearsal: Rehearsal, findings: Sequence[Finding]) -> str:
@@ -49,7 +57,7 @@ def describe(rehearsal: Rehearsal, findings: Sequence[Finding]) -> str:
     if planned or plan.config.model.experts is not None:
         what = [*planned, *(["experts"] if plan.config.model.experts else [])]
         lines.append(
-            f"  PLANNED: no engine of this version runs {', '.join(what)}; their programs are a proposal, compared with "
+            f"  PLANNED: no engine runs {', '.join(what)} yet; what is rehearsed of them is a proposal, compared with "
             "no engine"
         )
     return "\n".join([*lines, *_finding_lines(findings)])
@@ -113,7 +121,7 @@ def as_plain(rehearsal: Rehearsal, findings: Sequence[Finding]) -> dict[str, Any
         "regather": plan.regather.value,
         "parameters": int(rehearsal.ownership.numels.sum()),
         "operations": {phase.value: _lengths(rehearsal, phase) for phase in rehearsal.phases},
-        "sent_bytes_per_step": [_sent_bytes(text) for text in rehearsal.phases[Phase.step].texts],
+        "sent_bytes_per_step": [ring_bytes(text, grid) for text in rehearsal.phases[Phase.step].texts],
         "checkpoint_bytes": int(rehearsal.file_bytes.sum()),
         "largest_file_bytes": int(rehearsal.file_bytes.max()),
         "planned_memory_bytes": [part.total_bytes for part in rehearsal.memory],
@@ -167,23 +175,35 @@ def _finding_lines(findings: Sequence[Finding]) -> list[str]:
 
 
 def _step_lines(rehearsal: Rehearsal) -> list[str]:
-    """Return a line for each text of a step: collectives by kind and group."""
-    texts = rehearsal.phases[Phase.step]
-    lines = []
+    """Return a line for all ranks that start the same collectives in a step, in whatever order."""
+    texts, grid = rehearsal.phases[Phase.step], rehearsal.plan.grid
+    ranks_of: dict[str, list[Ranks]] = {}
     for number in dict.fromkeys(texts.text_of_rank.tolist()):
         text = texts.texts[number]
-        ranks = np.flatnonzero(texts.text_of_rank == number).astype(np.int32)
         counted = Counter(f"{op.kind} over {op.group}" for op in text if isinstance(op, Collective))
         sends = sum(isinstance(op, Send) for op in text)
-        parts = [f"{count} {what}" for what, count in counted.items()]
-        parts += [f"{sends} sends"] if sends else []
-        lines.append(f"{shown(ranks)}: {', '.join(parts)}; gives {_bytes(_sent_bytes(text))}")
-    return lines
+        parts = [f"{count:,} {what}" for what, count in counted.items()]
+        parts += [f"{sends:,} sends"] if sends else []
+        line = f"{', '.join(parts)}; {_bytes(ring_bytes(text, grid))} sent by each"
+        ranks_of.setdefault(line, []).append(np.flatnonzero(texts.text_of_rank == number).astype(np.int32))
+    return [f"{shown(np.concatenate(ranks))}: {line}" for line, ranks in ranks_of.items()]
 
 
-def _sent_bytes(text: Program) -> int:
-    """Return the bytes that a rank gives to the collectives and transfers of a program."""
-    return sum(_DTYPE_BYTES[op.dtype] * op.numel for op in text if isinstance(op, Collective | Send) and op.dtype)
+def ring_bytes(text: Program, grid: Grid) -> int:
+    """Return the bytes that a rank sends in a program if collectives go round a ring, each member passing parts on.
+
+    Of n members each sends n-1 shards in an all-gather, (n-1)/n of its input in a reduce-scatter, and both in an
+    all-reduce (Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms", 2009).
+    """
+    sizes = {op.group: grid.groups(op.group).shape[1] for op in text if isinstance(op, Collective)}
+    total = 0.0
+    for op in text:
+        if isinstance(op, Send):
+            total += _DTYPE_BYTES[op.dtype] * op.numel
+        elif isinstance(op, Collective) and op.dtype:
+            given, others = _DTYPE_BYTES[op.dtype] * op.numel, sizes[op.group] - 1
+            total += given * _RING_SHARES[op.kind](others, sizes[op.group])
+    return round(total)
 
 
 def _memory_line(rehearsal: Rehearsal) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.rehearsal.program import Plan
+from training.rehearsal.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
