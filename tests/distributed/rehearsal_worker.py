@@ -28,13 +28,34 @@ _BF16: dict[str, Any] = {"precision": Precision.bf16}
 _INTERLEAVED: dict[str, Any] = {"schedule": PipelineSchedule.interleaved, "chunks_per_rank": 2}
 _PER_STEP: dict[str, Any] = {"pipeline": 2, "zero_stage": 3, "regather": Regather.per_step}
 _PER_MICROBATCH: dict[str, Any] = {"pipeline": 2, "zero_stage": 3, "regather": Regather.per_microbatch}
+
+
+def _prefetch(*, ahead: int, live: int, reuse: int) -> dict[str, int]:
+    return {
+        "stage3_prefetch_bucket_size": ahead,
+        "stage3_max_live_parameters": live,
+        "stage3_max_reuse_distance": reuse,
+    }
+
+
 LAYOUTS: dict[str, dict[str, Any]] = {
     # The first one also shows that the first engine of a process makes DeepSpeed's group of all ranks.
     "zero3": {"zero_stage": 3},
     "zero3_bf16_tied": {"zero_stage": 3, "tied": True, **_BF16},
     "zero3_narrow_one_micro_batch": {"zero_stage": 3, "narrow": True, "micro_batch": 4},
-    "zero3_small_prefetch": {"zero_stage": 3, "recompute": Recompute.full, "prefetch": (60_000, 230_000, 100_000)},
-    "zero3_tiny_prefetch": {"zero_stage": 3, "micro_batch": 1, "prefetch": (1, 130_000, 1)},
+    "zero3_small_prefetch": {
+        "zero_stage": 3,
+        "recompute": Recompute.full,
+        "limits": _prefetch(ahead=60_000, live=230_000, reuse=100_000),
+    },
+    "zero3_tiny_prefetch": {"zero_stage": 3, "micro_batch": 1, "limits": _prefetch(ahead=1, live=130_000, reuse=1)},
+    "zero3_small_bucket": {
+        "zero_stage": 3,
+        "narrow": True,
+        "limits": {"reduce_bucket_size": 15_000, "sub_group_size": 9_000},
+    },
+    "zero2_small_bucket": {"zero_stage": 2, "narrow": True, "limits": {"reduce_bucket_size": 15_000}},
+    "zero1_tiny_bucket": {"zero_stage": 1, "limits": {"reduce_bucket_size": 5_000}},
     "zero0": {"zero_stage": 0},
     "zero1": {"zero_stage": 1, "tied": True},
     "zero1_bf16": {"zero_stage": 1, "narrow": True, **_BF16},
@@ -54,13 +75,11 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def config_of(prefetch: tuple[int, int, int] | None = None, **layout: Any) -> RunConfig:
-    """The run of a layout; `prefetch` are limits of ZeRO-3's gathers that a small model comes up against."""
+def config_of(limits: dict[str, int] | None = None, **layout: Any) -> RunConfig:
+    """The run of a layout; `limits` of ZeRO are such that a small model comes up against them."""
     config = small_config(world_size=WORLD_SIZE, **layout)
-    if prefetch is None:
+    if limits is None:
         return config
-    keys = ("stage3_prefetch_bucket_size", "stage3_max_live_parameters", "stage3_max_reuse_distance")
-    limits = dict(zip(keys, prefetch, strict=True))
     zero = deepspeed_config(config, STAGE)["zero_optimization"] | limits
     return replace(config, deepspeed=DeepSpeedSection(extra={"zero_optimization": zero}))
 

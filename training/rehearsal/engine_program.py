@@ -26,8 +26,6 @@ from training.rehearsal.grid import GroupKind
 from training.rehearsal.operations import Collective, CollectiveKind
 from training.rehearsal.parameters import Layer, Parameter, Sharing, distinct, optimizer_groups
 
-SUB_GROUP_ELEMENTS = 1_000_000_000
-"""DeepSpeed's default `sub_group_size`: elements of a rank that ZeRO-3 updates at once."""
 _GROUPS = {Sharing.dense: GroupKind.shards, Sharing.expert: GroupKind.expert_shards}
 
 
@@ -45,6 +43,8 @@ class EngineProgram:
     num_shards: dict[Sharing, int]
     """Ranks that ZeRO shards over."""
     bucket_elements: int
+    sub_group_elements: int
+    """Elements of a rank that ZeRO-3 updates at once."""
     in_pipeline: bool
     """Whether it is a chunk of a pipeline, whose layers are called one by one and are all sharded."""
     axes: AxisProgram
@@ -73,7 +73,7 @@ class EngineProgram:
             for parameter in group:
                 part.append(parameter)
                 held += shard_numel(parameter.numel, self.num_shards[sharing])
-                if held >= SUB_GROUP_ELEMENTS:
+                if held >= self.sub_group_elements:
                     found.append(part)
                     part, held = [], 0
             if part:

@@ -16,6 +16,9 @@ from training.rehearsal.gathers import GatherLimits
 from training.rehearsal.grid import Grid
 from training.rehearsal.parameters import Layer, Sharing, chunk_layers, decoder_layers
 
+SUB_GROUP_ELEMENTS = 1_000_000_000
+"""DeepSpeed's own `sub_group_size` (0.19.8, runtime/zero/config.py)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -137,6 +140,7 @@ class Plan:
             precision=precision,
             num_shards=self.shards,
             bucket_elements=bucket,
+            sub_group_elements=self.zero_settings.get("sub_group_size", SUB_GROUP_ELEMENTS),
             in_pipeline=self.grid.pipeline > 1,
             axes=AxisProgram(
                 grid=self.grid,
