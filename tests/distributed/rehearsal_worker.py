@@ -109,8 +109,9 @@ def rehearsed_state(rehearsal: Rehearsal, rank: int) -> list[tuple[str, str, int
     else:
         mine = rows.rows(rows.rank == rank)
         owned = mine.is_owner.tolist()
-    columns = (mine.parameter.tolist(), mine.start.tolist(), mine.numel.tolist(), owned)
-    return sorted((kind, names[p], *rest) for kind in rehearsal.state for p, *rest in zip(*columns, strict=True))
+    ranges = zip(mine.parameter.tolist(), mine.start.tolist(), mine.numel.tolist(), owned, strict=True)
+    named = [(names[parameter], start, numel, is_owner) for parameter, start, numel, is_owner in ranges]
+    return sorted((kind, *row) for kind in rehearsal.state for row in named)
 
 
 def compare(config: RunConfig, processes: ProcessGroup, folder: Path, *, is_first: bool) -> dict[str, Any]:

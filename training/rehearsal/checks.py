@@ -67,7 +67,8 @@ def _check_cover(plan: Plan, ownership: Ownership, slices: Slices, what: str) ->
         else:
             tell(number, whole, end, "do not exist, they are padding, but are owned by", mine)
     for number in np.setdiff1d(np.arange(len(wholes)), rows.parameter)[:_MOST_NAMED]:
-        tell(int(number), 0, int(wholes[number]), "are owned by nobody", [])
+        before_it = rows.rank[rows.parameter == number - 1][:1].tolist()
+        tell(int(number), 0, int(wholes[number]), "are owned by nobody; the parameter before it by", before_it)
     return found
 
 

@@ -101,10 +101,15 @@ class _Execution:
         num_ranks: Counter[Collective] = Counter()
         for actor, op in standing.items():
             num_ranks[op] += len(self._actors.ranks(actor))
-        usual = num_ranks.most_common(1)[0][0]
-        for actor, op in standing.items():
-            if op != usual:
-                self._blame(actor, f"starts {op}, where the other members start {usual}", op)
+        usual, most = num_ranks.most_common(1)[0]
+        if 2 * most > num_ranks.total():
+            for actor, op in standing.items():
+                if op != usual:
+                    self._blame(actor, f"starts {op}, where the other members start {usual}", op)
+            return
+        for actor, op in standing.items():  # there is no telling who is right
+            others = "; ".join(f"{self._actors.name(one)} {other}" for one, other in standing.items() if other != op)
+            self._blame(actor, f"starts {op}, but of its group {others}", op)
 
     def _transfer(self, actor: int, op: Send | Receive) -> bool:
         """Return whether the transfer is over; then both its ends have moved on."""

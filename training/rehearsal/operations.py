@@ -1,10 +1,11 @@
 """What a rank's program is made of. No torch.
 
-Two operations are equal if they fit together; what they are about is for people and is not compared.
+Members of a group must start equal operations, what they are about among it: a library that sums the gradients of one
+layer with those of another, because both are as large, gives wrong numbers and no error.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -38,7 +39,7 @@ class Collective:
     """Broadcast: place of the sender in the group."""
     members: str = ""
     """new_group: of which group."""
-    about: str = field(default="", compare=False)
+    about: str = ""
     """What travels: parameters, a loss, a norm."""
 
     def __str__(self) -> str:

@@ -72,8 +72,8 @@ def _expert_owned_by_nobody(rehearsal: Rehearsal) -> Mistake | None:
     gone = slices.parameter == number
     state = dict.fromkeys(STATE_KINDS, slices.rows(~gone))
     name = rehearsal.ownership.names[number]
-    heirs = slices.rank[gone]
-    return Mistake(rehearsal=replace(rehearsal, state=state), rank=int(heirs[0]), words=(name, "nobody"))
+    neighbour = slices.rank[slices.parameter == number - 1]  # held by ranks with the same experts, or those before
+    return Mistake(rehearsal=replace(rehearsal, state=state), rank=int(neighbour[0]), words=(name, "nobody"))
 
 
 def _with_samples(rehearsal: Rehearsal, step: int, samples: np.ndarray, rank: int, *words: str) -> Mistake:
@@ -136,7 +136,7 @@ def _checkpoint_range_missing(rehearsal: Rehearsal) -> Mistake:
     rest = slices.rows(np.arange(len(slices)) != row)
     files = {**rehearsal.files, WEIGHT: rest}
     name = rehearsal.ownership.names[int(slices.parameter[row])]
-    # The rank is not in the file any more; what is said of it is that its file is longer than its slices.
+    # The rank that left it out is told by its file, which is longer than its slices; the gap by those around it.
     neighbour = int(slices.rank[row - 1])
     return Mistake(rehearsal=replace(rehearsal, files=files), rank=neighbour, words=(name, "nobody"))
 
