@@ -21,6 +21,7 @@ def check_cluster(config: RunConfig) -> None:
         ConfigError: a section is missing or superfluous, or a value does not fit into a command line.
     """
     cluster = config.cluster
+    _check_cold_starts(cluster.reliability.cold_start_seconds)
     if cluster.launcher is Launcher.hostfile:
         if cluster.hostfile is None:
             remedy = "cluster.hostfile.path=FILE"
@@ -34,6 +35,13 @@ def check_cluster(config: RunConfig) -> None:
     elif cluster.hostfile is not None:
         reason = f"launcher={cluster.launcher} would ignore it"
         raise ConfigError("cluster.hostfile", "…", reason, "cluster.launcher=hostfile, or cluster.hostfile=null")
+
+
+def _check_cold_starts(points: list[list[float]]) -> None:
+    devices = [point[0] for point in points if len(point) == 2]
+    if len(devices) < max(1, len(points)) or devices != sorted(set(devices)):
+        key = "cluster.reliability.cold_start_seconds"
+        raise ConfigError(key, points, "it needs pairs [devices, seconds], by rising devices", f"{key}=[[16384,200.0]]")
 
 
 def _check_hostfile(hostfile: HostfileConfig) -> None:

@@ -52,16 +52,6 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StorageConfig:
-    """Where checkpoints go; read by plans alone."""
-
-    write_bytes_per_second: float | None = None
-    """Of the whole cluster; null is not known, and then a plan takes 0.5 GB/s per node."""
-    read_bytes_per_second: float | None = None
-    """Of the whole cluster; null is as fast as writing."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class HostfileConfig:
     """Hosts that DeepSpeed's launcher starts the ranks on (cluster.launcher=hostfile)."""
 

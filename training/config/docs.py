@@ -20,6 +20,7 @@ from training.config import (
     fault_tolerance_schema,
     gate_schema,
     model_schema,
+    reliability_schema,
     reporting_schema,
     schema,
     slurm_schema,
@@ -88,6 +89,7 @@ def text() -> str:
         reporting_schema,
         gate_schema,
         model_schema,
+        reliability_schema,
     ):
         meanings |= _meanings(module)
     parts += [_table(path, dataclass, meanings) for path, dataclass in _sections(schema.RunConfig, "")]

@@ -198,7 +198,7 @@ def _make_paths_absolute(config: RunConfig, directory: Path) -> RunConfig:
         for name, source in config.data.sources.items()
     }
     fast_root = config.checkpoint.fast_root
-    cluster = config.cluster
+    cluster = replace(config.cluster, calibration=config.cluster.calibration and absolute(config.cluster.calibration))
     if (hostfile := cluster.hostfile) is not None:
         ssh_config = hostfile.ssh_config and absolute(hostfile.ssh_config)
         cluster = replace(cluster, hostfile=replace(hostfile, path=absolute(hostfile.path), ssh_config=ssh_config))

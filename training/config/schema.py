@@ -13,12 +13,12 @@ from training.config.cluster_schema import (
     HostfileConfig,
     NetworkConfig,
     PreflightConfig,
-    StorageConfig,
 )
 from training.config.eval_schema import EvalConfig
 from training.config.fault_tolerance_schema import CorruptionConfig, RecoveryConfig
 from training.config.gate_schema import GateConfig
 from training.config.model_schema import ModelConfig
+from training.config.reliability_schema import PowerConfig, ReliabilityConfig, StorageConfig
 from training.config.reporting_schema import ReportingConfig
 from training.config.slurm_schema import SlurmConfig
 from training.config.watchdog_schema import HangConfig, StragglerConfig
@@ -305,6 +305,13 @@ class ClusterConfig:
     """What connects the devices; null is not known, and then a plan has no step time."""
     storage: StorageConfig = field(default_factory=StorageConfig)
     """Where checkpoints go."""
+    reliability: ReliabilityConfig = field(default_factory=ReliabilityConfig)
+    """How often something fails, and what follows."""
+    power: PowerConfig = field(default_factory=PowerConfig)
+    """What nodes draw."""
+    calibration: str | None = None
+    """File that `launch.plan --calibrate` has written from real runs of this cluster: plans then use its constants; a
+    relative path counts from the launch directory. Null uses those of published runs."""
     threads_per_process: int = 1
     """OMP_NUM_THREADS of each rank; part of bitwise reproducibility on CPU."""
     master_port: int | None = None

@@ -163,6 +163,13 @@ _RANGES: list[tuple[str, Range | OpenRange]] = [
     ("cluster.network.oversubscription", Range(low=1.0)),
     ("cluster.network.*_latency_seconds", OpenRange(usual=1e-5, zero_allowed=True)),
     ("cluster.storage.*_bytes_per_second", OpenRange(usual=1e12)),
+    ("cluster.storage.write_slowdown", OpenRange(high=1.0, zero_allowed=True, usual=0.1)),
+    ("cluster.reliability.*_share", _SHARE),
+    ("cluster.reliability.*", Range(low=0.0)),
+    ("cluster.power.waiting_share", _SHARE),
+    ("cluster.power.pue", Range(low=1.0)),
+    ("cluster.power.host_watts", Range(low=0.0)),
+    ("cluster.power.price_per_kwh", Range(low=0.0)),
 ]
 
 

@@ -13,23 +13,23 @@ from dataclasses import replace
 import numpy as np
 
 from training.config.cluster_schema import NetworkConfig
-from training.config.schema import ClusterConfig
+from training.config.schema import RunConfig
 
 _MATRIX_SIZE = 1024
-_COPY_BYTES = 2**27
-_SOCKET_BYTES = 2**26
+_COPY_BYTES = 2**25
+_SOCKET_BYTES = 2**24
 _ROUNDS = 3
 
 
-def with_this_machine(cluster: ClusterConfig) -> ClusterConfig:
-    """Return the cluster with what it does not say of a CPU measured here; other clusters unchanged.
+def with_this_machine(config: RunConfig) -> RunConfig:
+    """Return the config with what its cluster does not say of a CPU measured here; of other devices unchanged.
 
     Rates are of one rank when all ranks of a node compute at once. Between ranks it is the speed of a local socket,
     which gloo's transfers go through.
     """
-    accelerator = cluster.accelerator
+    cluster, accelerator = config.cluster, config.cluster.accelerator
     if accelerator.device != "cpu":
-        return cluster
+        return config
     cores = len(os.sched_getaffinity(0))
     share = min(1.0, cores / cluster.processes_per_node)
     peak, bandwidth = accelerator.peak_flops_per_second, accelerator.memory_bytes_per_second
@@ -42,7 +42,7 @@ def with_this_machine(cluster: ClusterConfig) -> ClusterConfig:
     if network is None:
         speed = socket_bytes_per_second() * share
         network = NetworkConfig(node_bytes_per_second=speed, cluster_bytes_per_second=speed)
-    return replace(cluster, accelerator=accelerator, network=network)
+    return replace(config, cluster=replace(cluster, accelerator=accelerator, network=network))
 
 
 def core_flops_per_second(num_cores: int) -> float:

@@ -36,10 +36,12 @@ def charts_html(summary: RunSummary) -> dict[str, str]:
         figures["loss"].update_layout(showlegend=True)
         for name in ("tokens_per_second", "mfu"):
             figures[name].update_yaxes(rangemode="tozero")
-    return {
-        name: figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG, div_id=f"chart-{name}")
-        for name, figure in figures.items()
-    }
+    return {name: chart_html(name, figure) for name, figure in figures.items()}
+
+
+def chart_html(name: str, figure: go.Figure) -> str:
+    """Return the <div> of one chart; plotly.js itself must stand in the page before it."""
+    return figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG, div_id=f"chart-{name}")
 
 
 def thin(points: list[tuple[int, float]], max_points: int = _MAX_POINTS) -> list[tuple[int, float]]:
@@ -54,7 +56,8 @@ def thin(points: list[tuple[int, float]], max_points: int = _MAX_POINTS) -> list
     return kept
 
 
-def _figure(title: str) -> go.Figure:
+def figure_of(title: str) -> go.Figure:
+    """Return an empty chart in the report's style."""
     figure = go.Figure()
     figure.update_layout(
         title={"text": title, "x": 0, "xref": "paper", "font": {"size": 14}},
@@ -75,7 +78,7 @@ def _figure(title: str) -> go.Figure:
 
 def _curve(summary: RunSummary, title: str, value: Callable[[StepRecord], float]) -> go.Figure:
     """Return a chart over steps with one colour and one shaded band per training stage."""
-    figure = _figure(title)
+    figure = figure_of(title)
     for number, stage in enumerate(dict.fromkeys(step.stage for step in summary.steps)):
         colour = _STAGE_COLOURS[number % len(_STAGE_COLOURS)]
         points = thin([(step.step, value(step)) for step in summary.steps if step.stage == stage])
@@ -119,7 +122,7 @@ def _add_gates(figure: go.Figure, summary: RunSummary) -> None:
 
 def bits_per_byte(summary: RunSummary) -> go.Figure:
     """Return a chart over steps: every evaluation is a point, those at a training stage's end are larger."""
-    figure = _figure("held-out bits per byte, by optimizer step")
+    figure = figure_of("held-out bits per byte, by optimizer step")
     suites = list(dict.fromkeys(record.suite for record in summary.evals))
     for suite in suites:
         records = [record for record in summary.evals if record.suite == suite]

@@ -68,37 +68,39 @@ def read_plan(run_directory: Path, notes: list[str]) -> dict[str, PlannedStage]:
         return {}
 
 
+def settled(steps: Sequence[StepRecord]) -> list[StepRecord]:
+    """Return steps without the first of each attempt, in which libraries warm up."""
+    return [step for step, before in zip(steps[1:], steps, strict=False) if step.attempt == before.attempt]
+
+
 def compare(
     planned: PlannedStage, steps: Sequence[StepRecord], events: Sequence[StageRecord]
 ) -> tuple[list[Comparison], str]:
-    """Return planned beside measured numbers of a training stage, and what stands against comparing them, or "".
-
-    The first step of each attempt is left out: libraries warm up in it.
-    """
+    """Return planned beside measured numbers of a training stage, and what stands against comparing them, or ""."""
     layouts = {event.layout for event in events if event.layout}
     if layouts - {planned.layout}:
         return [], f"planned for another layout ({planned.layout})"
-    settled = [step for step, before in zip(steps[1:], steps, strict=False) if step.attempt == before.attempt]
-    if not settled:
+    measured = settled(steps)
+    if not measured:
         return [], "too few steps to measure"
     comparisons = [
         Comparison(
             what="step",
             unit="seconds",
             planned=planned.step_seconds,
-            measured=statistics.median(step.seconds for step in settled),
+            measured=statistics.median(step.seconds for step in measured),
         ),
         Comparison(
             what="tokens per second",
             unit="tokens",
             planned=planned.tokens_per_second,
-            measured=statistics.median(step.tokens_per_second for step in settled),
+            measured=statistics.median(step.tokens_per_second for step in measured),
         ),
         Comparison(
             what="MFU",
             unit="percent",
             planned=planned.mfu,
-            measured=statistics.median(step.mfu for step in settled),
+            measured=statistics.median(step.mfu for step in measured),
         ),
     ]
     peaks = [event.peak_memory_bytes for event in events if event.peak_memory_bytes is not None]

@@ -1,0 +1,105 @@
+"""How much of a data sheet's figures a program gets: the constants of devices and links, shared by all programs.
+
+They are fitted by `python -m training.planner.fit` on the calibration rows of `planner/published` and rounded, but for
+those whose source is named.
+"""
+
+from dataclasses import dataclass
+
+from training.planner.job import Device, NumberFormat
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """A family of accelerators."""
+
+    word: str
+    """In the device's name."""
+    ceilings: dict[NumberFormat, float]
+    """Best measured matrix product over the data sheet's peak (stas00/ml-engineering, compute/accelerator, "maximum
+    achievable matmul FLOPS")."""
+    multiprocessors: int
+    """Streaming multiprocessors or compute units (data sheets)."""
+    usual_watts: float
+    """Power at which the ceilings were measured (data sheets)."""
+    is_ampere: bool = False
+
+
+def _architecture(
+    word: str,
+    multiprocessors: int,
+    usual_watts: float,
+    bf16: float,
+    fp8: float | None = None,
+    *,
+    is_ampere: bool = False,
+) -> Architecture:
+    ceilings = {NumberFormat.bf16: bf16} | ({NumberFormat.fp8: fp8} if fp8 else {})
+    return Architecture(
+        word=word, ceilings=ceilings, multiprocessors=multiprocessors, usual_watts=usual_watts, is_ampere=is_ampere
+    )
+
+
+ARCHITECTURES = (
+    _architecture("A100", 108, 400, 271.2 / 312, is_ampere=True),
+    _architecture("A800", 108, 400, 271.2 / 312, is_ampere=True),
+    _architecture("H100", 132, 700, 794.5 / 989, 1402.6 / 1979),
+    _architecture("H800", 132, 700, 794.5 / 989, 1402.6 / 1979),
+    _architecture("H200", 132, 700, 794.5 / 989, 1453.4 / 1979),
+    _architecture("GB200", 148, 1200, 1822 / 2500, 3615.6 / 5000),
+    _architecture("B200", 148, 1000, 1745 / 2250, 3432.5 / 4500),
+    _architecture("B300", 148, 1400, 1769 / 2250, 3353.3 / 4500),
+    _architecture("MI300X", 304, 750, 668.4 / 1307.4),
+    _architecture("MI325X", 304, 1000, 784.9 / 1300),
+    _architecture("MI355X", 256, 1400, 1565 / 2500),
+)
+"""Known accelerators; a name is searched for these words in this order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Efficiency:
+    """Shares and latencies of devices and links."""
+
+    gemm_sustained: float = 0.90
+    """Share of the best measured matrix product that lasts through a step, with power and clocks as in training."""
+    ampere_gemm_sustained: float = 0.95
+    """The same on A100."""
+    gemm_sustained_fp8: float = 0.85
+    """The same for fp8."""
+    gemm_waves: float = 0.25
+    """Tiles, per multiprocessor, that a product loses to its last wave and its start."""
+    gemm_inner: float = 250.0
+    """Inner size at which a product spends as long on filling and emptying its pipeline as on multiplying."""
+    memory: float = 0.80
+    """Share of the memory bandwidth that memory-bound kernels reach."""
+    node_links: float = 0.78
+    """Share of NVLink bandwidth that a collective reaches (bus bandwidth of large messages)."""
+    cluster_links: float = 0.92
+    """Share of the network card's bandwidth that a collective reaches."""
+
+    narrow_head_exponent: float = 0.3
+    """How the speed of fused attention falls with heads narrower than 128."""
+    interference: float = 0.4
+    """Share of hidden communication's time by which it slows the computation that hides it: both need memory and
+    multiprocessors."""
+    message_bytes: float = 400e6
+    """Of what replicas exchange at the end of a step, what goes in one message: smaller ones follow each other so
+    closely that they hide each other's latency."""
+    power_exponent: float = 0.4
+    """How compute falls with a device's power limit: clock over power, both relative."""
+
+
+EFFICIENCY = Efficiency()
+
+
+def architecture_of(device: Device) -> Architecture | None:
+    """Return what is known of a device by its name; nothing of a CPU or an unknown accelerator."""
+    name = device.name.upper()
+    return next((architecture for architecture in ARCHITECTURES if architecture.word in name), None)
+
+
+def power_share(device: Device, architecture: Architecture, efficiency: Efficiency) -> float:
+    """Return the share of its compute that a device keeps under a power limit below its kind's usual one."""
+    if device.power_watts is None:
+        return 1.0
+    return min(1.0, device.power_watts / architecture.usual_watts) ** efficiency.power_exponent

@@ -1,0 +1,247 @@
+"""The plan of a whole run: memory, speed and traffic of each training stage, finish date, price, energy. No torch."""
+
+from dataclasses import dataclass
+
+from training.config.schema import Regather, RunConfig
+from training.models.memory import PLANNED_SHARE
+from training.models.sizes import num_active_parameters, num_parameters
+from training.parallel.layout import Layout
+from training.planner.checkpoint_cost import Storage
+from training.planner.constants import CONSTANTS, Constants
+from training.planner.flops import Counted, hfu, mfu
+from training.planner.from_config import job_of, with_regather
+from training.planner.goodput_plan import GoodputPlan, RunOutline, plan_goodput
+from training.planner.inference_price import InferencePrice, Serving, inference_price
+from training.planner.job import Job, NumberFormat
+from training.planner.layouts import describe, runs_today
+from training.planner.memory import Verdict, memory, verdict
+from training.planner.price import Power
+from training.planner.stage_memory import StageMemory
+from training.planner.step_time import StepTime, step_time
+from training.planner.traffic import Traffic, traffic
+from training.reporting.planned import PlannedStage
+
+STEP_SIGMA = 0.1
+"""How little a step's time is known: the goal for layouts that nothing was fitted to (docs/planner_validation.md)."""
+_NODE_WRITE_BYTES_PER_SECOND = 1e9
+"""Of one node, where the config does not say what the cluster's storage takes."""
+_SERVED_SEQUENCES = 64
+_LARGEST_COPY = 1024
+"""Devices that one served copy of a model may be spread over."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StagePlan:
+    """One training stage."""
+
+    training_stage: str
+    job: Job
+    layout: str
+    """In one line."""
+    runs_today: bool
+    """Whether an engine of this version runs it."""
+    regather: str
+    """When ZeRO-3 gathers weights, and why; empty where it has none to gather."""
+    num_steps: int
+    tokens: int
+    """Of all steps."""
+    memory: tuple[StageMemory, ...]
+    """Of a rank of each pipeline stage."""
+    verdict: Verdict
+    time: StepTime
+    traffic: Traffic
+    mfu: float
+    """Model FLOPs utilisation, 0 to 1; causal attention, recompute not counted: the convention of metrics.jsonl."""
+    mfu_full_attention: float
+    """The same with attention counted as if nothing were masked, as most published figures are."""
+    hfu: float
+    """With recompute counted, causal attention."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all devices together."""
+        return self.job.tokens_per_step / self.time.seconds
+
+    @property
+    def undisturbed_days(self) -> float:
+        """Of the whole training stage, if nothing failed."""
+        return self.num_steps * self.time.seconds / 86_400
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """What the trained model costs to serve on the devices that it was trained on, by the roofline."""
+
+    serving: Serving
+    price: InferencePrice
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPlan:
+    """A run before it starts."""
+
+    name: str
+    num_nodes: int
+    devices_per_node: int
+    device: str
+    num_parameters: int
+    num_active_parameters: int
+    stages: tuple[StagePlan, ...]
+    goodput: GoodputPlan | None
+    """Of all training stages together; null on CPUs, whose failures nobody has counted."""
+    served: Served | None
+    """Null where no price is known, or the model is too large to be served on so many devices."""
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of the job, spares not counted."""
+        return self.num_nodes * self.devices_per_node
+
+
+def plan_run(config: RunConfig, constants: Constants = CONSTANTS) -> RunPlan:
+    """Return the plan of a run.
+
+    Raises:
+        ConfigError: the config does not say what a plan needs.
+    """
+    stages = tuple(plan_stage(config, name, constants) for name in config.stages)
+    return RunPlan(
+        name=config.run.name,
+        num_nodes=config.cluster.num_nodes,
+        devices_per_node=config.cluster.processes_per_node,
+        device=config.cluster.accelerator.name,
+        num_parameters=num_parameters(config.model),
+        num_active_parameters=num_active_parameters(config.model),
+        stages=stages,
+        goodput=_goodput(config, stages) if config.cluster.accelerator.device != "cpu" else None,
+        served=_served(config, stages[-1].job),
+    )
+
+
+def plan_stage(config: RunConfig, training_stage: str, constants: Constants = CONSTANTS) -> StagePlan:
+    """Return the plan of one training stage."""
+    job, regather = chosen_regather(
+        job_of(config, training_stage), config.layout_of(training_stage).regather, constants
+    )
+    time = step_time(job, constants)
+    steps = config.num_steps(training_stage)
+    return StagePlan(
+        training_stage=training_stage,
+        job=job,
+        layout=describe(job.split, job.batch),
+        runs_today=runs_today(job),
+        regather=regather,
+        num_steps=steps,
+        tokens=steps * job.tokens_per_step,
+        memory=memory(job, constants),
+        verdict=verdict(job, constants),
+        time=time,
+        traffic=traffic(job, constants),
+        mfu=mfu(job, time.seconds),
+        mfu_full_attention=mfu(job, time.seconds, Counted.full),
+        hfu=hfu(job, time.seconds),
+    )
+
+
+def chosen_regather(job: Job, configured: Regather, constants: Constants = CONSTANTS) -> tuple[Job, str]:
+    """Return the job with its weights gathered when the config says, and the reason; auto decides as the engines do.
+
+    For what our engines run, that is training/models/memory.py's `choose_regather`.
+    """
+    if job.split.zero_stage < 3:
+        return job, ""
+    if job.split.pipeline == 1:
+        return job, "per micro-batch: without a pipeline it is DeepSpeed's own way"
+    if configured is not Regather.auto:
+        per_step = configured is Regather.per_step
+        return with_regather(job, per_step=per_step), f"{configured}: parallel.regather says so"
+    kept = with_regather(job, per_step=True)
+    needed = max(stage.tensors_bytes for stage in memory(kept, constants))
+    share = needed / job.device.memory_bytes
+    if share <= PLANNED_SHARE:
+        return kept, f"per_step: with the weights kept gathered it takes {100 * share:.0f} % of the memory"
+    reason = f"per_microbatch: with the weights kept gathered it would take {100 * share:.0f} % of the memory"
+    return with_regather(job, per_step=False), reason
+
+
+def planned_stages(config: RunConfig, plan: RunPlan) -> dict[str, PlannedStage]:
+    """Return what plan.json of a run directory holds, for the report to compare with."""
+    planned = {}
+    for stage in plan.stages:
+        layout = config.layout_of(stage.training_stage)
+        planned[stage.training_stage] = PlannedStage(
+            layout=Layout(
+                world_size=config.world_size, num_pipeline_stages=layout.pipeline, zero_stage=layout.zero_stage
+            ).describe(),
+            step_seconds=stage.time.seconds,
+            tokens_per_second=stage.tokens_per_second,
+            mfu=stage.mfu,
+            memory_bytes=stage.memory[0].tensors_bytes,
+        )
+    return planned
+
+
+def storage_of(config: RunConfig) -> Storage:
+    """Return where checkpoints go; what the config does not say is 1 GB/s for each node, and reading as fast."""
+    storage, nodes = config.cluster.storage, config.cluster.num_nodes
+    write = storage.write_bytes_per_second or _NODE_WRITE_BYTES_PER_SECOND * nodes
+    return Storage(
+        write_bytes_per_second=write,
+        read_bytes_per_second=storage.read_bytes_per_second or write,
+        host_copy_bytes_per_second=storage.host_copy_bytes_per_second,
+        write_slowdown=storage.write_slowdown,
+    )
+
+
+def _goodput(config: RunConfig, stages: tuple[StagePlan, ...]) -> GoodputPlan:
+    cluster, num_steps = config.cluster, sum(stage.num_steps for stage in stages)
+    seconds = sum(stage.num_steps * stage.time.seconds for stage in stages)
+    computing = sum(stage.num_steps * stage.time.passes.compute for stage in stages)
+    watts, power = cluster.accelerator.power_watts, cluster.power
+    return plan_goodput(
+        RunOutline(
+            num_steps=num_steps,
+            step_seconds=seconds / num_steps,
+            tokens=sum(stage.tokens for stage in stages),
+            num_nodes=cluster.num_nodes,
+            devices_per_node=cluster.processes_per_node,
+            num_parameters=num_parameters(config.model),
+            asynchronous=config.checkpoint.asynchronous,
+            every_steps=config.checkpoint.every_steps,
+            computing_share=min(1.0, computing / seconds),
+        ),
+        reliability=cluster.reliability,
+        storage=storage_of(config),
+        price_per_device_hour=cluster.accelerator.price_per_hour,
+        power=None
+        if watts is None
+        else Power(
+            device_watts=watts,
+            host_watts=power.host_watts,
+            waiting_share=power.waiting_share,
+            pue=power.pue,
+            price_per_kwh=power.price_per_kwh,
+        ),
+        step_sigma=STEP_SIGMA,
+        seed=config.run.seed,
+    )
+
+
+def _served(config: RunConfig, job: Job) -> Served | None:
+    """Return the price of serving on the fewest devices (a power of two) that hold the model and a full batch."""
+    price = config.cluster.accelerator.price_per_hour
+    if price is None or job.number_format is NumberFormat.fp32:
+        return None
+    devices = 1
+    while devices <= _LARGEST_COPY:
+        serving = Serving(
+            num_devices=devices,
+            batch_sequences=_SERVED_SEQUENCES,
+            context_tokens=job.batch.sequence_length,
+            number_format=job.number_format,
+        )
+        if serving.fits(job.model, job.device):
+            found = inference_price(job.model, job.device, serving, price_per_device_hour=price)
+            return Served(serving=serving, price=found)
+        devices *= 2
+    return None

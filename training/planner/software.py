@@ -1,0 +1,177 @@
+"""What a training program keeps in memory, overlaps and fuses. No torch.
+
+A number whose docstring names no source is fitted on the calibration rows (`python -m training.planner.fit`) or, for
+programs without any, taken from the profile it is made of.
+"""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionKernel:
+    """How attention is computed."""
+
+    is_fused: bool
+    """Whether scores stay on the chip and the masked half is skipped."""
+    share_of_peak: float
+    """Fused: FLOP/s of forward with long sequences and heads of 128, over the bf16 peak, on Hopper and later. Not fused:
+    of its matrix products, over the best product's."""
+    ampere_share_of_peak: float = 0.5
+    """The same on A100, fused."""
+    backward_share: float = 0.75
+    """Fused: speed of backward over forward's."""
+    keys_half: float = 300.0
+    """Sequence length at which half of that speed is reached: short ones waste masked tiles."""
+    score_bytes: tuple[float, float] = (0.0, 0.0)
+    """Not fused: memory traffic of each score in forward and in backward."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Software:
+    """One program and its usual settings."""
+
+    attention: str
+    """One of KERNELS."""
+    traffic_factor: float = 1.0
+    """Memory traffic of norms, activations, residuals and rotary embedding over that of one fused kernel for each."""
+    loss_bytes_per_logit: float = 20.0
+    """Memory traffic of the loss, forward and backward, for each token and entry of the vocabulary."""
+    hopper_gemm_factor: float = 1.0
+    """Speed of matrix products on Hopper over that with today's libraries: cuBLAS was young on it in 2023."""
+    host_seconds_per_block: float = 1.5e-3
+    """Time of the host (Python, dispatch, launch) for forward and backward of one block of one micro-batch: no block
+    takes less."""
+    host_seconds_per_expert_block: float = 2e-3
+    """The same, more where the block has experts: routing, permutation, exchange."""
+    issue_seconds_per_member: float = 0.0
+    """Time of the host for one collective, for each member of its group."""
+    tensor_overlap: float = 0.0
+    """Share of tensor-parallel communication hidden behind computation."""
+    context_overlap: float = 0.0
+    """Share of attention's time behind which the exchange of context parallelism may hide."""
+    balances_context: bool = True
+    """Whether each context-parallel rank has a piece of the sequence's start and one of its end, so that the causal half
+    is shared alike; else the rank with the end computes nearly twice the mean."""
+    expert_overlap: float = 0.0
+    """Share of expert exchange hidden behind computation."""
+    data_overlap: float = 0.9
+    """Share of a pass behind which communication of replicas may hide."""
+    pipeline_blocks: bool = False
+    """Whether a rank waits for its pipeline transfers instead of computing on."""
+    step_seconds: float = 0.01
+    """Of each step, whatever the size: data, logging, the norm of all gradients."""
+    selective_gemm_share: float = 0.0
+    """Share of matrix products that selective recompute repeats."""
+    accumulates_whole: bool = True
+    """Whether a rank adds up whole gradients and reduces them once a step, where ZeRO's stage does not forbid it; else
+    it reduces, and below ZeRO-3 gathers, for every micro-batch."""
+    accumulate_bytes: float = 8.0
+    """Memory traffic of adding one parameter's whole gradient, for each micro-batch."""
+    reduce_bytes: float = 4.0
+    """Of one gradient on its way between replicas."""
+    gather_bytes: float = 2.0
+    """Of one weight on its way between replicas."""
+    deduplicates_exchange: bool = False
+    """Whether a token goes once to each node that has an expert of it, rather than once to each expert."""
+    update_bytes: float = 40.0
+    """Memory traffic of the optimizer for each parameter of a rank's share: gradient for norm and clipping, gradient,
+    master weight and two moments read, written back, the weight written."""
+    weight_bytes: float = 2.0
+    """Kept of each weight besides the master weight; 0 where products use casts of the master weights."""
+    gradient_bytes: float = 4.0
+    """Of one accumulated gradient."""
+    state_bytes: float = 12.0
+    """Master weight and both moments, for each parameter."""
+    update_whole_bytes: tuple[float, float] = (0.0, 0.0)
+    """Of each parameter of a rank, what the update needs besides: without ZeRO, and with it."""
+    update_owned_bytes: float = 0.0
+    """The same for each parameter whose state the rank owns, with ZeRO."""
+    kept_rotations: int = 1
+    """Copies of queries and keys kept for backward: 2 where rotation is not part of attention's operator."""
+    kept_activations: int = 1
+    """Tensors of the feed-forward's width kept besides the inputs of the activation function."""
+    logit_bytes: float = 10.0
+    """Memory of one logit through loss and backward."""
+    reserved_factor: float = 1.10
+    """Memory that torch's caching allocator reserves over the most that tensors take."""
+    context_bytes: float = 4e9
+    """CUDA context, communicators' buffers and libraries' work spaces, beyond the allocator's."""
+    cut: str = "blocks"
+    """How pipeline stages are cut: `blocks` alike in number; `cost` by the greedy rule of nanotron; `balance` by ours."""
+
+
+KERNELS: dict[str, AttentionKernel] = {
+    # FlashAttention 1 and its Triton port, as in llm-foundry in 2023.
+    "flash_1": AttentionKernel(is_fused=True, share_of_peak=0.22, ampere_share_of_peak=0.45),
+    # FlashAttention 2, also torch's scaled_dot_product_attention.
+    "flash_2": AttentionKernel(is_fused=True, share_of_peak=0.40, ampere_share_of_peak=0.55),
+    # cuDNN's, by TransformerEngine.
+    "cudnn": AttentionKernel(is_fused=True, share_of_peak=0.60, ampere_share_of_peak=0.55),
+    # Megatron's fused scale-mask-softmax between two fp16 matrix products. Forward: the product writes 2 bytes, softmax
+    # reads and writes 2, dropout reads 2, writes 2 and a mask of 1, the product reads 2. Backward: products write 2 and
+    # read 2 and 2, dropout reads 2 and 1 and writes 2, softmax reads 2 and 2 and writes 2.
+    "unfused": AttentionKernel(is_fused=False, share_of_peak=0.7, score_bytes=(13.0, 17.0)),
+}
+
+_MEGATRON = Software(
+    attention="cudnn",
+    loss_bytes_per_logit=16.0,
+    host_seconds_per_block=0.8e-3,
+    tensor_overlap=0.6,
+    context_overlap=0.9,
+    # NeMo's and Megatron-Bridge's recipes accumulate and reduce gradients in bf16 (grad_reduce_in_fp32=False).
+    gradient_bytes=2.0,
+    reduce_bytes=2.0,
+    accumulate_bytes=4.0,
+)
+_MEGATRON_2021 = Software(
+    attention="unfused",
+    traffic_factor=1.2,
+    loss_bytes_per_logit=24.0,
+    data_overlap=0.0,
+    pipeline_blocks=True,
+)
+_NANOTRON = Software(
+    attention="flash_2",
+    traffic_factor=1.2,
+    loss_bytes_per_logit=24.0,
+    host_seconds_per_block=4.5e-3,
+    data_overlap=0.5,
+    accumulate_bytes=10.0,
+    pipeline_blocks=True,
+    cut="cost",
+    # bf16 gradients beside the fp32 ones while the update runs; with ZeRO-1 bf16 copies of owned and gathered weights.
+    update_whole_bytes=(2.0, 4.0),
+    update_owned_bytes=2.0,
+    kept_rotations=2,
+    kept_activations=2,
+    logit_bytes=14.0,
+    reserved_factor=1.15,
+)
+_TORCHTITAN = Software(
+    attention="flash_2",
+    loss_bytes_per_logit=24.0,
+    selective_gemm_share=0.5,
+    balances_context=False,
+    accumulates_whole=False,
+    weight_bytes=0.0,
+    kept_rotations=2,
+    logit_bytes=14.0,
+)
+
+SOFTWARE: dict[str, Software] = {
+    "autarky": Software(attention="flash_2", traffic_factor=1.5, accumulate_bytes=10.0, cut="balance"),
+    "megatron": _MEGATRON,
+    "megatron_hybrid_ep": replace(_MEGATRON, deduplicates_exchange=True),
+    "megatron_hybrid_ep_overlap": replace(_MEGATRON, deduplicates_exchange=True, expert_overlap=0.3),
+    "megatron_2021": _MEGATRON_2021,
+    "deepspeed_megatron": replace(_MEGATRON_2021, reduce_bytes=2.0, accumulate_bytes=6.0),
+    "nanotron": _NANOTRON,
+    "nanotron_pipelined": replace(_NANOTRON, issue_seconds_per_member=0.28e-3),
+    "torchtitan_eager": replace(_TORCHTITAN, traffic_factor=3.0, loss_bytes_per_logit=36.0),
+    "torchtitan_compile": _TORCHTITAN,
+    "torchtitan_async_tensor": replace(_TORCHTITAN, tensor_overlap=0.6),
+    "llm_foundry": Software(
+        attention="flash_1", traffic_factor=1.6, hopper_gemm_factor=0.95, accumulates_whole=False, weight_bytes=0.0
+    ),
+}

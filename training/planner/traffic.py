@@ -1,0 +1,83 @@
+"""Bytes that one rank sends in one optimizer step, by axis. No torch.
+
+An all-gather or reduce-scatter of S bytes among n ranks sends S (n-1)/n from each, an all-reduce twice as many: what a
+ring sends, and the least there is.
+"""
+
+from dataclasses import dataclass
+
+from training.planner.block_time import reduces_each_micro_batch
+from training.planner.constants import CONSTANTS, Constants
+from training.planner.job import Job, Recompute
+from training.planner.operators import element_bytes, hidden_bytes, rank_tokens, token_shards
+from training.planner.pipeline_time import chunks_of
+from training.planner.step_time import chunk_parameters
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traffic:
+    """Bytes sent by a rank of the pipeline stage that sends most, axis by axis."""
+
+    tensor_bytes: float = 0.0
+    context_bytes: float = 0.0
+    expert_bytes: float = 0.0
+    data_bytes: float = 0.0
+    """Weights and gradients, between replicas."""
+    pipeline_bytes: float = 0.0
+
+    @property
+    def total_bytes(self) -> float:
+        """All axes together."""
+        return self.tensor_bytes + self.context_bytes + self.expert_bytes + self.data_bytes + self.pipeline_bytes
+
+
+def traffic(job: Job, constants: Constants = CONSTANTS) -> Traffic:
+    """Return the bytes that a rank sends in one step."""
+    software, split, batch = constants.software[job.software], job.split, job.batch
+    chunks = chunks_of(job, software.cut)
+    stages = [chunks[place :: split.pipeline] for place in range(split.pipeline)]
+    blocks = max(sum(chunk.dense_blocks + chunk.expert_blocks for chunk in stage) for stage in stages)
+    routed = max(sum(chunk.expert_blocks for chunk in stage) for stage in stages)
+    again = split.recompute is Recompute.full
+    hidden = hidden_bytes(job)
+    # An all-gather and a reduce-scatter of each half of a block, forward and backward; sharded tokens are gathered once
+    # more in backward.
+    halves = 2 * blocks * (2 + again) * 2 + (2 * blocks if split.tensor_shards_sequence else 0)
+    keys = rank_tokens(job) * 2 * job.model.num_kv_heads * job.model.head_size / split.tensor * element_bytes(job)
+    exchanged = 0.0
+    if job.model.experts is not None:
+        exchanged = 4 * routed * hidden * job.model.experts.experts_per_token / token_shards(job)
+    return Traffic(
+        tensor_bytes=batch.accumulation * halves * hidden * _share(split.tensor),
+        context_bytes=batch.accumulation * blocks * (3 + again) * keys * (split.context - 1),
+        expert_bytes=batch.accumulation * exchanged * _share(split.expert),
+        data_bytes=max(_data_bytes(job, constants, *chunk_parameters(job, stage)) for stage in stages),
+        pipeline_bytes=_pipeline_bytes(job),
+    )
+
+
+def _share(ranks: int) -> float:
+    return (ranks - 1) / ranks
+
+
+def _data_bytes(job: Job, constants: Constants, dense: float, expert: float) -> float:
+    software, split = constants.software[job.software], job.split
+    same_experts = max(1, split.shards // split.expert)
+    parameters = dense * _share(split.shards) + expert * _share(same_experts)
+    gathered = dense * _share(split.zero3_group or split.shards) + expert * _share(same_experts)
+    if reduces_each_micro_batch(job, software.accumulates_whole):
+        gathers = 2 if split.zero_stage == 3 else 1
+        each = gathers * software.gather_bytes * gathered + software.reduce_bytes * parameters
+        return job.batch.accumulation * each
+    if split.zero_stage == 0:
+        return 2 * software.reduce_bytes * parameters
+    return (software.reduce_bytes + software.gather_bytes) * parameters
+
+
+def _pipeline_bytes(job: Job) -> float:
+    """Return activations forward and gradients back: a middle pipeline stage sends both, of every chunk."""
+    split = job.split
+    if split.pipeline == 1:
+        return 0.0
+    ways = 2 * split.chunks_per_rank if split.pipeline > 2 or split.chunks_per_rank > 1 else 1
+    return ways * job.batch.accumulation * hidden_bytes(job) / token_shards(job)
