@@ -114,7 +114,15 @@ def rehearsed_state(rehearsal: Rehearsal, rank: int) -> list[tuple[str, str, int
     return sorted((kind, *row) for kind in rehearsal.state for row in named)
 
 
-def compare(config: RunConfig, processes: ProcessGroup, folder: Path, *, is_first: bool) -> dict[str, Any]:
+def compare(
+    config: RunConfig,
+    processes: ProcessGroup,
+    savers: ProcessGroup,
+    folder: Path,
+    *,
+    joined: list[Call],
+    is_first: bool,
+) -> dict[str, Any]:
     """Return how many calls each phase had, and those that are not what the rehearsal says."""
     rehearsal = Rehearsal.of(config, STAGE)
     said = {
@@ -124,7 +132,7 @@ def compare(config: RunConfig, processes: ProcessGroup, folder: Path, *, is_firs
     if not is_first and config.parallel.pipeline == 1:
         everyone = tuple(range(WORLD_SIZE))  # DeepSpeed makes its group of all ranks once in a process
         said[Phase.start].remove(Call("new_group", everyone, 0, ""))
-    real: dict[Phase, list[Call]] = {}
+    real = {Phase.meeting: joined}
     with ProgramRecorder() as recorder:
         engine = build_engine(config, STAGE, processes)
         real[Phase.start] = recorder.take()
@@ -137,7 +145,7 @@ def compare(config: RunConfig, processes: ProcessGroup, folder: Path, *, is_firs
             )
             assert not engine.train_batch(batches, lr=1e-3).skipped
             real[phase] = recorder.take()
-        saver = Saver(processes, config={}, asynchronous=False)
+        saver = Saver(savers, config={}, asynchronous=False)
         saver.begin(engine.snapshot, directory=folder, progress=progress_at(3), layout=engine.layout.describe())
         outcome = saver.finish()
         real[Phase.save] = recorder.take()
@@ -157,10 +165,13 @@ def compare(config: RunConfig, processes: ProcessGroup, folder: Path, *, is_firs
 
 
 def main(output: Path, folder: Path) -> None:
-    processes = start(60)
+    with ProgramRecorder() as recorder:
+        processes = start(60)
+        savers = processes.with_own_group(60)
+        joined = recorder.take()
     seen = {}
     for number, (name, layout) in enumerate(LAYOUTS.items()):
-        mine = compare(config_of(**layout), processes, folder / name, is_first=number == 0)
+        mine = compare(config_of(**layout), processes, savers, folder / name, joined=joined, is_first=number == 0)
         seen[name] = [json.loads(text) for text in processes.gather_text(json.dumps(mine))]
     if processes.rank == 0:
         output.write_text(json.dumps(seen))

@@ -37,7 +37,7 @@ def among_15_000(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str
 def test_every_rank_makes_the_calls_of_its_program_in_order(on_gloo: dict[str, Any], layout: str) -> None:
     for rank in on_gloo[layout]:
         assert rank["differing"] == {}
-        assert min(rank["num_calls"].values()) >= 3, "nothing was recorded, so nothing was compared"
+        assert min(rank["num_calls"].values()) >= 2, "nothing was recorded, so nothing was compared"
 
 
 @pytest.mark.parametrize("layout", rehearsal_worker.LAYOUTS)

@@ -17,6 +17,7 @@ findings          what a check has found
 actors            ranks -> classes that always stand at the same place
 execution         runs the programs against each other, as strictly as can be
 standstill        what keeps them from their end
+planned_memory    the memory that is planned for ranks
 checks            state, samples, checkpoint and memory against the model, the order of samples and the plan
 rehearsal         all of it in one value, and its check
 failures          what dies with a node, and what the next start reads

@@ -7,11 +7,13 @@ from numpy.typing import NDArray
 
 from training.models.memory import RankMemory
 from training.models.sizes import num_parameters
+from training.planner.stage_memory import StageMemory
 from training.rehearsal.findings import Finding
 from training.rehearsal.grid import GroupKind, shown
 from training.rehearsal.ownership import ELEMENT_BYTES, WEIGHT, Ownership, Slices
 from training.rehearsal.parameters import chunk_layers, distinct
 from training.rehearsal.plan import Plan
+from training.rehearsal.planned_memory import described
 from training.rehearsal.samples import SampledStep
 
 _MOST_NAMED = 4
@@ -22,17 +24,24 @@ _GIB = 2**30
 def check_state(plan: Plan, ownership: Ownership, state: Mapping[str, Slices]) -> list[Finding]:
     """Return elements of weights or moments that nobody owns, several own, or that do not exist."""
     found: list[Finding] = []
-    for kind, slices in state.items():
-        found += _check_cover(plan, ownership, slices.rows(slices.is_owner), f"{kind} in memory")
-        found += _check_copies(plan, ownership, slices, kind)
-        if kind != WEIGHT:
-            found += _check_same_holder(plan, ownership, state[WEIGHT], slices, kind)
+    for kinds, slices in _distinct(state):
+        found += _check_cover(plan, ownership, slices.owned(), f"{kinds} in memory")
+        found += _check_copies(plan, ownership, slices, kinds)
+        found += _check_same_holder(plan, ownership, state[WEIGHT], slices, kinds)
     expected = num_parameters(plan.config.model)
     counted = int(ownership.numels.sum())
     if counted != expected:
         message = f"the programs hold {counted:,} parameters, the model has {expected:,}"
         found.append(Finding(check="state", message=message))
     return found
+
+
+def _distinct(tables: Mapping[str, Slices]) -> list[tuple[str, Slices]]:
+    """Return tables by their kinds; those of weights and moments are one unless something is wrong."""
+    kinds: dict[int, list[str]] = {}
+    for kind, slices in tables.items():
+        kinds.setdefault(id(slices), []).append(kind)
+    return [(" and ".join(of_table), tables[of_table[0]]) for of_table in kinds.values()]
 
 
 def _check_cover(plan: Plan, ownership: Ownership, slices: Slices, what: str) -> list[Finding]:
@@ -171,8 +180,9 @@ def check_checkpoint(
     """Return what a checkpoint's files do not hold exactly once, and files of another size than their contents'."""
     found: list[Finding] = []
     contents = np.zeros(plan.grid.world_size, np.int64)
-    for kind, slices in files.items():
-        found += _check_cover(plan, ownership, slices, f"{kind} in the checkpoint")
+    for kinds, slices in _distinct(files):
+        found += _check_cover(plan, ownership, slices, f"{kinds} in the checkpoint")
+    for slices in files.values():
         contents += ELEMENT_BYTES * slices.numel_of_ranks(plan.grid.world_size)
     for rank in np.flatnonzero(contents != file_bytes)[:_MOST_NAMED].tolist():
         message = (
@@ -183,7 +193,10 @@ def check_checkpoint(
 
 
 def check_memory(
-    plan: Plan, state: Mapping[str, Slices], memory: Sequence[RankMemory], device_bytes: NDArray[np.float64]
+    plan: Plan,
+    state: Mapping[str, Slices],
+    memory: Sequence[RankMemory | StageMemory],
+    device_bytes: NDArray[np.float64],
 ) -> list[Finding]:
     """Return ranks whose plan exceeds the device, or which hold more or less state than an even share."""
     found: list[Finding] = []
@@ -192,7 +205,7 @@ def check_memory(
         over = np.flatnonzero(device_bytes[ranks] < part.total_bytes).astype(np.int32) + np.int32(ranks.start)
         if len(over):
             message = (
-                f"{shown(over)} of pipeline stage {stage}: {part.describe()} are planned, the device has "
+                f"{shown(over)} of pipeline stage {stage}: {described(part)} are planned, the device has "
                 f"{device_bytes[over[0]] / _GIB:.1f} GiB"
             )
             found.append(Finding(check="memory", message=message, ranks=tuple(over[:16].tolist())))

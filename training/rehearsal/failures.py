@@ -109,10 +109,8 @@ def _start(rehearsal: Rehearsal, config: RunConfig) -> Start:
     plan = plan_of(config, rehearsal.plan.training_stage)
     ownership = build_ownership(plan)
     read_bytes, read_files = _reading(rehearsal.ownership, ownership, plan.grid.world_size)
-    if ownership.is_replicated:  # every replica reads all of its pipeline stage
-        read_bytes, read_files = (
-            np.repeat(column[:: plan.grid.world_size], plan.grid.world_size) for column in (read_bytes, read_files)
-        )
+    if ownership.is_replicated:  # without ZeRO, and so without a pipeline: every rank reads what the first one does
+        read_bytes, read_files = (np.full_like(column, column[0]) for column in (read_bytes, read_files))
     return Start(
         num_nodes=config.cluster.num_nodes,
         world_size=plan.grid.world_size,
@@ -143,7 +141,7 @@ def _ranges(slices: Slices) -> NDArray[np.int64]:
 def _reading(old: Ownership, new: Ownership, world_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the bytes that each rank of a new layout reads from an old layout's files, and the files it opens."""
     assert old.names == new.names, "the model is the same"
-    written = old.state.rows(old.state.is_owner).in_order()
+    written = old.state.owned().in_order()
     wanted = new.state
     keys = _ranges(written)
     first = np.searchsorted(keys, _ranges(wanted), side="right") - 1

@@ -68,10 +68,6 @@ class Grid:
         """Ranks that ZeRO shards the state of an expert over."""
         return self.num_shards // self.expert
 
-    def is_planned_only(self) -> bool:
-        """Return whether it has an axis that no engine runs yet."""
-        return self.sequence * self.tensor * self.expert > 1
-
     def groups(self, kind: GroupKind) -> Ranks:
         """Return the groups of a kind in the order in which they are made, one row of ranks each.
 

@@ -42,6 +42,10 @@ class Slices:
         """Return some of the rows."""
         return Slices(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
+    def owned(self) -> "Slices":
+        """Return the rows of owners; the table itself where all are."""
+        return self if self.is_owner.all() else self.rows(self.is_owner)
+
     def in_order(self) -> "Slices":
         """Return the rows by parameter and range."""
         if (np.diff(self.parameter) >= 0).all():
@@ -52,9 +56,10 @@ class Slices:
 
     def numel_of_ranks(self, world_size: int) -> NDArray[np.int64]:
         """Return the elements that each rank has."""
-        held = np.zeros(world_size, np.int64)
-        np.add.at(held, self.rank, self.numel)
-        return held
+        order = np.argsort(self.rank, kind="stable")
+        totals = np.append(0, np.cumsum(self.numel[order]))
+        ends = np.searchsorted(self.rank[order], np.arange(world_size + 1))
+        return np.diff(totals[ends])
 
     def with_row(self, row: int, **values: int | bool) -> "Slices":
         """Return the same with some values of one row replaced."""

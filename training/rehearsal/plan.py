@@ -29,6 +29,11 @@ class Plan:
     grid: Grid
 
     @property
+    def is_planned_only(self) -> bool:
+        """Whether no engine runs it yet: experts, or a sequence or tensor axis."""
+        return self.grid.sequence * self.grid.tensor * self.grid.expert > 1 or self.config.model.experts is not None
+
+    @property
     def layout(self) -> ParallelConfig:
         """The training stage's layout."""
         return self.config.layout_of(self.training_stage)
@@ -49,7 +54,7 @@ class Plan:
 
         What `auto` would decide from is the memory plan of the axes that run.
         """
-        if self.grid.is_planned_only():
+        if self.is_planned_only:
             asked = self.layout.regather
             return Regather.per_microbatch if asked is Regather.auto else asked
         memory_bytes = device_memory_bytes(self.config, self.layout)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from training.rehearsal.buckets import partition_numel, shard_numel
 from training.rehearsal.grid import GroupKind
-from training.rehearsal.operations import Collective, CollectiveKind, Program, all_reduce
+from training.rehearsal.operations import Collective, CollectiveKind, Program, all_reduce, new_groups
 from training.rehearsal.pipeline_program import pipeline_start, pipeline_step
 from training.rehearsal.plan import Plan
 from training.rehearsal.zero_program import without_pipeline
@@ -22,6 +22,8 @@ from training.rehearsal.zero_program import without_pipeline
 class Phase(StrEnum):
     """Parts of a run that are executed one after the other."""
 
+    meeting = "meeting"
+    """Making the groups of the job itself (training/engine/process_group.py, training/composition.py)."""
     start = "start"
     """Making the engine."""
     first_step = "first step"
@@ -49,19 +51,23 @@ def build_programs(plan: Plan) -> dict[Phase, Texts]:
     save = (all_reduce(GroupKind.checkpoint, 1, "int64", "bytes to be written"),) + 3 * (
         all_reduce(GroupKind.checkpoint, 1, "int64", "have all ranks succeeded"),
     )
-    same_for_all = Texts((save,), np.zeros(plan.grid.world_size, np.int32))
+    own_groups = new_groups(plan.grid, [GroupKind.world_cpu, GroupKind.checkpoint])
+    shared = {
+        Phase.meeting: Texts((tuple(own_groups),), np.zeros(plan.grid.world_size, np.int32)),
+        Phase.save: Texts((save,), np.zeros(plan.grid.world_size, np.int32)),
+    }
     if plan.grid.pipeline == 1:
         every = np.zeros(plan.grid.world_size, np.int32)
         phases = (Phase.start, Phase.first_step, Phase.second_step, Phase.step)
         texts = (Texts((_of_many(plan, text),), every) for text in without_pipeline(plan))
-        return {**dict(zip(phases, texts, strict=True)), Phase.save: same_for_all}
+        return {**shared, **dict(zip(phases, texts, strict=True))}
     step = _by_tied_part(plan, lambda stage, tied: pipeline_step(plan, stage, tied))
     return {
+        **shared,
         Phase.start: _by_pipeline_stage(plan, lambda stage: pipeline_start(plan, stage)),
         Phase.first_step: step,
         Phase.second_step: step,
         Phase.step: step,
-        Phase.save: same_for_all,
     }
 
 

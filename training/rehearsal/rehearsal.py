@@ -7,12 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.config.schema import RunConfig
-from training.models.memory import RankMemory, device_memory_bytes, rank_memory
+from training.models.memory import RankMemory, device_memory_bytes
+from training.planner.stage_memory import StageMemory
 from training.rehearsal.checks import check_checkpoint, check_memory, check_samples, check_state
 from training.rehearsal.execution import execute
 from training.rehearsal.findings import Finding
 from training.rehearsal.ownership import ELEMENT_BYTES, STATE_KINDS, Ownership, Slices, build_ownership
 from training.rehearsal.plan import Plan, plan_of
+from training.rehearsal.planned_memory import planned_memory
 from training.rehearsal.program import Phase, Texts, build_programs
 from training.rehearsal.samples import SampledStep, build_samples
 
@@ -33,8 +35,8 @@ class Rehearsal:
     file_bytes: NDArray[np.int64]
     """Tensor bytes of each rank's checkpoint file."""
     samples: tuple[SampledStep, ...]
-    memory: tuple[RankMemory, ...]
-    """The memory plan of each pipeline stage's ranks; none with axes that no engine runs."""
+    memory: tuple[RankMemory | StageMemory, ...]
+    """The memory plan of each pipeline stage's ranks; none of what no engine runs on a cluster of unknown links."""
     device_bytes: NDArray[np.float64]
     """Memory of each rank's device."""
 
@@ -47,13 +49,7 @@ class Rehearsal:
         """
         plan = plan_of(config, training_stage)
         ownership = build_ownership(plan)
-        written = ownership.state.rows(ownership.state.is_owner)
-        memory: tuple[RankMemory, ...] = ()
-        if not plan.grid.is_planned_only():
-            memory = tuple(
-                rank_memory(config, training_stage, pipeline_stage=stage, regather=plan.regather, parts=plan.parts)
-                for stage in range(plan.grid.pipeline)
-            )
+        written = ownership.state.owned()
         world_size = plan.grid.world_size
         return cls(
             plan=plan,
@@ -63,7 +59,7 @@ class Rehearsal:
             files=dict.fromkeys(STATE_KINDS, written),
             file_bytes=len(STATE_KINDS) * ELEMENT_BYTES * written.numel_of_ranks(world_size),
             samples=build_samples(plan),
-            memory=memory,
+            memory=planned_memory(plan),
             device_bytes=np.full(world_size, device_memory_bytes(config, plan.layout)),
         )
 

@@ -11,6 +11,7 @@ from training.rehearsal.failures import Loss, Start
 from training.rehearsal.findings import Finding
 from training.rehearsal.grid import Grid, Ranks, shown
 from training.rehearsal.operations import Collective, CollectiveKind, Program, Send
+from training.rehearsal.planned_memory import described
 from training.rehearsal.planted import Trial
 from training.rehearsal.program import Phase
 from training.rehearsal.rehearsal import Rehearsal
@@ -54,7 +55,7 @@ def describe(rehearsal: Rehearsal, findings: Sequence[Finding]) -> str:
         f"to {_bytes(int(rehearsal.file_bytes.max()))}",
         f"  memory      {_memory_line(rehearsal)}",
     ]
-    if planned or plan.config.model.experts is not None:
+    if plan.is_planned_only:
         what = [*planned, *(["experts"] if plan.config.model.experts else [])]
         lines.append(
             f"  PLANNED: no engine runs {', '.join(what)} yet; what is rehearsed of them is a proposal, compared with "
@@ -116,7 +117,7 @@ def as_plain(rehearsal: Rehearsal, findings: Sequence[Finding]) -> dict[str, Any
             "tensor": grid.tensor,
             "expert": grid.expert,
         },
-        "planned_only": grid.is_planned_only() or plan.config.model.experts is not None,
+        "planned_only": plan.is_planned_only,
         "zero_stage": plan.layout.zero_stage,
         "regather": plan.regather.value,
         "parameters": int(rehearsal.ownership.numels.sum()),
@@ -208,10 +209,10 @@ def ring_bytes(text: Program, grid: Grid) -> int:
 
 def _memory_line(rehearsal: Rehearsal) -> str:
     if not rehearsal.memory:
-        return "not planned here: the axes that no engine runs yet are launch.plan's"
+        return "not planned: launch.plan's way needs the speed of the cluster's devices and links"
     fullest = max(rehearsal.memory, key=lambda part: part.total_bytes)
     device = device_memory_bytes(rehearsal.plan.config, rehearsal.plan.layout)
-    return f"fullest pipeline stage {fullest.describe()}; the device has {device / _GIB:.1f} GiB"
+    return f"fullest pipeline stage {described(fullest)}; the device has {device / _GIB:.1f} GiB"
 
 
 def _lengths(rehearsal: Rehearsal, phase: Phase) -> list[int]:
