@@ -1,0 +1,182 @@
+"""One rank: builds and trains engines of many layouts and compares each call of a process group with the rehearsal.
+
+python -m tests.distributed.rehearsal_worker OUTPUT.json FOLDER
+"""
+
+import json
+import sys
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from tests.distributed.configs import STAGE, micro_batches, small_config
+from tests.distributed.ending import leave
+from tests.distributed.engine_checks import progress_at
+from tests.distributed.recorded_program import Call, ProgramRecorder, predicted
+from training.checkpoint.saver import Saver
+from training.checkpoint.snapshot import Snapshot
+from training.config.deepspeed_config import deepspeed_config
+from training.config.schema import DeepSpeedSection, PipelineSchedule, Precision, Recompute, Regather, RunConfig
+from training.engine.build import build_engine
+from training.engine.process_group import ProcessGroup, start
+from training.rehearsal.program import Phase
+from training.rehearsal.rehearsal import Rehearsal
+
+WORLD_SIZE = 4
+_BF16: dict[str, Any] = {"precision": Precision.bf16}
+_INTERLEAVED: dict[str, Any] = {"schedule": PipelineSchedule.interleaved, "chunks_per_rank": 2}
+_PER_STEP: dict[str, Any] = {"pipeline": 2, "zero_stage": 3, "regather": Regather.per_step}
+_PER_MICROBATCH: dict[str, Any] = {"pipeline": 2, "zero_stage": 3, "regather": Regather.per_microbatch}
+
+
+def _prefetch(*, ahead: int, live: int, reuse: int) -> dict[str, int]:
+    return {
+        "stage3_prefetch_bucket_size": ahead,
+        "stage3_max_live_parameters": live,
+        "stage3_max_reuse_distance": reuse,
+    }
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    # The first one also shows that the first engine of a process makes DeepSpeed's group of all ranks.
+    "zero3": {"zero_stage": 3},
+    "zero3_bf16_tied": {"zero_stage": 3, "tied": True, **_BF16},
+    "zero3_narrow_one_micro_batch": {"zero_stage": 3, "narrow": True, "micro_batch": 4},
+    "zero3_small_prefetch": {
+        "zero_stage": 3,
+        "recompute": Recompute.full,
+        "limits": _prefetch(ahead=60_000, live=230_000, reuse=100_000),
+    },
+    "zero3_tiny_prefetch": {"zero_stage": 3, "micro_batch": 1, "limits": _prefetch(ahead=1, live=130_000, reuse=1)},
+    "zero3_small_bucket": {
+        "zero_stage": 3,
+        "narrow": True,
+        "limits": {"reduce_bucket_size": 15_000, "sub_group_size": 9_000},
+    },
+    "zero2_small_bucket": {"zero_stage": 2, "narrow": True, "limits": {"reduce_bucket_size": 15_000}},
+    "zero1_tiny_bucket": {"zero_stage": 1, "limits": {"reduce_bucket_size": 5_000}},
+    "zero0": {"zero_stage": 0},
+    "zero1": {"zero_stage": 1, "tied": True},
+    "zero1_bf16": {"zero_stage": 1, "narrow": True, **_BF16},
+    "zero2": {"zero_stage": 2, "narrow": True},
+    "zero2_bf16_tied": {"zero_stage": 2, "tied": True, **_BF16},
+    "pipeline_zero1": {"pipeline": 2, "zero_stage": 1},
+    "pipeline_zero1_bf16_tied": {"pipeline": 2, "zero_stage": 1, "tied": True, **_BF16},
+    "pipeline_zero1_interleaved": {"pipeline": 2, "zero_stage": 1, "tied": True, **_INTERLEAVED},
+    "pipeline_zero2_tied": {"pipeline": 2, "zero_stage": 2, "tied": True, "narrow": True},
+    "pipeline_zero2_bf16_interleaved": {"pipeline": 2, "zero_stage": 2, **_BF16, **_INTERLEAVED},
+    "pipeline_zero3_per_step": {**_PER_STEP, "tied": True, "narrow": True},
+    "pipeline_zero3_per_step_bf16_interleaved": {**_PER_STEP, **_BF16, **_INTERLEAVED},
+    "pipeline_zero3_per_microbatch": {**_PER_MICROBATCH, "recompute": Recompute.full, "micro_batch": 1},
+    "pipeline_zero3_per_microbatch_tied_interleaved": {**_PER_MICROBATCH, "tied": True, **_INTERLEAVED},
+    "pipeline_of_4_zero3": {**_PER_STEP, "pipeline": 4},
+    "zero3_one_micro_batch": {"zero_stage": 3, "micro_batch": 4},
+}
+
+
+def config_of(limits: dict[str, int] | None = None, **layout: Any) -> RunConfig:
+    """The run of a layout; `limits` of ZeRO are such that a small model comes up against them."""
+    config = small_config(world_size=WORLD_SIZE, **layout)
+    if limits is None:
+        return config
+    zero = deepspeed_config(config, STAGE)["zero_optimization"] | limits
+    return replace(config, deepspeed=DeepSpeedSection(extra={"zero_optimization": zero}))
+
+
+def differing(real: list[Call], said: list[Call]) -> list[str]:
+    """Return the first two calls that are not what was said."""
+    pairs = enumerate(zip_longest(real, said))
+    return [f"call {number}: {one}, rehearsed: {other}" for number, (one, other) in pairs if one != other][:2]
+
+
+def among_many(calls: list[Call]) -> list[Call]:
+    """Leave out what a rank does with itself alone, as rehearsals do."""
+    return [call for call in calls if len(call.ranks) > 1]
+
+
+def held(snapshot: Snapshot) -> list[tuple[str, str, int, int, bool]]:
+    """Return what an engine really holds: kind, parameter, first element, elements, whether this rank writes it."""
+    return sorted((p.kind, p.parameter, p.start, p.numel, p.is_owner) for p in snapshot.pieces)
+
+
+def rehearsed_state(rehearsal: Rehearsal, rank: int) -> list[tuple[str, str, int, int, bool]]:
+    """Return the same as the rehearsal has it."""
+    rows, names = rehearsal.ownership.state, rehearsal.ownership.names
+    if rehearsal.ownership.is_replicated:
+        mine = rows.rows(rows.rank == 0)
+        owned = [rank == 0] * len(mine)
+    else:
+        mine = rows.rows(rows.rank == rank)
+        owned = mine.is_owner.tolist()
+    ranges = zip(mine.parameter.tolist(), mine.start.tolist(), mine.numel.tolist(), owned, strict=True)
+    named = [(names[parameter], start, numel, is_owner) for parameter, start, numel, is_owner in ranges]
+    return sorted((kind, *row) for kind in rehearsal.state for row in named)
+
+
+def compare(
+    config: RunConfig,
+    processes: ProcessGroup,
+    savers: ProcessGroup,
+    folder: Path,
+    *,
+    joined: list[Call],
+    is_first: bool,
+) -> dict[str, Any]:
+    """Return how many calls each phase had, and those that are not what the rehearsal says."""
+    rehearsal = Rehearsal.of(config, STAGE)
+    said = {
+        phase: predicted(texts.of(processes.rank), rehearsal.plan.grid, processes.rank)
+        for phase, texts in rehearsal.phases.items()
+    }
+    if not is_first and config.parallel.pipeline == 1:
+        everyone = tuple(range(WORLD_SIZE))  # DeepSpeed makes its group of all ranks once in a process
+        said[Phase.start].remove(Call("new_group", everyone, 0, ""))
+    real = {Phase.meeting: joined}
+    with ProgramRecorder() as recorder:
+        engine = build_engine(config, STAGE, processes)
+        real[Phase.start] = recorder.take()
+        for step, phase in enumerate((Phase.first_step, Phase.second_step, Phase.step)):
+            batches = micro_batches(
+                step,
+                replica=engine.layout.replica_of(processes.rank),
+                num_replicas=engine.layout.num_replicas,
+                micro_batch=config.stages[STAGE].micro_batch_sequences,
+            )
+            assert not engine.train_batch(batches, lr=1e-3).skipped
+            real[phase] = recorder.take()
+        saver = Saver(savers, config={}, asynchronous=False)
+        saver.begin(engine.snapshot, directory=folder, progress=progress_at(3), layout=engine.layout.describe())
+        outcome = saver.finish()
+        real[Phase.save] = recorder.take()
+    state = [held(engine.snapshot), rehearsed_state(rehearsal, processes.rank)]
+    written = engine.snapshot.owned_bytes, int(rehearsal.file_bytes[processes.rank])
+    engine.close()
+    assert outcome.checkpoint is not None, outcome.failure
+    return {
+        "num_calls": {phase: len(calls) for phase, calls in real.items()},
+        "differing": {
+            phase: found for phase, calls in real.items() if (found := differing(among_many(calls), said[phase]))
+        },
+        "state": len(state[0]) if state[0] == state[1] else state,
+        "file_bytes": written,
+        "mistakes": [finding.message for finding in rehearsal.check() if finding.check != "memory"],
+    }
+
+
+def main(output: Path, folder: Path) -> None:
+    with ProgramRecorder() as recorder:
+        processes = start(60)
+        savers = processes.with_own_group(60)
+        joined = recorder.take()
+    seen = {}
+    for number, (name, layout) in enumerate(LAYOUTS.items()):
+        mine = compare(config_of(**layout), processes, savers, folder / name, joined=joined, is_first=number == 0)
+        seen[name] = [json.loads(text) for text in processes.gather_text(json.dumps(mine))]
+    if processes.rank == 0:
+        output.write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    leave()

@@ -1,0 +1,1 @@
+"""The rehearsal of every rank's program."""

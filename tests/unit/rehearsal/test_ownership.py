@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.rehearsal.layouts import any_layout, rehearsal
+from training.models.sizes import num_parameters
+from training.rehearsal.buckets import partition_numel, partitioned_buckets, sharded_buckets, whole_bucket
+from training.rehearsal.parameters import Parameter, optimizer_groups
+
+
+@settings(max_examples=40)
+@given(any_layout())
+def test_every_element_has_one_owner_and_no_rank_has_much_more_than_its_share(layout: dict) -> None:
+    sound = rehearsal(**layout)
+    ownership, grid = sound.ownership, sound.plan.grid
+    owned = ownership.state.rows(ownership.state.is_owner)
+    marks = [np.zeros(numel, np.int64) for numel in ownership.numels]
+    for parameter, start, numel in zip(owned.parameter, owned.start, owned.numel, strict=True):
+        marks[parameter][start : start + numel] += 1
+    assert all((mark == 1).all() for mark in marks)
+    assert ownership.numels.sum() == num_parameters(sound.plan.config.model)
+    assert sound.file_bytes.sum() == 12 * num_parameters(sound.plan.config.model)
+    if layout["zero_stage"] > 0:
+        held = ownership.state.numel_of_ranks(grid.world_size)
+        largest = max(sum(p.numel for x in engine.layers for p in x.parameters) for engine in sound.plan.engines)
+        rounding = len(ownership.names) * len(sound.plan.parts)
+        assert held.max() <= largest * sound.plan.layout.chunks_per_rank / grid.num_shards + rounding
+
+
+_PARAMETERS = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 9)), min_size=1, max_size=12).map(
+    lambda shapes: [Parameter(f"p{number}", shape) for number, shape in enumerate(shapes)]
+)
+
+
+@given(_PARAMETERS, st.integers(1, 200), st.integers(1, 7))
+def test_buckets_hold_every_gradient_once_and_none_is_fuller_than_it_may_be(
+    parameters: list[Parameter], bucket_elements: int, num_shards: int
+) -> None:
+    buckets = list(whole_bucket(parameters, bucket_elements=bucket_elements))
+    assert [p for bucket in buckets for p in bucket] == parameters
+    assert all(len(bucket) == 1 or sum(p.numel for p in bucket) <= bucket_elements for bucket in buckets)
+    groups = optimizer_groups(parameters)
+    total = sum(p.numel for p in parameters)
+    pieces = partitioned_buckets(parameters, groups, bucket_elements=bucket_elements, num_shards=num_shards)
+    assert sum(piece.numel for piece in pieces) == total
+    padded = sharded_buckets(parameters, bucket_elements=bucket_elements, num_shards=num_shards)
+    assert total <= sum(piece.numel for piece in padded) < total + num_shards * len(parameters)
+
+
+@pytest.mark.parametrize(("numel", "num_shards", "part"), [(936, 4, 234), (937, 4, 236), (1, 8, 2), (416, 4, 104)])
+def test_parts_of_a_flat_group_have_an_even_number_of_elements(numel: int, num_shards: int, part: int) -> None:
+    assert partition_numel(numel, num_shards) == part

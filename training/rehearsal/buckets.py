@@ -1,0 +1,150 @@
+"""Gradients -> the reductions that DeepSpeed starts for them, in order. No torch.
+
+Sources: DeepSpeed 0.19.8, runtime/zero/stage_1_and_2.py (`reduce_independent_p_g_buckets_and_remove_grads`,
+`average_tensor`, `allreduce_and_scatter`), runtime/zero/stage3.py (`reduce_independent_p_g_buckets_and_remove_grads`,
+`__avg_scatter_grads`), runtime/engine.py (`allreduce_no_retain`) and runtime/bf16_optimizer.py.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from training.rehearsal.parameters import Layer, Parameter, optimizer_groups
+
+ENGINE_BUCKET_ELEMENTS = 500_000_000
+"""DeepSpeed 0.19.8, runtime/engine.py, MEMORY_OPT_ALLREDUCE_SIZE: reductions outside of ZeRO's own optimizers."""
+_ALIGNMENT = 2
+"""`nccl_start_alignment_factor`: each rank's part of a flat group has a multiple of so many elements."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One reduction."""
+
+    numel: int
+    """Elements that each rank gives, padding among them."""
+    about: str
+    """Parameters in it."""
+
+
+def partition_numel(numel: int, num_shards: int) -> int:
+    """Return the elements of one rank's part of a flat group under ZeRO-1 and 2, padding among them."""
+    return -(-numel // (_ALIGNMENT * num_shards)) * _ALIGNMENT
+
+
+def shard_numel(numel: int, num_shards: int) -> int:
+    """Return the elements of one rank's part of a parameter under ZeRO-3, padding among them."""
+    return -(-numel // num_shards)
+
+
+def in_arrival_order(layers: Sequence[Layer]) -> list[Parameter]:
+    """Return parameters in the order in which autograd completes their gradients.
+
+    It goes backwards through the operations of a block (training/models/layers.py): the last one first. A weight that
+    two layers of a chunk share is complete after the earlier of them.
+    """
+    last: dict[str, Parameter] = {}
+    for layer in reversed(layers):
+        for parameter in reversed(layer.parameters):
+            last.pop(parameter.name, None)
+            last[parameter.name] = parameter
+    return list(last.values())
+
+
+def in_release_order(layer: Layer) -> list[Parameter]:
+    """Return a layer's parameters in the order in which ZeRO-3 takes their gradients: those of a block all at once.
+
+    Hooks of a leaf module run through its parameters as AdamW's groups order them: matrices first.
+    """
+    return [parameter for group in optimizer_groups(layer.parameters) for parameter in group]
+
+
+def whole_bucket(parameters: Iterable[Parameter], *, bucket_elements: int) -> Iterator[list[Parameter]]:
+    """Yield what ZeRO collects before it reduces: as many parameters as fit, or one that is larger by itself."""
+    bucket: list[Parameter] = []
+    elements = 0
+    for parameter in parameters:
+        if bucket and elements + parameter.numel > bucket_elements:
+            yield bucket
+            bucket, elements = [], 0
+        bucket.append(parameter)
+        elements += parameter.numel
+    if bucket:
+        yield bucket
+
+
+def partitioned_buckets(
+    order: Sequence[Parameter], groups: Sequence[Sequence[Parameter]], *, bucket_elements: int, num_shards: int
+) -> list[Bucket]:
+    """Return the all-reduces of ZeRO-1 and 2 for gradients that complete in an order.
+
+    A parameter that is larger than the bucket is reduced in pieces that end where a rank's part of its flat group
+    does, each just larger than the bucket.
+    """
+    starts = {}
+    for group in groups:
+        part = partition_numel(sum(parameter.numel for parameter in group), num_shards)
+        offset = 0
+        for parameter in group:
+            starts[parameter.name] = offset, part
+            offset += parameter.numel
+    buckets = []
+    for bucket in whole_bucket(order, bucket_elements=bucket_elements):
+        about = names(bucket)
+        numel = sum(parameter.numel for parameter in bucket)
+        if numel <= bucket_elements:
+            buckets.append(Bucket(numel, about))
+        else:
+            offset, part = starts[bucket[0].name]
+            buckets += [Bucket(piece, about) for piece in _pieces(offset, numel, part, bucket_elements)]
+    return buckets
+
+
+def sharded_buckets(order: Iterable[Parameter], *, bucket_elements: int, num_shards: int) -> list[Bucket]:
+    """Return the reduce-scatters of ZeRO-3: every parameter in it is padded to a multiple of the shards."""
+    return [
+        Bucket(sum(num_shards * shard_numel(parameter.numel, num_shards) for parameter in bucket), names(bucket))
+        for bucket in whole_bucket(order, bucket_elements=bucket_elements)
+    ]
+
+
+def engine_buckets(tensors: Iterable[tuple[int, str]]) -> list[Bucket]:
+    """Return the all-reduces of gradients that DeepSpeed's engine does itself: a bucket ends once it is too large.
+
+    Args:
+        tensors: elements and name of each.
+    """
+    buckets, elements, about = [], 0, list[str]()
+    for numel, name in tensors:
+        elements += numel
+        about.append(name)
+        if elements > ENGINE_BUCKET_ELEMENTS:
+            buckets.append(Bucket(elements, _listed(about)))
+            elements, about = 0, []
+    if elements:
+        buckets.append(Bucket(elements, _listed(about)))
+    return buckets
+
+
+def names(parameters: Sequence[Parameter]) -> str:
+    """Return parameters as text, the first and the last by name."""
+    return _listed([parameter.name for parameter in parameters])
+
+
+def _pieces(offset: int, numel: int, part: int, bucket_elements: int) -> Iterator[int]:
+    """Yield the pieces of one large gradient, which begins at `offset` of a flat group cut into equal parts."""
+    piece, done = 0, 0
+    while done < numel:
+        slice_ = min(numel - done, part - (offset + done) % part)
+        piece += slice_
+        done += slice_
+        if piece > bucket_elements:
+            yield piece
+            piece = 0
+    if piece:
+        yield piece
+
+
+def _listed(about: Sequence[str]) -> str:
+    if len(about) <= 2:
+        return ", ".join(about)
+    return f"{about[0]} … {about[-1]}, {len(about)} in all"

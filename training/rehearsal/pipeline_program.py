@@ -1,0 +1,91 @@
+"""What ranks of a pipeline run: our PipelineZeroEngine (training/engine/pipeline_zero.py). No torch."""
+
+from training.config.schema import Regather
+from training.parallel import program as schedule_program
+from training.parallel.schedule import Kind
+from training.rehearsal.grid import Grid, GroupKind
+from training.rehearsal.operations import (
+    Collective,
+    CollectiveKind,
+    Compute,
+    Operation,
+    Program,
+    Receive,
+    Send,
+    all_reduce,
+    new_groups,
+    world_sum,
+)
+from training.rehearsal.plan import Plan
+
+
+def pipeline_start(plan: Plan, pipeline_stage: int) -> Program:
+    """Return how the ranks of a pipeline stage make their engine."""
+    told = len(plan.regather.value)
+    kinds = [GroupKind.pipeline, GroupKind.shards]
+    chunks = [plan.engines[chunk] for chunk in plan.chunks_of(pipeline_stage)]
+    tied = [GroupKind.tied] if plan.config.model.tied_embeddings else []
+    return (
+        *(
+            Collective(CollectiveKind.broadcast, GroupKind.world_cpu, numel, dtype, root=0, about="regather")
+            for numel, dtype in ((1, "int64"), (told, "uint8"))
+        ),
+        *new_groups(plan.grid, [*kinds, *_planned_groups(plan.grid)]),
+        *(operation for engine in chunks for operation in engine.start()),
+        *new_groups(plan.grid, tied),
+    )
+
+
+def _planned_groups(grid: Grid) -> list[GroupKind]:
+    sizes = {GroupKind.sequence: grid.sequence, GroupKind.tensor: grid.tensor, GroupKind.expert: grid.expert}
+    kinds = [kind for kind, size in sizes.items() if size > 1]
+    return [*kinds, GroupKind.expert_shards] if grid.expert > 1 else kinds
+
+
+def pipeline_step(plan: Plan, pipeline_stage: int, tied_numel: int | None) -> Program:
+    """Return one step of ranks of a pipeline stage.
+
+    Args:
+        plan: the training stage.
+        pipeline_stage: place in the pipeline.
+        tied_numel: elements that they hold of a tied weight; None if there is nothing to add up.
+    """
+    engines = {chunk: plan.engines[chunk] for chunk in plan.chunks_of(pipeline_stage)}
+    sharded = plan.layout.zero_stage == 3
+    held = sharded and plan.regather is Regather.per_step
+    gathers = sharded and not held
+    stage, first = plan.config.stages[plan.training_stage], next(iter(engines.values()))
+    hidden = (
+        stage.micro_batch_sequences * stage.sequence_length // plan.grid.sequence * plan.config.model.hidden_size,
+        first.weights_dtype,
+    )
+    last = plan.accumulation - 1
+    forwards = {chunk: engine.forward(gathers=gathers) for chunk, engine in engines.items()}
+    backwards = {
+        (chunk, is_last): engine.backward(gathers=gathers, is_last=is_last)
+        for chunk, engine in engines.items()
+        for is_last in (False, True)
+    }
+    operations: list[Operation] = [world_sum(1, "valid tokens")]
+    if held:
+        for engine in engines.values():
+            operations += [operation for layer in engine.layers for operation in engine.gather_layer(layer)]
+    for step in schedule_program.programs(plan.schedule)[pipeline_stage]:
+        match step:
+            case schedule_program.Compute(action):
+                operations.append(Compute(action))
+                if action.kind is Kind.forward:
+                    operations += forwards[action.chunk]
+                else:
+                    operations += backwards[action.chunk, action.micro_batch == last]
+            case schedule_program.Send():
+                operations.append(Send(step.produced_by, step.peer_stage, *hidden))
+            case schedule_program.Receive():
+                operations.append(Receive(step.produced_by, step.peer_stage, *hidden))
+    if tied_numel is not None:
+        about = f"gradients {plan.layers[0].parameters[0].name} of both its copies"
+        operations.append(all_reduce(GroupKind.tied, tied_numel, "float32", about))
+    operations.append(world_sum(3, "squared norm, loss, idle share"))
+    for engine in engines.values():
+        operations += engine.update()
+    return tuple(operations)

@@ -1,0 +1,191 @@
+"""A training stage as the rehearsal sees it: its grid of ranks, and what each of them holds and schedules. No torch."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from training.config.deepspeed_config import deepspeed_config
+from training.config.schema import ParallelConfig, PipelineEngineKind, Regather, RunConfig
+from training.errors import ConfigError
+from training.models.cut import cut
+from training.models.memory import choose_regather, device_memory_bytes
+from training.parallel.schedule import Schedule, make_schedule
+from training.rehearsal.axis_program import AxisProgram
+from training.rehearsal.engine_program import EngineProgram
+from training.rehearsal.gathers import GatherLimits
+from training.rehearsal.grid import Grid
+from training.rehearsal.parameters import Layer, Sharing, chunk_layers, decoder_layers
+
+SUB_GROUP_ELEMENTS = 1_000_000_000
+"""DeepSpeed's own `sub_group_size` (0.19.8, runtime/zero/config.py)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A training stage as the rehearsal sees it."""
+
+    config: RunConfig
+    training_stage: str
+    grid: Grid
+
+    @property
+    def is_planned_only(self) -> bool:
+        """Whether no engine runs it yet: experts, or a sequence or tensor axis."""
+        return self.grid.sequence * self.grid.tensor * self.grid.expert > 1 or self.config.model.experts is not None
+
+    @property
+    def layout(self) -> ParallelConfig:
+        """The training stage's layout."""
+        return self.config.layout_of(self.training_stage)
+
+    @cached_property
+    def parts(self) -> list[range]:
+        """Layers of every chunk, in order; chunk c lives on pipeline stage c % pipeline."""
+        return cut(self.config, self.training_stage)
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """Layers of the whole model."""
+        return decoder_layers(self.config.model)
+
+    @cached_property
+    def regather(self) -> Regather:
+        """When a pipeline under ZeRO-3 gathers its weights; with planned axes as the config says, else per micro-batch.
+
+        What `auto` would decide from is the memory plan of the axes that run.
+        """
+        if self.is_planned_only:
+            asked = self.layout.regather
+            return Regather.per_microbatch if asked is Regather.auto else asked
+        memory_bytes = device_memory_bytes(self.config, self.layout)
+        return choose_regather(self.config, self.training_stage, parts=self.parts, memory_bytes=memory_bytes)[0]
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of one step."""
+        return self.config.stages[self.training_stage].global_batch_sequences
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples that one replica runs at once."""
+        return self.config.stages[self.training_stage].micro_batch_sequences
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of one replica and step."""
+        return self.global_batch // (self.micro_batch * self.grid.data)
+
+    @cached_property
+    def zero_settings(self) -> dict[str, Any]:
+        """What the DeepSpeed dictionary says of ZeRO."""
+        return deepspeed_config(self.config, self.training_stage)["zero_optimization"]
+
+    @property
+    def gather_limits(self) -> GatherLimits:
+        """What ZeRO-3 without a pipeline gathers ahead and holds."""
+        keys = {
+            "prefetch": "stage3_prefetch_bucket_size",
+            "live": "stage3_max_live_parameters",
+            "reuse": "stage3_max_reuse_distance",
+            "persistent": "stage3_param_persistence_threshold",
+        }
+        told = self.zero_settings
+        return GatherLimits(**{name: told[key] for name, key in keys.items() if key in told})
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The pipeline's table of actions; without a pipeline, forwards and backwards in turn."""
+        return make_schedule(
+            self.layout.schedule,
+            num_pipeline_stages=self.grid.pipeline,
+            chunks_per_rank=self.layout.chunks_per_rank,
+            num_micro_batches=self.accumulation,
+        )
+
+    def pipeline_stage_ranks(self, pipeline_stage: int) -> range:
+        """Return the ranks of a pipeline stage."""
+        width = self.grid.world_size // self.grid.pipeline
+        return range(pipeline_stage * width, (pipeline_stage + 1) * width)
+
+    def chunks_of(self, pipeline_stage: int) -> range:
+        """Return the numbers of a pipeline stage's chunks."""
+        return range(pipeline_stage, len(self.parts), self.grid.pipeline)
+
+    @cached_property
+    def engines(self) -> list[EngineProgram]:
+        """The engine of every chunk. Experts are those of one expert rank; tensor ranks hold their parts."""
+        return [self._engine(part) for part in self.parts]
+
+    def held_layers(self, part: range, *, expert_place: int = 0) -> list[Layer]:
+        """Return the layers of a part of the model as one rank holds them: its experts, its parts of matrices."""
+        experts, grid = self.config.model.experts, self.grid
+        each = experts.num_experts // grid.expert if experts else 0
+        mine = range(expert_place * each, (expert_place + 1) * each)
+
+        def held(layer: Layer) -> Layer:
+            parameters = [p for p in layer.parameters if p.expert is None or p.expert in mine]
+            return replace(layer, parameters=tuple(p.tensor_part(grid.tensor) for p in parameters))
+
+        return [held(layer) for layer in chunk_layers(self.layers, part)]
+
+    @property
+    def shards(self) -> dict[Sharing, int]:
+        """Ranks that ZeRO shards over, for each kind of parameter."""
+        return {Sharing.dense: self.grid.num_shards, Sharing.expert: self.grid.num_expert_shards}
+
+    def _engine(self, part: range) -> EngineProgram:
+        layers = self.held_layers(part)
+        bucket: int = self.zero_settings["reduce_bucket_size"]
+        if self.grid.pipeline > 1:
+            bucket = min(bucket, max(sum(p.numel for p in layer.parameters) for layer in layers))
+        stage, model, precision = self.config.stages[self.training_stage], self.config.model, self.config.precision
+        return EngineProgram(
+            layers=layers,
+            zero_stage=self.layout.zero_stage,
+            precision=precision,
+            num_shards=self.shards,
+            bucket_elements=bucket,
+            sub_group_elements=self.zero_settings.get("sub_group_size", SUB_GROUP_ELEMENTS),
+            in_pipeline=self.grid.pipeline > 1,
+            axes=AxisProgram(
+                grid=self.grid,
+                model=model,
+                num_tokens=stage.micro_batch_sequences * stage.sequence_length // self.grid.sequence,
+                dtype="bfloat16" if precision.value == "bf16" else "float32",
+                recompute=self.layout.recompute,
+            ),
+        )
+
+
+def plan_of(config: RunConfig, training_stage: str) -> Plan:
+    """Return a training stage's layout as a grid of ranks.
+
+    Raises:
+        ConfigError: it runs on DeepSpeed's own PipelineEngine.
+    """
+    layout = config.layout_of(training_stage)
+    if layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.deepspeed:
+        raise ConfigError(
+            "parallel.pipeline_engine",
+            layout.pipeline_engine,
+            "the program of DeepSpeed's PipelineEngine is its own; what is rehearsed are our engines",
+            "parallel.pipeline_engine=autarky",
+        )
+    if layout.zero_secondary_ranks is not None:
+        raise ConfigError(
+            "parallel.zero_secondary_ranks",
+            layout.zero_secondary_ranks,
+            "no engine runs a second copy of the weights, and its gathers are not rehearsed",
+            "parallel.zero_secondary_ranks=null",
+        )
+    return Plan(
+        config=config,
+        training_stage=training_stage,
+        grid=Grid(
+            pipeline=layout.pipeline,
+            data=config.num_replicas(training_stage),
+            sequence=layout.sequence,
+            tensor=layout.tensor,
+            expert=layout.expert,
+        ),
+    )
