@@ -70,11 +70,11 @@ def _by_cost(model: ModelShape, count: int, cut: str) -> list[int]:
         parts = balance([0.0, *[float(block)] * model.num_blocks, 0.0, float(head)], count)
         return [sum(1 <= layer <= model.num_blocks for layer in part) for part in parts]
     # nanotron, src/nanotron/models/base.py: a block goes to the current rank, and the rank changes once the cost up to
-    # here exceeds its share.
+    # here reaches its share (the sweep's memory figures show that reaching is enough).
     total, sizes, rank = model.num_blocks * block + head, [0] * count, 0
     for cost in accumulate([block] * model.num_blocks):
         sizes[rank] += 1
-        if cost > total * (rank + 1) / count and rank < count - 1:
+        if cost >= total * (rank + 1) / count and rank < count - 1:
             rank += 1
     return sizes
 

@@ -34,7 +34,8 @@ def report(path: Path = RUNS, constants: Constants = CONSTANTS) -> list[tuple[st
     runs, skipped = runs_of(path)
     sections: list[tuple[str, Table]] = []
     timed = {
-        use: [(run, relative_error(run, constants)) for run in runs if run.use is use] for use in (Use.calibration, Use.left_out, Use.fault)
+        use: [(run, relative_error(run, constants)) for run in runs if run.use is use]
+        for use in (Use.calibration, Use.left_out, Use.fault)
     }
     for use in (Use.calibration, Use.left_out):
         if timed[use]:
@@ -76,7 +77,13 @@ def _spread(errors: Iterable[float]) -> tuple[str, ...]:
 def _worst(pairs: Sequence[tuple[Run, float]]) -> Table:
     pairs = sorted(pairs, key=lambda pair: -abs(pair[1]))[:_WORST]
     lines = [
-        (run.name, str(run.use), f"{run.step_seconds:.3f}", f"{run.step_seconds * (1 + error):.3f}", f"{100 * error:+.0f} %")
+        (
+            run.name,
+            str(run.use),
+            f"{run.step_seconds:.3f}",
+            f"{run.step_seconds * (1 + error):.3f}",
+            f"{100 * error:+.0f} %",
+        )
         for run, error in pairs
         if run.step_seconds
     ]
@@ -126,7 +133,9 @@ def as_text(sections: Sequence[tuple[str, Table]], *, markdown: bool) -> str:
             blocks.append(f"## {heading}\n\n{body}")
         else:
             widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-            body = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
+            body = "\n".join(
+                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table
+            )
             blocks.append(f"{heading}\n{body}")
     return "\n\n".join(blocks) + "\n"
 
