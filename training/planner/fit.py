@@ -2,9 +2,9 @@
 
     python -m training.planner.fit
 
-Least squares on the logarithm of predicted over published step time, with a loss that forgives outliers, weakly drawn to
-where the constants stand now. Each constant has bounds outside of which it would not mean what its docstring says. The
-constants in the code are this command's output, rounded. Needs scipy.
+Least squares on the logarithm of predicted over published step time, with a loss that forgives outliers, weakly drawn
+to where the constants stand now. Each constant has bounds outside of which it would not mean what its docstring says.
+The constants in the code are this command's output, rounded. Needs scipy.
 """
 
 import math

@@ -1,7 +1,7 @@
 """What one rank computes of one micro-batch: matrix products, attention and bytes moved. No torch.
 
-Operators are listed for forward. Backward follows: a matrix product is two of the same FLOPs (gradients of its input and
-of its weight), attention and memory-bound work say their own.
+Operators are listed for forward. Backward follows: a matrix product is two of the same FLOPs (gradients of its input
+and of its weight), attention and memory-bound work say their own.
 """
 
 from dataclasses import dataclass

@@ -89,7 +89,7 @@ def runs_of(path: Path = RUNS) -> tuple[list[Run], list[str]]:
 
 
 def sweep_runs() -> list[Run]:
-    """Return the nanotron sweep's runs that ended well, by the same rules; those that `runs.csv` has too are not there."""
+    """Return the nanotron sweep's runs that ended well, by the same rules, without those that `runs.csv` has too."""
     known = {_layout(run.job) for run in runs_of()[0] if run.job.software.startswith("nanotron")}
     runs = []
     for row in sweep_rows():

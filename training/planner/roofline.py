@@ -13,9 +13,9 @@ _BYTES = {NumberFormat.fp8: 1, NumberFormat.bf16: 2, NumberFormat.fp32: 4}
 def gemm_seconds(gemm: Gemm, device: Device, efficiency: Efficiency) -> float:
     """Return the time of matrix products, all `count` of them one after the other or as one grouped kernel.
 
-    The roof is the best measured product, or the peak of a device that nothing is known of; a shape falls short of it by
-    its last wave of tiles (m, n) and by filling and draining the pipeline along the inner size (k). A product that reads
-    and writes more than it multiplies is bound by memory.
+    The roof is the best measured product, or the peak of a device that nothing is known of; a shape falls short of it
+    by its last wave of tiles (m, n) and by filling and draining the pipeline along the inner size (k). A product that
+    reads and writes more than it multiplies is bound by memory.
     """
     flops = gemm.flops
     if not flops:
@@ -52,8 +52,8 @@ def attention_seconds(
     """Return the times of forward and backward.
 
     A fused kernel skips the masked half, and computes the scores again in backward: 2.5 times forward's FLOPs
-    (FlashAttention-2, arXiv:2307.08691, section 4.1). One that is not fused computes all scores, as matrix products, and
-    moves them through memory.
+    (FlashAttention-2, arXiv:2307.08691, section 4.1). One that is not fused computes all scores, as matrix products,
+    and moves them through memory.
     """
     if kernel.is_fused:
         roof = _attention_roof(attention, kernel, device, efficiency)

@@ -14,8 +14,8 @@ class AttentionKernel:
     is_fused: bool
     """Whether scores stay on the chip and the masked half is skipped."""
     share_of_peak: float
-    """Fused: FLOP/s of forward with long sequences and heads of 128, over the bf16 peak, on Hopper and later. Not fused:
-    of its matrix products, over the best product's."""
+    """Fused: FLOP/s of forward with long sequences over the bf16 peak, on Hopper and later. Not fused: of its matrix
+    products, over the best product's."""
     ampere_share_of_peak: float = 0.5
     """The same on A100, fused."""
     backward_share: float = 0.75
@@ -48,15 +48,15 @@ class Software:
     context_overlap: float = 0.0
     """Share of attention's time behind which the exchange of context parallelism may hide."""
     balances_context: bool = True
-    """Whether each context-parallel rank has a piece of the sequence's start and one of its end, so that the causal half
-    is shared alike; else the rank with the end computes nearly twice the mean."""
+    """Whether each context-parallel rank has a piece of the sequence's start and one of its end, so that the causal
+    half is shared alike; else the rank with the end computes nearly twice the mean."""
     expert_overlap: float = 0.0
     """Share of expert exchange hidden behind computation."""
     data_overlap: float = 0.9
     """Share of a pass behind which communication of replicas may hide."""
     message_bytes: float = 400e6
-    """Of what replicas exchange at the end of a step, what goes in one message under ZeRO: smaller ones follow each other
-    so closely that they hide each other's latency."""
+    """Of what replicas exchange at the end of a step, what goes in one message under ZeRO: smaller ones follow each
+    other so closely that they hide each other's latency."""
     whole_message_bytes: float = 100e6
     """The same without ZeRO: buckets of whole gradients, as backward fills them."""
     gathers_beside_forward: bool = True
@@ -102,7 +102,7 @@ class Software:
     context_bytes: float = 4e9
     """CUDA context, communicators' buffers and libraries' work spaces, beyond the allocator's."""
     cut: str = "blocks"
-    """How pipeline stages are cut: `blocks` alike in number; `cost` by the greedy rule of nanotron; `balance` by ours."""
+    """How pipeline stages are cut: `blocks` alike in number; `cost` by nanotron's greedy rule; `balance` by ours."""
 
 
 KERNELS: dict[str, AttentionKernel] = {

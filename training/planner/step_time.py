@@ -75,7 +75,7 @@ def _chunk_passes(job: Job, parts: BlockTime, chunks: tuple[Chunk, ...]) -> list
 
 
 def chunk_parameters(job: Job, chunks: tuple[Chunk, ...]) -> tuple[float, float]:
-    """Return parameters on one rank of one pipeline stage's chunks: those that all replicas have, and of its experts."""
+    """Return parameters on one rank of a pipeline stage's chunks: those that all replicas have, and of its experts."""
     dense = expert = 0.0
     for chunk in chunks:
         if chunk.dense_blocks:

@@ -108,10 +108,10 @@ def _sweep(constants: Constants) -> list[tuple[str, Table]]:
     reserved = sweep_reserved(constants)
     sections.append(("Memory reserved in the sweep's runs", [_HEADER, ("sweep", *_spread(reserved))]))
     counts = sweep_verdicts(constants)
-    right = counts[False, False] + counts[True, True]
+    right, total = counts[False, False] + counts[True, True], sum(counts.values())
     sections.append(
         (
-            f"Out of memory in the sweep: {100 * right / sum(counts.values()):.1f} % of {sum(counts.values())} runs right",
+            f"Out of memory in the sweep: {100 * right / total:.1f} % of {total} runs right",
             [
                 ("", "planned to fit", "planned not to fit"),
                 ("ran", str(counts[False, False]), str(counts[False, True])),
