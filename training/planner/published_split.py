@@ -72,7 +72,7 @@ def runs_of(path: Path = RUNS) -> tuple[list[Run], list[str]]:
     """
     runs, skipped = [], []
     for row in read_rows(path):
-        if str(row.get("complete") or "true").lower() != "true":
+        if str(row.get("complete", "")).lower() not in ("", "true", "none"):
             skipped.append(f"{row.get('id')}: the row itself says that it is not complete")
             continue
         try:

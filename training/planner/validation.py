@@ -22,22 +22,22 @@ _HEADER = ("source", "rows", "mean", "median", "9 of 10 within", "worst")
 
 _PAGE = """# Planned against published
 
-Written by `python -m training.planner.validation --markdown`; other published runs are checked with `--runs FILE` (JSON or
-CSV, the fields of `training/planner/published/runs.csv`). The constants are those that `python -m training.planner.fit`
-printed, rounded. Which rows calibrated, which were left out (whole sources, and the largest of the sources used) and which
-cannot be used was chosen before the first fit: `training/planner/published/README.md`. The form of the model was found on
-all rows.
+Written by `python -m training.planner.validation --markdown`; other published runs are checked with `--runs FILE` (JSON
+or CSV, the fields of `training/planner/published/runs.csv`). The constants are those that
+`python -m training.planner.fit` printed, rounded. Which rows calibrated, which were left out (whole sources, and the
+largest of the sources used) and which cannot be used was chosen before the first fit:
+`training/planner/published/README.md`. The form of the model was found with all rows in sight.
 
 What the errors consist of:
 
-- The sweep's runs with every collective slow to issue, of 512 GPUs or with tensor parallelism across nodes, are off by 10 to
-  30 %: how their collectives behaved is known from its own network measurements only in outline.
-- BLOOM's rows are single early iterations; two of them, of the same layout, differ by 9 % and are excluded as contradictory.
+- The sweep's runs of 512 GPUs, or with tensor parallelism across nodes, are off by 10 to 60 %: how slowly their
+  collectives were issued is known only in outline, from the sweep's own measurements of its network.
+- BLOOM's rows are single early iterations. Two more of one layout differ by 9 % and are set aside as contradictory.
 - Experts are calibrated on three rows of one model.
-- Two llm-foundry groups are slower than their neighbours for a reason that is not published (13B on 8 A100 of 40 GB, 30B at
-  8,192 tokens on 8 A100 of 80 GB).
-- Sliding windows, latent attention and a recipe's partial recompute are not in the model of a job.
-- Memory of torchtitan's H200 rows is half too high: that release compiles the loss, and the profile is of the one before.
+- Two groups of llm-foundry's rows are slower than their neighbours for a reason that is not published: 13B on 8 A100 of
+  40 GB, and 30B at 8,192 tokens on 8 A100 of 80 GB.
+- Sliding windows, latent attention and a recipe's recompute of a few blocks are not in the planner's job.
+- Memory of torchtitan's H200 rows is half too high: the profile is of the release before, which kept whole logits.
 """
 
 Table = list[tuple[str, ...]]

@@ -48,7 +48,9 @@ def test_closed_forms_of_bandwidth_and_latency() -> None:
     )
     assert COLLECTIVES.all_gather(gigabyte, ONE_PER_NODE) == pytest.approx(gigabyte * 7 / 8 / card + 7 * 8e-6)
     tree = 2 * (3 * 8e-6 + 7 * 3e-6)
-    assert COLLECTIVES.all_reduce(gigabyte, ACROSS) == pytest.approx(2 * gigabyte * 63 / 64 / min(node, 8 * card) + tree)
+    assert COLLECTIVES.all_reduce(gigabyte, ACROSS) == pytest.approx(
+        2 * gigabyte * 63 / 64 / min(node, 8 * card) + tree
+    )
     assert COLLECTIVES.send(gigabyte, stride=4) == pytest.approx(gigabyte / node + 3e-6)
     assert COLLECTIVES.send(gigabyte, stride=8) == pytest.approx(gigabyte / card + 8e-6)
 
