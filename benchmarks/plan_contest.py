@@ -1,4 +1,4 @@
-"""Plans of small layouts beside what four processes on this machine really do: step time, bytes sent, tensors' memory."""
+"""Plans of small layouts beside what four processes on this machine do: step time, bytes sent, memory of tensors."""
 
 import json
 import os
@@ -102,7 +102,7 @@ def compete_in_plans(
                 planned_step_seconds=step_time(jobs[name], constants).seconds,
                 sent_bytes=max(rank["sent_bytes"] for rank in measured[name]),
                 planned_sent_bytes=traffic(jobs[name]).total_bytes,
-                tensor_bytes=max(rank["tensor_bytes"] for rank in measured[name]),
+                tensor_bytes=int(max(rank["tensor_bytes"] for rank in measured[name])),
                 planned_tensor_bytes=max(stage.tensors_bytes for stage in memory(jobs[name])),
             )
             for name in names
@@ -140,16 +140,17 @@ def plans(contest: PlanContest) -> list[str]:
     return [
         "## Plans",
         "",
-        f"{len(contest.layouts)} layouts of a model of 8 blocks on {WORLD_SIZE} gloo processes of one thread each. Sent: "
-        "by a counter in torch's process groups, of the rank that sends most, as a ring sends. Tensors: the highest sum "
-        "of live storages within a step, of the rank that holds most. A plan's error is planned ÷ measured - 1.",
+        f"{len(contest.layouts)} layouts of a model of 8 blocks on {WORLD_SIZE} gloo processes of one thread each. "
+        "Sent: by a counter in torch's process groups, of the rank that sends most, as a ring sends. Tensors: the "
+        "highest sum of live storages within a step, of the rank that holds most. A plan's error is planned ÷ measured "
+        "- 1.",
         "",
         *table(heads, rows),
         "",
-        f"- Step time, mean absolute error: {100 * statistics.mean(fitted):.1f} % of the {len(fitted)} fitted ones (worst "
-        f"{100 * max(fitted):.0f} %), {100 * statistics.mean(left_out):.1f} % of the {len(left_out)} left out (worst "
-        f"{100 * max(left_out):.0f} %). Fitted: compute x {found.compute:.3g}, communication x {found.links:.3g}, host x "
-        f"{found.host:.3g}, {1000 * (found.step_seconds or 0):.0f} ms a step besides.",
+        f"- Step time, mean absolute error: {100 * statistics.mean(fitted):.1f} % of the {len(fitted)} fitted ones "
+        f"(worst {100 * max(fitted):.0f} %), {100 * statistics.mean(left_out):.1f} % of the {len(left_out)} left out "
+        f"(worst {100 * max(left_out):.0f} %). Fitted: compute x {found.compute:.3g}, communication x "
+        f"{found.links:.3g}, host x {found.host:.3g}, {1000 * (found.step_seconds or 0):.0f} ms a step besides.",
         f"- Bytes sent: mean {100 * statistics.mean(sent):.2f} %, worst {100 * max(sent):.1f} %. Tensors: mean "
         f"{100 * statistics.mean(held):.1f} %, worst {100 * max(held):.0f} %. Nothing of these is fitted.",
     ]

@@ -6,9 +6,9 @@
 
 --search plans every legal layout of the first training stage's model and batch on the cluster and ranks those that
 fit; --nodes adds other sizes of the cluster, --ours leaves out what no engine of this version runs, --top says how many
-are shown. --software plans as another program would run it. --json prints all numbers, --html writes them as a page with charts. --calibrate reads real runs and writes
-the constants that fit them best; cluster.calibration=FILE uses them. Exit code 0 also if a plan does not fit: it says
-so. Others: docs/exit_codes.md.
+are shown. --software plans as another program would run it. --json prints all numbers, --html writes them as a page
+with charts. --calibrate reads real runs and writes the constants that fit them best; cluster.calibration=FILE uses
+them. Exit code 0 also if a plan does not fit: it says so. Others: docs/exit_codes.md.
 """
 
 import argparse

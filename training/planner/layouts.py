@@ -7,6 +7,7 @@ from itertools import product
 
 from training.config.nearest_numbers import divisors
 from training.parallel.schedule import interleaving_fits
+from training.planner.from_config import SOFTWARE_NAME
 from training.planner.job import Batch, Job, Recompute, Split
 from training.planner.pipeline_time import chunks_of
 from training.planner.software import SOFTWARE
@@ -44,7 +45,8 @@ def runs_today(job: Job) -> bool:
     """Return whether an engine of this version runs a job (training/config/engine_checks.py)."""
     split = job.split
     return (
-        job.model.experts is None
+        job.software == SOFTWARE_NAME
+        and job.model.experts is None
         and split.tensor == split.context == split.expert == 1
         and split.zero3_group is None
         and not (split.pipeline > 1 and split.zero_stage == 0)

@@ -1,7 +1,7 @@
 """The plan of a whole run: memory, speed and traffic of each training stage, finish date, price, energy. No torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from training.config.schema import Regather, RunConfig
 from training.models.memory import PLANNED_SHARE
@@ -10,7 +10,7 @@ from training.parallel.layout import Layout
 from training.planner.checkpoint_cost import Storage
 from training.planner.constants import CONSTANTS, Constants
 from training.planner.flops import Counted, hfu, mfu
-from training.planner.from_config import job_of, with_regather
+from training.planner.from_config import SOFTWARE_NAME, job_of, with_regather
 from training.planner.goodput_plan import GoodputPlan, RunOutline, plan_goodput
 from training.planner.inference_price import InferencePrice, Serving, inference_price
 from training.planner.job import Job, NumberFormat
@@ -99,13 +99,13 @@ class RunPlan:
         return self.num_nodes * self.devices_per_node
 
 
-def plan_run(config: RunConfig, constants: Constants = CONSTANTS) -> RunPlan:
-    """Return the plan of a run.
+def plan_run(config: RunConfig, constants: Constants = CONSTANTS, *, software: str = SOFTWARE_NAME) -> RunPlan:
+    """Return the plan of a run; `software` is the program that runs it, one of planner.software.SOFTWARE.
 
     Raises:
         ConfigError: the config does not say what a plan needs.
     """
-    stages = tuple(plan_stage(config, name, constants) for name in config.stages)
+    stages = tuple(plan_stage(config, name, constants, software=software) for name in config.stages)
     return RunPlan(
         name=config.run.name,
         num_nodes=config.cluster.num_nodes,
@@ -119,10 +119,12 @@ def plan_run(config: RunConfig, constants: Constants = CONSTANTS) -> RunPlan:
     )
 
 
-def plan_stage(config: RunConfig, training_stage: str, constants: Constants = CONSTANTS) -> StagePlan:
+def plan_stage(
+    config: RunConfig, training_stage: str, constants: Constants = CONSTANTS, *, software: str = SOFTWARE_NAME
+) -> StagePlan:
     """Return the plan of one training stage."""
     job, regather = chosen_regather(
-        job_of(config, training_stage), config.layout_of(training_stage).regather, constants
+        replace(job_of(config, training_stage), software=software), config.layout_of(training_stage).regather, constants
     )
     time = step_time(job, constants)
     steps = config.num_steps(training_stage)
