@@ -1,7 +1,7 @@
 """Measure, and print one page of results.
 
-    python -m benchmarks [--quick] [--only engines|pipelines|checkpoints|evaluation] [--write] [--rounds N] [--steps N]
-                         [--storage DIRECTORY]
+    python -m benchmarks [--quick] [--only engines|pipelines|checkpoints|evaluation|plans] [--write] [--rounds N]
+                         [--steps N] [--storage DIRECTORY]
 
 --quick shows that everything runs, its numbers mean little; --only measures one contest and nothing else; --write
 also replaces docs/benchmarks.md.
@@ -19,6 +19,7 @@ from benchmarks.checkpoint_contest import CheckpointContest, compete_in_checkpoi
 from benchmarks.contests import ENGINES, PIPELINES
 from benchmarks.evaluation_contest import compete_in_evaluation
 from benchmarks.machine import describe_machine, num_cores
+from benchmarks.plan_contest import compete_in_plans
 from benchmarks.report import Results, Starts, page
 from benchmarks.start_up import submit_phases, submit_seconds, trainer_seconds
 from benchmarks.throughput import Contest, compete
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few steps, one round")
     parser.add_argument(
         "--only",
-        choices=("engines", "pipelines", "checkpoints", "evaluation"),
+        choices=("engines", "pipelines", "checkpoints", "evaluation", "plans"),
         help="measure one contest and nothing else",
     )
     parser.add_argument("--write", action="store_true", help="also replace docs/benchmarks.md")
@@ -79,7 +80,7 @@ def _measure(
         root = Path(directory)
         prepared = f"data.prepared_root={root / 'prepared'}"
         demo, smoke = ["experiment=demo", prepared], ["experiment=smoke", prepared]
-        if only not in ("checkpoints", "evaluation"):
+        if only not in ("checkpoints", "evaluation", "plans"):
             _say("preparing data")
             ensure(compose(demo).data)
         contests: dict[str, Contest] = {}
@@ -99,6 +100,7 @@ def _measure(
             if only in (None, "evaluation")
             else None
         )
+        planned = compete_in_plans(num_steps=steps_per_turn, say=_say) if only in (None, "plans") else None
         starts = _starts(smoke, root, repeats=num_rounds) if only is None else None
     return Results(
         machine=machine,
@@ -109,6 +111,7 @@ def _measure(
         pipelines=contests.get("pipelines"),
         checkpoints=checkpoints,
         evaluation=evaluation,
+        plans=planned,
         starts=starts,
     )
 

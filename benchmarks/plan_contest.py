@@ -84,13 +84,10 @@ def compete_in_plans(
     known = with_this_machine(next(iter(configs.values()))).cluster
     jobs = {name: job_of_layout(replace(config, cluster=known)) for name, config in configs.items()}
     seconds = {name: max(rank["step_seconds"] for rank in measured[name]) for name in names}
-    calibration = fit(
-        [
-            Point(what=name, job=jobs[name], measured_seconds=seconds[name])
-            for name in names
-            if LAYOUTS[name].is_fitted and num_steps
-        ]
-    )
+    fitted = [
+        Point(what=name, job=jobs[name], measured_seconds=seconds[name]) for name in names if LAYOUTS[name].is_fitted
+    ]
+    calibration = fit(fitted) if num_steps and fitted else Calibration(points={})
     constants = corrected(calibration)
     return PlanContest(
         layouts=[

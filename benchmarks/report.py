@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from benchmarks.checkpoint_contest import CheckpointContest
 from benchmarks.checkpoint_report import checkpoints
 from benchmarks.evaluation_contest import EvaluationContest, evaluation
+from benchmarks.plan_contest import PlanContest, plans
 from benchmarks.tables import spread, table
 from benchmarks.throughput import SAME_LOSS, Contest
 from training.parallel.schedule import make_schedule
@@ -35,6 +36,7 @@ class Results:
     pipelines: Contest | None
     checkpoints: CheckpointContest | None
     evaluation: EvaluationContest | None
+    plans: PlanContest | None
     starts: Starts | None
 
 
@@ -44,6 +46,7 @@ def page(results: Results) -> str:
     sections += [_pipelines(results.pipelines, results.num_cores)] if results.pipelines else []
     sections += [checkpoints(results.checkpoints)] if results.checkpoints else []
     sections += [evaluation(results.evaluation)] if results.evaluation else []
+    sections += [plans(results.plans)] if results.plans else []
     sections += [_start_up(results.starts), _check(results.starts.check_seconds)] if results.starts else []
     return "\n".join(
         [
