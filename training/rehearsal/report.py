@@ -169,7 +169,7 @@ def loss_as_plain(loss: Loss, starts: Sequence[tuple[str, Start | None]]) -> dic
 def _finding_lines(findings: Sequence[Finding]) -> list[str]:
     if not findings:
         return ["  no mistake: all programs end, and everything is owned, read and written exactly once"]
-    lines = [f"  {_count(len(findings), 'MISTAKE')}"]
+    lines = [f"  {_count(len(findings), 'FINDING')}"]
     lines += [f"  {finding.check}: {finding.message}" for finding in findings[:_MOST_FINDINGS]]
     left = len(findings) - _MOST_FINDINGS
     return [*lines, *([f"  and {left} more (--json has all)"] if left > 0 else [])]

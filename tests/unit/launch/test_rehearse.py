@@ -22,7 +22,7 @@ def test_a_sound_run_is_described_stage_by_stage(capsys: pytest.CaptureFixture[s
 def test_a_planted_mistake_is_named_and_the_exit_code_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*PIPELINE, "--plant", "collective_missing"]) == ExitCode.FAILED
     said = capsys.readouterr().out
-    assert "1 MISTAKE" in said
+    assert "1 FINDING" in said
     assert "rank 2 (pipeline stage 0, replica 2), operation" in said
 
 
