@@ -47,6 +47,14 @@ def test_json_has_layout_findings_and_failure(capsys: pytest.CaptureFixture[str]
     assert anneal["failure"]["starts"]["without spares"]["num_nodes"] == 1
 
 
+def test_nodes_that_fail_may_be_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["experiment=mai1_500b", "--fail=random=2,seed=7"]) == ExitCode.DONE
+    first = capsys.readouterr().out
+    assert "dead: 2 nodes" in first
+    assert "the last checkpoint is needed" in first
+    assert "without spares: 1,500 nodes, 12,000 ranks as pipeline 15 x data 100" in first
+
+
 def test_memory_that_is_too_small_is_a_bad_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*PIPELINE[:2], "cluster.accelerator.memory_bytes=1e6"]) == ExitCode.BAD_CONFIG
     assert "memory: ranks 0-3 of pipeline stage 0" in capsys.readouterr().out
