@@ -28,7 +28,7 @@ def search_numbers(result: SearchResult, *, most: int) -> dict[str, Any]:
     return {
         "num_layouts": result.num_layouts,
         "num_fitting": len(result.ranked),
-        "ranked": [_candidate(candidate) for candidate in result.ranked[:most]],
+        "ranked": [_candidate(candidate) for candidate in result.best(most)],
         "pareto": [_candidate(candidate) for candidate in result.pareto()],
         "refused": [
             {"reason": reason, "layouts": number, "example": example} for reason, number, example in result.refused

@@ -41,7 +41,7 @@ def plan_text(plan: RunPlan) -> str:
 def search_text(result: SearchResult, *, most: int, seconds: float) -> str:
     """Return the best layouts, the trade-offs between speed, memory and price, and why the others were refused."""
     lines = [f"{result.num_layouts:,} layouts in {seconds:.1f} s, {len(result.ranked):,} of them fit", ""]
-    best = result.ranked[:most]
+    best = result.best(most)
     lines += table(_CANDIDATE_HEAD, [_candidate_row(rank, c) for rank, c in enumerate(best, start=1)])
     front = [candidate for candidate in result.pareto() if candidate not in best]
     if front:

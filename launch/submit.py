@@ -15,6 +15,7 @@ from types import ModuleType
 
 from launch import hostfile, local
 from launch.again import run_with_restarts
+from launch.leave_plan import leave_plan
 from launch.preflight.before_start import check_nodes
 from launch.slurm import submission
 from training.config.arguments import parse_arguments
@@ -92,6 +93,7 @@ def run_one(overrides: list[str]) -> Job:
         directory = resolve(config, overrides)
         print(f"run directory: {directory}", flush=True)
         frozen = load_frozen(directory)
+        leave_plan(directory, frozen)
         outcome = run_with_restarts(lambda again: launcher.start(directory, frozen, again=again), directory, frozen)
     except AutarkyError as error:
         print(error, file=sys.stderr)

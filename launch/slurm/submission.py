@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from launch.leave_plan import leave_plan
 from launch.preflight.across import node_words
 from launch.preflight.ask import by_srun
 from launch.preflight.before_start import gpu_options
@@ -100,8 +101,9 @@ def jobs_of(directory: Path) -> list[str]:
 
 def _send(directories: Sequence[Path]) -> None:
     configs = [load_frozen(directory) for directory in directories]
-    for directory in directories:
+    for directory, config in zip(directories, configs, strict=True):
         _check_not_queued(directory)
+        leave_plan(directory, config)
     jobs: list[str] = []
     for batch in batches(configs, directories):
         write_durably(batch.path, batch.text)

@@ -164,12 +164,12 @@ class BlockTime:
         return PassTime(data=seconds - hidden + self.efficiency.interference * hidden)
 
     def _computed(self, work: Work) -> Passes:
-        device, efficiency, factor = self.job.device, self.efficiency, self.software.hopper_gemm_factor
+        device, efficiency = self.job.device, self.efficiency
         forward = backward = 0.0
         for gemm in work.gemms:
-            forward += gemm_seconds(gemm, device, efficiency, hopper_factor=factor)
+            forward += gemm_seconds(gemm, device, efficiency)
             for product in gemm.backward():
-                backward += gemm_seconds(product, device, efficiency, hopper_factor=factor)
+                backward += gemm_seconds(product, device, efficiency)
         attention = (0.0, 0.0)
         if work.attention is not None:
             attention = attention_seconds(work.attention, self.kernel, device, efficiency)

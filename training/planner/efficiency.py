@@ -60,32 +60,27 @@ ARCHITECTURES = (
 class Efficiency:
     """Shares and latencies of devices and links."""
 
-    gemm_sustained: float = 0.90
+    gemm_sustained: float = 0.883
     """Share of the best measured matrix product that lasts through a step, with power and clocks as in training."""
-    ampere_gemm_sustained: float = 0.95
+    ampere_gemm_sustained: float = 0.914
     """The same on A100."""
-    gemm_sustained_fp8: float = 0.85
+    gemm_sustained_fp8: float = 0.945
     """The same for fp8."""
-    gemm_waves: float = 0.25
+    gemm_waves: float = 0.178
     """Tiles, per multiprocessor, that a product loses to its last wave and its start."""
-    gemm_inner: float = 250.0
+    gemm_inner: float = 70.6
     """Inner size at which a product spends as long on filling and emptying its pipeline as on multiplying."""
-    memory: float = 0.80
+    memory: float = 0.72
     """Share of the memory bandwidth that memory-bound kernels reach."""
     node_links: float = 0.78
     """Share of NVLink bandwidth that a collective reaches (bus bandwidth of large messages)."""
     cluster_links: float = 0.92
     """Share of the network card's bandwidth that a collective reaches."""
 
-    narrow_head_exponent: float = 0.3
-    """How the speed of fused attention falls with heads narrower than 128."""
-    interference: float = 0.4
+    interference: float = 0.625
     """Share of hidden communication's time by which it slows the computation that hides it: both need memory and
     multiprocessors."""
-    message_bytes: float = 400e6
-    """Of what replicas exchange at the end of a step, what goes in one message: smaller ones follow each other so
-    closely that they hide each other's latency."""
-    power_exponent: float = 0.4
+    power_exponent: float = 0.27
     """How compute falls with a device's power limit: clock over power, both relative."""
 
 

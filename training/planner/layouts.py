@@ -8,6 +8,8 @@ from itertools import product
 from training.config.nearest_numbers import divisors
 from training.parallel.schedule import interleaving_fits
 from training.planner.job import Batch, Job, Recompute, Split
+from training.planner.pipeline_time import chunks_of
+from training.planner.software import SOFTWARE
 
 MICRO_BATCHES = (1, 2, 4, 8)
 CHUNKS = (1, 2, 4, 8)
@@ -135,6 +137,9 @@ def _why_not(template: Job, split: Split, batch: Batch, rest: int) -> str:
         return "chunks without a pipeline"
     if split.pipeline * split.chunks_per_rank > template.model.num_blocks:
         return "more chunks than blocks"
+    chunks = chunks_of(replace(template, split=split), SOFTWARE[template.software].cut)
+    if not all(chunk.dense_blocks + chunk.expert_blocks + chunk.has_embedding + chunk.has_head for chunk in chunks):
+        return "embedding or head cost so much that another chunk would be empty"
     if split.chunks_per_rank > 1 and not interleaving_fits(split.pipeline, batch.accumulation):
         return "interleaved needs micro-batches in equal rounds"
     if split.pipeline > 1 and batch.accumulation < split.pipeline // 2:

@@ -1,7 +1,7 @@
 """Collective -> seconds, on the links that its members are joined by. No torch.
 
-Volumes and bus bandwidths are those of NCCL's tests (nccl-tests, doc/PERFORMANCE.md): an all-gather or reduce-scatter of
-a message of S bytes moves S (n-1)/n of them through each member's links, an all-reduce twice as many.
+Volumes and bus bandwidths are those of NCCL's tests (nccl-tests, doc/PERFORMANCE.md): an all-gather or reduce-scatter
+of a message of S bytes moves S (n-1)/n of them through each member's links, an all-reduce twice as many.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """What one rank computes of one micro-batch: matrix products, attention and bytes moved. No torch.
 
-Operators are listed for forward. Backward follows: a matrix product is two of the same FLOPs (gradients of its input and
-of its weight), attention and memory-bound work say their own.
+Operators are listed for forward. Backward follows: a matrix product is two of the same FLOPs (gradients of its input
+and of its weight), attention and memory-bound work say their own.
 """
 
 from dataclasses import dataclass
@@ -156,9 +156,13 @@ def block_work(job: Job, software: Software, *, is_dense: bool) -> Work:
 
 
 def embedding_work(job: Job) -> Work:
-    """Return the embedding: a look-up, and adding to the gradients of the rows."""
-    hidden = hidden_bytes(job)
-    return Work(forward_bytes=2 * hidden, backward_bytes=3 * hidden)
+    """Return the embedding: a look-up; in backward a whole gradient, zeroed, to which the rows' are added.
+
+    A tied one's is added to the output projection's where both are on one rank.
+    """
+    hidden, table = hidden_bytes(job), element_bytes(job) * table_parameters(job)
+    is_shared = job.model.tied_embeddings and job.split.pipeline == 1
+    return Work(forward_bytes=2 * hidden, backward_bytes=3 * hidden + (4 if is_shared else 1) * table)
 
 
 def head_work(job: Job, software: Software) -> Work:

@@ -70,20 +70,20 @@ def _by_cost(model: ModelShape, count: int, cut: str) -> list[int]:
         parts = balance([0.0, *[float(block)] * model.num_blocks, 0.0, float(head)], count)
         return [sum(1 <= layer <= model.num_blocks for layer in part) for part in parts]
     # nanotron, src/nanotron/models/base.py: a block goes to the current rank, and the rank changes once the cost up to
-    # here exceeds its share.
+    # here reaches its share (the sweep's memory figures show that reaching is enough).
     total, sizes, rank = model.num_blocks * block + head, [0] * count, 0
     for cost in accumulate([block] * model.num_blocks):
         sizes[rank] += 1
-        if cost > total * (rank + 1) / count and rank < count - 1:
+        if cost >= total * (rank + 1) / count and rank < count - 1:
             rank += 1
     return sizes
 
 
 def chunks_in_flight(split: Split, num_micro_batches: int, pipeline_stage: int) -> int:
-    """Return the most activations of one chunk that a pipeline stage holds at once, as `schedule.peak_in_flight` counts.
+    """Return the most activations of one chunk that a pipeline stage holds at once: `schedule.peak_in_flight`, closed.
 
-    1F1B: one for each pipeline stage from here on. Interleaved: a round for each chunk but the last, and two for each hop
-    to the last pipeline stage (training/parallel/schedule.py, `interleaved`).
+    1F1B: one for each pipeline stage from here on. Interleaved: a round for each chunk but the last, and two for each
+    hop to the last pipeline stage (training/parallel/schedule.py, `interleaved`).
     """
     hops = split.pipeline - 1 - pipeline_stage
     if split.chunks_per_rank == 1:
@@ -104,8 +104,8 @@ def makespan_seconds(
     """Return how long the schedule of all micro-batches takes, 1F1B or interleaved with more than one chunk on a rank.
 
     Small tables are simulated. Of larger ones the first rounds are, and the rest takes as long as the busiest pipeline
-    stage's work: once a pipeline is full, its slowest stage is never idle. Larger ones still take what is known of equal
-    stages (arXiv:2104.04473, sections 2.1 and 2.2).
+    stage's work: once a pipeline is full, its slowest stage is never idle. Larger ones still take what is known of
+    equal stages (arXiv:2104.04473, sections 2.1 and 2.2).
 
     Args:
         forward_seconds: cost of one micro-batch's forward pass, for each chunk in model order.
@@ -137,8 +137,8 @@ def makespan_seconds(
 def _table(name: str, pipeline: int, chunks_per_rank: int, num_micro_batches: int) -> tuple[tuple[int, ...], ...]:
     """Return a schedule's actions in an order that can be executed, as numbers.
 
-    Of each: the index of its cost, of the action before it on its pipeline stage, of up to one action that it needs from
-    another one and of up to one that it needs besides; -1 where there is none.
+    Of each: the index of its cost, of the action before it on its pipeline stage, of up to one action that it needs
+    from another one and of up to one that it needs besides; -1 where there is none.
     """
     schedule = make_schedule(
         name, num_pipeline_stages=pipeline, chunks_per_rank=chunks_per_rank, num_micro_batches=num_micro_batches

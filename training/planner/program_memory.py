@@ -1,7 +1,7 @@
 """Bytes of one rank of each pipeline stage under any program, from what its profile says it keeps. No torch.
 
-The count of kept activations follows arXiv:2205.05198, section 4, for blocks with fused attention and gated feed-forward
-layers: every operator's saved tensors, each once.
+The count of kept activations follows arXiv:2205.05198, section 4, for blocks with fused attention and gated
+feed-forward layers: every operator's saved tensors, each once.
 """
 
 from training.planner.constants import Constants

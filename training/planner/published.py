@@ -8,163 +8,203 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import ConfigError
-from training.planner.job import (
-    Batch,
-    Device,
-    Experts,
-    Job,
-    ModelShape,
-    Network,
-    NumberFormat,
-    Recompute,
-    Split,
-)
-
-_AWS = Network(devices_per_node=8, node_bandwidth=450e9, cluster_bandwidth=50e9, cluster_latency_seconds=41e-6)
-"""AWS p5: 32 EFA cards of 100 Gb/s a node."""
-
+from training.planner.job import Batch, Experts, Job, ModelShape, NumberFormat, Recompute, Split
+from training.planner.published_hardware import aws_p5, device_named, network_between
 
 Row = Mapping[str, Any]
+FOLDER = Path(__file__).parent / "published"
+RUNS, SWEEP = FOLDER / "runs.csv", FOLDER / "nanotron_sweep.csv"
 
-
-def _device(
-    name: str, bf16: float, memory_gb: float, bandwidth_tb: float, power: float, fp8: float | None = None
-) -> Device:
-    peak = {NumberFormat.fp32: bf16 / 2 * 1e12, NumberFormat.bf16: bf16 * 1e12}
-    if fp8:
-        peak[NumberFormat.fp8] = fp8 * 1e12
-    return Device(
-        name=name,
-        peak_flops=peak,
-        memory_bytes=memory_gb * 1e9,
-        memory_bandwidth=bandwidth_tb * 1e12,
-        power_watts=power,
-    )
-
-
-DEVICES = {
-    "A100 SXM4 40GB": _device("A100 40GB", 312, 42.9, 1.555, 400),
-    "A100": _device("A100 80GB", 312, 85.9, 2.0, 400),
-    "H100 SXM 96GB HBM2E": _device("H100 96GB 500W", 989, 102.0, 2.4, 500, 1979),
-    "H100": _device("H100 80GB", 989, 85.9, 3.35, 700, 1979),
-    "H800": _device("H800", 989, 85.9, 3.35, 700, 1979),
-    "H200": _device("H200", 989, 151.0, 4.8, 700, 1979),
-    "GB200": _device("GB200", 2500, 199.0, 8.0, 1200, 5000),
-    "B200": _device("B200", 2250, 193.0, 8.0, 1000, 4500),
+# In a row's framework the first of these words decides; programs that nothing was fitted on take the nearest one's.
+FRAMEWORKS: tuple[tuple[str, str], ...] = (
+    ("nanotron", "nanotron"),
+    ("torchtitan", "torchtitan_compile"),
+    ("Composer", "llm_foundry"),
+    ("llm-foundry", "llm_foundry"),
+    ("Megatron-LM (2021)", "megatron_2021"),
+    ("Megatron-DeepSpeed", "deepspeed_megatron"),
+    ("GPT-NeoX", "deepspeed_megatron"),
+    ("DeepSpeed", "deepspeed_megatron"),
+    ("Megatron", "megatron"),
+    ("NeMo", "megatron"),
+    ("MegaScale", "megatron"),
+    ("Llama 3", "megatron"),
+    ("Meta", "megatron"),
+    ("HAI-LLM", "megatron_hybrid_ep_overlap"),
+    ("OLMo", "torchtitan_compile"),
+    ("FSDP", "llm_foundry"),
+)
+_SLOW_ALL_REDUCE = 8_500.0
+"""GB/s times GPUs: the sweep's second campaign measured an all-reduce of 6,700 GB/s over the number of GPUs from 64 on,
+its first one 180 GB/s whatever the number."""
+_SWEEP_CONSTANTS = {
+    "source": "HuggingFace nanotron / Ultra-Scale Playbook sweep (H100)",
+    "framework": "nanotron",
+    "gpu": "H100 SXM5 80GB",
+    "precision": "bf16",
+    "recompute": "none",
+    "ffn_mats": 3,
+    "sequence_parallel": True,
 }
-NODE_BANDWIDTH = {"A100": 300e9, "H100": 450e9, "H800": 160e9, "H200": 450e9, "GB200": 900e9, "B200": 900e9}
-CLUSTER_GBPS = {"A100": 200, "H100": 400, "H800": 400, "H200": 400, "GB200": 400, "B200": 400}
 
 
-def _software(row: Row) -> str:
-    framework = str(row["framework"])
-    features = str(row.get("features") or "")
-    if framework.startswith("torchtitan"):
-        if "async TP" in features:
-            return "torchtitan_async_tensor"
-        return "torchtitan_compile" if "compile" in features else "torchtitan_eager"
-    if "nanotron" in framework:
-        return "nanotron_pipelined" if _slow(row) else "nanotron"
-    if "HybridEP" in features:
-        return "megatron_hybrid_ep" if "overlap off" in features else "megatron_hybrid_ep_overlap"
-    for word, name in (
-        ("Composer", "llm_foundry"),
-        ("Megatron-DeepSpeed", "deepspeed_megatron"),
-        ("Megatron-LM (2021)", "megatron_2021"),
-        ("Megatron-Bridge", "megatron"),
-        ("NeMo", "megatron"),
-        ("Megatron-Core", "megatron"),
-    ):
-        if word in framework:
-            return name
-    raise ConfigError("framework", framework, "no profile", "known: ...")
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a JSON file (a list of objects) or of a CSV file.
+
+    Raises:
+        ConfigError: the file is not there, or neither.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
+    except (OSError, ValueError) as error:
+        raise ConfigError("--runs", path, str(error), "give a JSON list of objects, or a CSV with a header") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ConfigError("--runs", path, "it is not a list of rows", "give a JSON list of objects")
+    return rows
 
 
-def _slow(row: Row) -> bool:
-    n = int(row["num_gpus"])
-    if int(row["pp"]) > 1:
-        return True
-    m = re.search(r"allreduce ([0-9.]+)", str(row.get("inter_node") or ""))
-    measured = m.group(1) if m else row.get("allreduce_gbps")
-    return n >= 64 and bool(measured) and float(measured) * n < 8500
-
-
-def _recompute(text: str) -> Recompute:
-    text = text.lower()
-    if text.startswith("full"):
-        return Recompute.full
-    if "core" in text:
-        return Recompute.attention
-    if text.startswith("selective"):
-        return Recompute.selective
-    return Recompute.none
+def sweep_rows() -> list[dict[str, Any]]:
+    """Return the nanotron sweep's rows with what they have in common spelled out."""
+    return [_SWEEP_CONSTANTS | row for row in read_rows(SWEEP)]
 
 
 def job_of(row: Row) -> Job:
-    """Return the job of a row."""
-    number = lambda key, default=1: int(float(row.get(key) or default))  # noqa: E731
-    experts = None
-    if row.get("num_experts"):
-        experts = Experts(
-            num_experts=number("num_experts"),
-            experts_per_token=number("moe_top_k"),
-            expert_ffn_size=number("moe_ffn_hidden"),
-            num_dense_blocks=number("moe_dense_layers", 0),
-        )
-    precision = str(row["precision"]).lower()
-    gpu = str(row["gpu"]).upper()
-    word = next(w for w in ("GB200", "B200", "H200", "H800", "H100", "A100") if w in gpu)
-    device = next(d for w, d in DEVICES.items() if w in gpu)
-    tensor, context, pipeline = number("tp"), number("cp"), number("pp")
-    sp = row.get("sequence_parallel")
-    software = _software(row)
-    shards = (
-        True
-        if software.startswith(("megatron", "nanotron")) and software != "megatron_2021"
-        else str(sp).lower() == "true"
+    """Return the job of a published row.
+
+    Raises:
+        ConfigError: a field is missing or not a number, or its program or device is not known.
+    """
+    software = software_of(row)
+    device = device_named(text(row, "gpu"))
+    heads, hidden, pipeline = count(row, "heads"), count(row, "hidden"), count(row, "pp", 1)
+    shards = str(row.get("sequence_parallel") or "").lower() == "true"
+    if software.startswith(("megatron", "nanotron")) and software != "megatron_2021":
+        shards = True  # their recipes shard it wherever tensor > 1; not every row says so
+    card = row.get("inter_node_gbps_per_gpu")
+    network = network_between(
+        device,
+        devices_per_node=count(row, "gpus_per_node", 8),
+        card_gigabits=float(card) if card not in (None, "") else None,
     )
     return Job(
         model=ModelShape(
-            num_blocks=number("layers"),
-            hidden_size=number("hidden"),
-            num_heads=number("heads"),
-            num_kv_heads=number("kv_heads"),
-            head_size=number("head_dim", number("hidden") // number("heads")),
-            ffn_size=number("ffn_hidden"),
-            ffn_matrices=number("ffn_mats", 3),
-            vocab_size=number("vocab"),
+            num_blocks=count(row, "layers"),
+            hidden_size=hidden,
+            num_heads=heads,
+            num_kv_heads=count(row, "kv_heads", heads),
+            head_size=count(row, "head_dim", hidden // heads),
+            ffn_size=count(row, "ffn_hidden"),
+            ffn_matrices=count(row, "ffn_mats", 3),
+            vocab_size=count(row, "vocab"),
             tied_embeddings=str(row.get("tied_embeddings")).lower() == "true",
-            experts=experts,
+            experts=_experts(row),
         ),
         split=Split(
-            replicas=number("dp"),
+            replicas=count(row, "dp"),
             pipeline=pipeline,
-            chunks_per_rank=number("vpp"),
-            tensor=tensor,
+            chunks_per_rank=count(row, "vpp", 1) if pipeline > 1 else 1,
+            tensor=count(row, "tp", 1),
             tensor_shards_sequence=shards,
-            context=context,
+            context=count(row, "cp", 1),
             context_exchange="keys",
-            expert=number("ep"),
-            zero_stage=number("zero_stage", 0),
-            recompute=_recompute(str(row["recompute"])),
+            expert=count(row, "ep", 1),
+            zero_stage=count(row, "zero_stage", 0),
+            recompute=_recompute(text(row, "recompute")),
         ),
         batch=Batch(
-            sequence_length=number("seq_len"), micro_batch=number("micro_batch"), accumulation=number("grad_accum")
+            sequence_length=count(row, "seq_len"),
+            micro_batch=count(row, "micro_batch"),
+            accumulation=count(row, "grad_accum"),
         ),
-        number_format=NumberFormat.fp8 if "fp8" in precision else NumberFormat.bf16,
+        number_format=NumberFormat.fp8 if "fp8" in text(row, "precision").lower() else NumberFormat.bf16,
         device=device,
-        network=_AWS
-        if software.startswith("nanotron")
-        else Network(
-            devices_per_node=number("gpus_per_node", 8),
-            node_bandwidth=NODE_BANDWIDTH[word],
-            cluster_bandwidth=float(row.get("inter_node_gbps_per_gpu") or CLUSTER_GBPS[word]) / 8 * 1e9,
-        ),
+        network=aws_p5() if software.startswith("nanotron") else network,
         software=software,
     )
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a JSON or CSV file."""
-    text = path.read_text()
-    return json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
+def software_of(row: Row) -> str:
+    """Return the profile of the program that a row names, by what it says of the program's settings.
+
+    Raises:
+        ConfigError: the program is not known.
+    """
+    framework, features = text(row, "framework"), str(row.get("features") or "")
+    name = next((name for word, name in FRAMEWORKS if word in framework), None)
+    if name is None:
+        known = ", ".join(word for word, _ in FRAMEWORKS)
+        raise ConfigError("framework", framework, "no profile of that program", f"one that has a word of: {known}")
+    if name == "nanotron" and _in_second_campaign(row):
+        return "nanotron_pipelined"
+    if framework.startswith("torchtitan"):
+        if "async TP" in features:
+            return "torchtitan_async_tensor"
+        return "torchtitan_compile" if "compile" in features else "torchtitan_eager"
+    if "HybridEP" in features:
+        return "megatron_hybrid_ep" if "overlap off" in features else "megatron_hybrid_ep_overlap"
+    return name
+
+
+def count(row: Row, key: str, default: int | None = None) -> int:
+    """Return a whole number of a row.
+
+    Raises:
+        ConfigError: it is missing and has no default, or is not a number.
+    """
+    value = row.get(key)
+    if value in (None, ""):
+        if default is None:
+            raise ConfigError(key, "(blank)", "the row does not say it", f"give {key}")
+        return default
+    try:
+        return int(float(str(value)))
+    except ValueError as error:
+        raise ConfigError(key, value, "not a number", f"give {key} as a number") from error
+
+
+def text(row: Row, key: str) -> str:
+    """Return a text of a row.
+
+    Raises:
+        ConfigError: it is missing.
+    """
+    value = row.get(key)
+    if value in (None, ""):
+        raise ConfigError(key, "(blank)", "the row does not say it", f"give {key}")
+    return str(value)
+
+
+def _in_second_campaign(row: Row) -> bool:
+    """Return whether a run of the sweep is of those in which every collective was slow to issue.
+
+    All with a pipeline are, and those without one whose own measurement of the network shows it (`inter_node`).
+    """
+    gpus = count(row, "num_gpus")
+    if count(row, "pp", 1) > 1:
+        return True
+    measured = re.search(r"allreduce ([0-9.]+)", str(row.get("inter_node") or ""))
+    gigabytes = measured.group(1) if measured else row.get("allreduce_gbps")
+    return gpus >= 64 and gigabytes not in (None, "") and float(str(gigabytes)) * gpus < _SLOW_ALL_REDUCE
+
+
+def _experts(row: Row) -> Experts | None:
+    if not count(row, "num_experts", 0):
+        return None
+    return Experts(
+        num_experts=count(row, "num_experts"),
+        experts_per_token=count(row, "moe_top_k"),
+        expert_ffn_size=count(row, "moe_ffn_hidden"),
+        num_shared_experts=count(row, "moe_shared_experts", 0),
+        num_dense_blocks=count(row, "moe_dense_layers", 0),
+    )
+
+
+def _recompute(told: str) -> Recompute:
+    """Return what a row's words mean; of a recipe that recomputes a few blocks, the nearest is none."""
+    words = told.lower()
+    if words.startswith("full"):
+        return Recompute.full
+    if "core" in words:
+        return Recompute.attention
+    return Recompute.selective if words.startswith("selective") else Recompute.none

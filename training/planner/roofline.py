@@ -10,17 +10,17 @@ _TILE = 128 * 256
 _BYTES = {NumberFormat.fp8: 1, NumberFormat.bf16: 2, NumberFormat.fp32: 4}
 
 
-def gemm_seconds(gemm: Gemm, device: Device, efficiency: Efficiency, *, hopper_factor: float = 1.0) -> float:
+def gemm_seconds(gemm: Gemm, device: Device, efficiency: Efficiency) -> float:
     """Return the time of matrix products, all `count` of them one after the other or as one grouped kernel.
 
-    The roof is the best measured product, or the peak of a device that nothing is known of; a shape falls short of it by
-    its last wave of tiles (m, n) and by filling and draining the pipeline along the inner size (k). A product that reads
-    and writes more than it multiplies is bound by memory.
+    The roof is the best measured product, or the peak of a device that nothing is known of; a shape falls short of it
+    by its last wave of tiles (m, n) and by filling and draining the pipeline along the inner size (k). A product that
+    reads and writes more than it multiplies is bound by memory.
     """
     flops = gemm.flops
     if not flops:
         return 0.0
-    roof = product_roof(gemm.number_format, device, efficiency, hopper_factor=hopper_factor)
+    roof = product_roof(gemm.number_format, device, efficiency)
     architecture = architecture_of(device)
     if architecture is not None:
         waves = gemm.m * gemm.n * gemm.count / (_TILE * architecture.multiprocessors)
@@ -31,9 +31,7 @@ def gemm_seconds(gemm: Gemm, device: Device, efficiency: Efficiency, *, hopper_f
     return max(flops / roof, traffic_seconds(moved, device, efficiency))
 
 
-def product_roof(
-    number_format: NumberFormat, device: Device, efficiency: Efficiency, *, hopper_factor: float = 1.0
-) -> float:
+def product_roof(number_format: NumberFormat, device: Device, efficiency: Efficiency) -> float:
     """Return the FLOP/s of the largest matrix products through a whole step."""
     peak = device.peak_flops[number_format]
     architecture = architecture_of(device)
@@ -43,7 +41,7 @@ def product_roof(
         sustained = efficiency.ampere_gemm_sustained
     else:
         fp8 = number_format is NumberFormat.fp8
-        sustained = hopper_factor * (efficiency.gemm_sustained_fp8 if fp8 else efficiency.gemm_sustained)
+        sustained = efficiency.gemm_sustained_fp8 if fp8 else efficiency.gemm_sustained
     ceiling = architecture.ceilings.get(number_format, architecture.ceilings[NumberFormat.bf16])
     return peak * ceiling * sustained * power_share(device, architecture, efficiency)
 
@@ -54,8 +52,8 @@ def attention_seconds(
     """Return the times of forward and backward.
 
     A fused kernel skips the masked half, and computes the scores again in backward: 2.5 times forward's FLOPs
-    (FlashAttention-2, arXiv:2307.08691, section 4.1). One that is not fused computes all scores, as matrix products, and
-    moves them through memory.
+    (FlashAttention-2, arXiv:2307.08691, section 4.1). One that is not fused computes all scores, as matrix products,
+    and moves them through memory.
     """
     if kernel.is_fused:
         roof = _attention_roof(attention, kernel, device, efficiency)
@@ -79,6 +77,5 @@ def _attention_roof(attention: Attention, kernel: AttentionKernel, device: Devic
     if architecture is None:
         return peak * kernel.share_of_peak
     share = kernel.ampere_share_of_peak if architecture.is_ampere else kernel.share_of_peak
-    narrow = min(1.0, attention.head_size / 128) ** efficiency.narrow_head_exponent
     started = attention.keys / (attention.keys + kernel.keys_half)
-    return peak * power_share(device, architecture, efficiency) * share * narrow * started
+    return peak * power_share(device, architecture, efficiency) * share * started

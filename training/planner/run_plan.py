@@ -1,5 +1,6 @@
 """The plan of a whole run: memory, speed and traffic of each training stage, finish date, price, energy. No torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from training.config.schema import Regather, RunConfig
@@ -164,10 +165,10 @@ def chosen_regather(job: Job, configured: Regather, constants: Constants = CONST
     return with_regather(job, per_step=False), reason
 
 
-def planned_stages(config: RunConfig, plan: RunPlan) -> dict[str, PlannedStage]:
+def planned_stages(config: RunConfig, stages: Sequence[StagePlan]) -> dict[str, PlannedStage]:
     """Return what plan.json of a run directory holds, for the report to compare with."""
     planned = {}
-    for stage in plan.stages:
+    for stage in stages:
         layout = config.layout_of(stage.training_stage)
         planned[stage.training_stage] = PlannedStage(
             layout=Layout(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from training.planner.constants import CONSTANTS, Constants
 from training.planner.flops import mfu
-from training.planner.job import Job
+from training.planner.job import Batch, Job, Recompute, Split
 from training.planner.layouts import (
     LEAST_TO_MOST_RECOMPUTE,
     Limits,
@@ -70,6 +70,15 @@ class SearchResult:
         """Layouts that were looked at."""
         return len(self.ranked) + sum(count for _, count, _ in self.refused)
 
+    def best(self, most: int) -> tuple[Candidate, ...]:
+        """Return the best layouts, of those that differ in their ZeRO stage alone the best one."""
+        found: dict[tuple[Split, Batch], Candidate] = {}
+        for candidate in self.ranked:
+            split = candidate.job.split
+            key = replace(split, zero_stage=0, gathers_per_step=False, recompute=Recompute.none)
+            found.setdefault((key, candidate.job.batch), candidate)
+        return tuple(found.values())[:most]
+
     def pareto(self) -> tuple[Candidate, ...]:
         """Return those than which no other is better in speed, memory and price at once, the fastest first."""
         return pareto(self.ranked)
@@ -96,7 +105,9 @@ def search(template: Job, limits: Sequence[Limits], constants: Constants = CONST
                 )
             else:
                 candidates.append(candidate)
-    candidates.sort(key=lambda candidate: candidate.device_seconds_per_token)
+    candidates.sort(
+        key=lambda candidate: (round(candidate.device_seconds_per_token, 12), candidate.verdict.needed_bytes)
+    )
     counted = refusals.counts.most_common()
     return SearchResult(
         ranked=tuple(candidates),

@@ -75,7 +75,7 @@ def _chunk_passes(job: Job, parts: BlockTime, chunks: tuple[Chunk, ...]) -> list
 
 
 def chunk_parameters(job: Job, chunks: tuple[Chunk, ...]) -> tuple[float, float]:
-    """Return parameters on one rank of one pipeline stage's chunks: those that all replicas have, and of its experts."""
+    """Return parameters on one rank of a pipeline stage's chunks: those that all replicas have, and of its experts."""
     dense = expert = 0.0
     for chunk in chunks:
         if chunk.dense_blocks:
@@ -104,7 +104,8 @@ def _end_of_step(job: Job, parts: BlockTime, chunks: tuple[Chunk, ...], spent: P
     reduce = gather = issue = 0.0
     for count, group in ((dense, groups.shards), (expert, groups.expert_replicas)):
         gradients = software.reduce_bytes * count
-        messages = max(1.0, gradients / parts.efficiency.message_bytes)
+        message = software.whole_message_bytes if split.zero_stage == 0 else software.message_bytes
+        messages = max(1.0, gradients / message)
         if split.zero_stage == 0:
             reduce += collectives.all_reduce(gradients, group, messages=messages)
         else:
@@ -113,5 +114,6 @@ def _end_of_step(job: Job, parts: BlockTime, chunks: tuple[Chunk, ...], spent: P
             messages += 1
         if count:
             issue += messages * group.size * software.issue_seconds_per_member
-    data = parts.hidden(reduce, spent.backward.total).data + parts.hidden(gather, spent.forward.total).data
+    data = parts.hidden(reduce, spent.backward.total).data
+    data += parts.hidden(gather, spent.forward.total).data if software.gathers_beside_forward else gather
     return data + issue, optimizer

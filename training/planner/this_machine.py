@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from training.config.cluster_schema import NetworkConfig
-from training.config.schema import RunConfig
+from training.config.schema import Launcher, RunConfig
 
 _MATRIX_SIZE = 1024
 _COPY_BYTES = 2**25
@@ -22,14 +22,14 @@ _ROUNDS = 3
 
 
 def with_this_machine(config: RunConfig) -> RunConfig:
-    """Return the config with what its cluster does not say of a CPU measured here; of other devices unchanged.
+    """Return the config with what its cluster does not say of a CPU measured here; of other devices or hosts unchanged.
 
     Rates are of one rank when all ranks of a node compute at once. Between ranks it is the speed of a local socket,
     which gloo's transfers go through.
     """
     cluster, accelerator = config.cluster, config.cluster.accelerator
-    if accelerator.device != "cpu":
-        return config
+    if accelerator.device != "cpu" or cluster.launcher is not Launcher.local:
+        return config  # of other hosts this one knows nothing
     cores = len(os.sched_getaffinity(0))
     share = min(1.0, cores / cluster.processes_per_node)
     peak, bandwidth = accelerator.peak_flops_per_second, accelerator.memory_bytes_per_second
