@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from training.config.model_schema import ModelConfig
 from training.config.schema import RunConfig
 from training.models.sizes import layer_costs
 from training.parallel.partition import balance, by_hand
@@ -33,12 +34,17 @@ def running_costs(config: RunConfig, training_stage: str) -> list[float]:
     """
     stage = config.stages[training_stage]
     micro_batch_tokens = stage.micro_batch_sequences * stage.sequence_length
+    return costs_of(config.model, sequence_length=stage.sequence_length, micro_batch_tokens=micro_batch_tokens)
+
+
+def costs_of(model: ModelConfig, *, sequence_length: int, micro_batch_tokens: float) -> list[float]:
+    """Return `running_costs` of a model without a run."""
     return [
         max(
             3 * layer.forward_flops_per_token * micro_batch_tokens,
             FLOPS_PER_BYTE * _GRADIENT_TRAFFIC_BYTES * layer.num_parameters,
         )
-        for layer in layer_costs(config.model, stage.sequence_length)
+        for layer in layer_costs(model, sequence_length)
     ]
 
 

@@ -9,8 +9,8 @@ from training.errors import ConfigError
 def balance(costs: Sequence[float], num_parts: int) -> list[range]:
     """Return contiguous, non-empty ranges covering every layer once, whose largest summed cost is minimal.
 
-    Exact dynamic programme, O(num_parts · layers²); ties leave the later parts shorter, so the last pipeline stage,
-    which also computes the loss, is not the fuller one.
+    Exact dynamic programme, O(num_parts · layers²) at the worst; ties leave the later parts shorter, so the last
+    pipeline stage, which also computes the loss, is not the fuller one.
     """
     if not 1 <= num_parts <= len(costs):
         raise ValueError(f"{len(costs)} layers cannot fill {num_parts} pipeline stages")
@@ -20,9 +20,11 @@ def balance(costs: Sequence[float], num_parts: int) -> list[range]:
     best[0][0] = 0.0
     for part in range(1, num_parts + 1):
         for end in range(part, len(costs) + 1):
-            for start in range(part - 1, end):
+            for start in range(end - 1, part - 2, -1):
+                if total[end] - total[start] >= best[part][end]:
+                    break  # and so would every earlier start
                 worst = max(best[part - 1][start], total[end] - total[start])
-                if worst <= best[part][end]:
+                if worst < best[part][end]:
                     best[part][end], cut[part][end] = worst, start
     ranges: list[range] = []
     end = len(costs)

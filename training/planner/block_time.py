@@ -17,6 +17,7 @@ from training.planner.operators import (
     table_parameters,
     token_shards,
 )
+from training.planner.replica_exchange import gather_bytes, replica_exchange
 from training.planner.roofline import attention_seconds, gemm_seconds, traffic_seconds
 
 _TENSOR_COLLECTIVES = 8
@@ -98,16 +99,6 @@ class Passes:
 
     def __mul__(self, count: float) -> "Passes":
         return Passes(self.forward * count, self.backward * count)
-
-
-def reduces_each_micro_batch(job: Job, accumulates_whole: bool) -> bool:
-    """Return whether replicas exchange gradients for every micro-batch rather than once a step.
-
-    ZeRO-3 does, unless the weights stay gathered; ZeRO-2 does in programs that never hold whole gradients.
-    """
-    if job.split.zero_stage == 3:
-        return not job.split.gathers_per_step
-    return job.split.zero_stage == 2 and not accumulates_whole
 
 
 class BlockTime:
@@ -251,17 +242,19 @@ class BlockTime:
             dense: parameters that all replicas have.
             expert: parameters of this rank's experts.
         """
-        if not reduces_each_micro_batch(self.job, self.software.accumulates_whole):
+        exchange = replica_exchange(self.job, self.software)
+        if not exchange.is_of_micro_batches:
             return passes
         gather = reduce = 0.0
         for count, group, gathered_from in (
             (dense, self.groups.shards, self.groups.gather),
             (expert, self.groups.expert_replicas, self.groups.expert_replicas),
         ):
-            gather += self.collectives.all_gather(self.software.gather_bytes * count, gathered_from)
+            gather += self.collectives.all_gather(gather_bytes(self.job, self.software) * count, gathered_from)
             reduce += self.collectives.all_gather(self.software.reduce_bytes * count, group)
-        gathers_again = gather if self.job.split.zero_stage == 3 else 0.0
+        sums = exchange.backward_reductions * (2 if exchange.sums_whole else 1)
+        behind = exchange.backward_gathers * gather + sums * reduce
         return Passes(
-            passes.forward + self.hidden(gather, passes.forward.total),
-            passes.backward + self.hidden(gathers_again + reduce, passes.backward.total),
+            passes.forward + self.hidden(exchange.forward_gathers * gather, passes.forward.total),
+            passes.backward + self.hidden(behind, passes.backward.total),
         )

@@ -153,10 +153,12 @@ def with_regather(job: Job, *, per_step: bool) -> Job:
 
 
 def _split(config: RunConfig, training_stage: str, layout: ParallelConfig) -> Split:
+    by_hand = layout.layers_per_pipeline_stage
     return Split(
         replicas=config.num_replicas(training_stage),
         pipeline=layout.pipeline,
         chunks_per_rank=layout.chunks_per_rank,
+        blocks_per_chunk=None if by_hand is None else tuple(by_hand),
         tensor=layout.tensor,
         context=layout.sequence,
         context_exchange="heads",

@@ -79,6 +79,8 @@ class Split:
     """heads: all-to-all between tokens and heads (Ulysses, arXiv:2309.14509); keys: keys and values go round."""
     expert: int = 1
     """Ranks that a block's experts are spread over."""
+    blocks_per_chunk: tuple[int, ...] | None = None
+    """Blocks of each chunk in model order, by hand; null cuts as the software does."""
     zero_stage: int = 1
     """What replicas (and context) shard: 0 nothing, 1 optimizer state, 2 + gradients, 3 + weights."""
     zero3_group: int | None = None

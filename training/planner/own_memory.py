@@ -14,6 +14,7 @@ from training.models.activation_memory import ActivationMemory
 from training.models.sizes import ChunkSize, chunk_size
 from training.models.zero_memory import ZeroMemory, element_bytes
 from training.planner.job import Job, NumberFormat, Recompute
+from training.planner.model_config import model_config
 from training.planner.pipeline_time import chunks_in_flight, chunks_of
 from training.planner.software import Software
 from training.planner.stage_memory import StageMemory
@@ -45,7 +46,7 @@ def runs_in_our_engines(job: Job) -> bool:
 
 def own_memory(job: Job, software: Software) -> tuple[StageMemory, ...]:
     """Return the memory of a rank of each pipeline stage, of a job that `runs_in_our_engines`."""
-    config, split = _config(job), job.split
+    config, split = model_config(job), job.split
     chunks = chunks_of(job, software.cut)
     ends = list(accumulate(chunk.dense_blocks for chunk in chunks))
     # Layers are the embedding, the blocks, the norm and the head.
@@ -59,11 +60,12 @@ def own_memory(job: Job, software: Software) -> tuple[StageMemory, ...]:
 
 def _stage(job: Job, software: Software, config: ModelConfig, chunks: list[ChunkSize], place: int) -> StageMemory:
     split, precision = job.split, _PRECISION[job.number_format]
+    on_cpu = "CPU" in job.device.name.upper()
     zero = ZeroMemory(zero_stage=split.zero_stage, precision=precision, num_replicas=split.replicas)
     micro_batch = ActivationMemory(
         model=config,
         precision=precision,
-        device="cpu" if "CPU" in job.device.name.upper() else "cuda",
+        device="cpu" if on_cpu else "cuda",
         num_tokens=job.batch.micro_batch * job.batch.sequence_length,
     )
     recompute = _RECOMPUTE[split.recompute]
@@ -84,6 +86,8 @@ def _stage(job: Job, software: Software, config: ModelConfig, chunks: list[Chunk
         buffers_bytes=_reduction_bytes(job, zero, chunks) + hidden,
         update_bytes=max(zero.update_bytes(chunk.num_parameters) for chunk in chunks),
     )
+    if on_cpu:
+        return tensors  # nothing is reserved ahead, and there is no driver
     return tensors.with_overhead((software.reserved_factor - 1) * tensors.tensors_bytes + software.context_bytes)
 
 
@@ -105,17 +109,3 @@ def _reduction_bytes(job: Job, zero: ZeroMemory, chunks: list[ChunkSize]) -> int
     # Only ZeRO-3 keeps the bucket of a chunk that is not running.
     kept = sum(buckets) if zero.zero_stage == 3 else max(buckets)
     return kept + max(zero.reduction_bytes(count, chunk) for count, chunk in zip(elements, chunks, strict=True))
-
-
-def _config(job: Job) -> ModelConfig:
-    model = job.model
-    return ModelConfig(
-        vocab_size=model.vocab_size,
-        hidden_size=model.hidden_size,
-        num_layers=model.num_blocks,
-        num_heads=model.num_heads,
-        num_kv_heads=model.num_kv_heads,
-        ffn_size=model.ffn_size,
-        max_sequence_length=job.batch.sequence_length,
-        tied_embeddings=model.tied_embeddings,
-    )

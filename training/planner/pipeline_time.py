@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
+from training.config.model_schema import ModelConfig
+from training.models.cut import costs_of
 from training.parallel.partition import balance
 from training.parallel.schedule import Kind, execution_order, interleaving_fits, make_schedule
 from training.planner.job import Job, ModelShape, Split
+from training.planner.model_config import model_config
 
 _LARGEST_TABLE = 4_000
 """Actions of a schedule table that are simulated one by one; a larger one costs more time than it tells."""
@@ -30,7 +33,20 @@ def chunks_of(job: Job, cut: str) -> tuple[Chunk, ...]:
         job: the run.
         cut: `Software.cut`.
     """
-    return _chunks(job.model, job.split.pipeline * job.split.chunks_per_rank, cut)
+    count = job.split.pipeline * job.split.chunks_per_rank
+    if job.split.blocks_per_chunk is not None:
+        return _with_ends(job.model, job.split.blocks_per_chunk)
+    if cut == "balance" and count > 1:
+        tokens = job.batch.micro_batch * job.batch.sequence_length / job.split.context
+        return _with_ends(job.model, _as_our_engines(model_config(job), count, job.batch.sequence_length, tokens))
+    return _chunks(job.model, count, cut)
+
+
+@lru_cache(maxsize=4096)
+def _as_our_engines(model: ModelConfig, count: int, sequence_length: int, micro_batch_tokens: float) -> tuple[int, ...]:
+    """Return blocks of each chunk as training/models/cut.py cuts."""
+    costs = costs_of(model, sequence_length=sequence_length, micro_batch_tokens=micro_batch_tokens)
+    return tuple(sum(1 <= layer <= model.num_layers for layer in part) for part in balance(costs, count))
 
 
 @lru_cache(maxsize=4096)
@@ -40,7 +56,14 @@ def _chunks(model: ModelShape, count: int, cut: str) -> tuple[Chunk, ...]:
     elif cut == "blocks":
         sizes = _alike(model.num_blocks, count)
     else:
-        sizes = _by_cost(model, count, cut)
+        sizes = _by_cost(model, count)
+    return _with_ends(model, tuple(sizes))
+
+
+@lru_cache(maxsize=4096)
+def _with_ends(model: ModelShape, sizes: tuple[int, ...]) -> tuple[Chunk, ...]:
+    """Return chunks of so many blocks, with the embedding in the first and the head in the last."""
+    count = len(sizes)
     dense_left = model.num_blocks if model.experts is None else model.experts.num_dense_blocks
     chunks = []
     for index, size in enumerate(sizes):
@@ -61,14 +84,11 @@ def _alike(num_blocks: int, count: int) -> list[int]:
     return [fewer + (index in inner_first[:more]) for index in range(count)]
 
 
-def _by_cost(model: ModelShape, count: int, cut: str) -> list[int]:
-    """Return blocks of each chunk where the head counts as many blocks as it has parameters."""
+def _by_cost(model: ModelShape, count: int) -> list[int]:
+    """Return blocks of each chunk as nanotron deals them; the head counts as many blocks as it has parameters."""
     attention = 2 * model.hidden_size * (model.num_heads + model.num_kv_heads) * model.head_size
     block = attention + model.ffn_matrices * model.hidden_size * model.ffn_size
     head = model.vocab_size * model.hidden_size
-    if cut == "balance":
-        parts = balance([0.0, *[float(block)] * model.num_blocks, 0.0, float(head)], count)
-        return [sum(1 <= layer <= model.num_blocks for layer in part) for part in parts]
     # nanotron, src/nanotron/models/base.py: a block goes to the current rank, and the rank changes once the cost up to
     # here reaches its share (the sweep's memory figures show that reaching is enough).
     total, sizes, rank = model.num_blocks * block + head, [0] * count, 0

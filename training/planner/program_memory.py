@@ -4,6 +4,7 @@ The count of kept activations follows arXiv:2205.05198, section 4, for blocks wi
 feed-forward layers: every operator's saved tensors, each once.
 """
 
+from training.planner.chunk_parameters import chunk_parameters
 from training.planner.constants import Constants
 from training.planner.job import Job, NumberFormat, Recompute
 from training.planner.operators import (
@@ -17,7 +18,6 @@ from training.planner.operators import (
 from training.planner.pipeline_time import Chunk, chunks_in_flight, chunks_of
 from training.planner.software import AttentionKernel, Software
 from training.planner.stage_memory import StageMemory
-from training.planner.step_time import chunk_parameters
 
 _FP32_BYTES = 4
 

@@ -70,6 +70,8 @@ class Software:
     accumulates_whole: bool = True
     """Whether a rank adds up whole gradients and reduces them once a step, where ZeRO's stage does not forbid it; else
     it reduces, and below ZeRO-3 gathers, for every micro-batch."""
+    is_deepspeed: bool = False
+    """Whether replicas exchange as DeepSpeed's do (planner/replica_exchange.py)."""
     accumulate_bytes: float = 8.0
     """Memory traffic of adding one parameter's whole gradient, for each micro-batch."""
     reduce_bytes: float = 4.0
@@ -182,6 +184,9 @@ SOFTWARE: dict[str, Software] = {
         traffic_factor=_EAGER_TRAFFIC,
         loss_bytes_per_logit=44.2,
         accumulate_bytes=10.0,
+        # training/config/deepspeed_config.py: overlap_comm is off, gradients go in fp32.
+        data_overlap=0.0,
+        is_deepspeed=True,
         gathers_beside_forward=False,
         cut="balance",
     ),

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from training.planner.block_time import BlockTime, Passes, PassTime, reduces_each_micro_batch
+from training.planner.block_time import BlockTime, Passes, PassTime
+from training.planner.chunk_parameters import chunk_parameters
 from training.planner.constants import CONSTANTS, Constants
 from training.planner.job import Job
-from training.planner.operators import block_parameters, table_parameters
 from training.planner.pipeline_time import Chunk, chunks_of, makespan_seconds
+from training.planner.replica_exchange import gather_bytes, replica_exchange
 from training.planner.roofline import traffic_seconds
 
 
@@ -74,21 +75,6 @@ def _chunk_passes(job: Job, parts: BlockTime, chunks: tuple[Chunk, ...]) -> list
     return [known[chunk] for chunk in chunks]
 
 
-def chunk_parameters(job: Job, chunks: tuple[Chunk, ...]) -> tuple[float, float]:
-    """Return parameters on one rank of a pipeline stage's chunks: those that all replicas have, and of its experts."""
-    dense = expert = 0.0
-    for chunk in chunks:
-        if chunk.dense_blocks:
-            dense += chunk.dense_blocks * block_parameters(job, is_dense=True)[0]
-        if chunk.expert_blocks:
-            outer, routed = block_parameters(job, is_dense=False)
-            dense, expert = dense + chunk.expert_blocks * outer, expert + chunk.expert_blocks * routed
-    has_embedding = any(chunk.has_embedding for chunk in chunks)
-    has_head = any(chunk.has_head for chunk in chunks)
-    tables = has_embedding + has_head - (has_embedding and has_head and job.model.tied_embeddings)
-    return dense + tables * table_parameters(job), expert
-
-
 def _end_of_step(job: Job, parts: BlockTime, chunks: tuple[Chunk, ...], spent: Passes) -> tuple[float, float]:
     """Return seconds of exchange that is not hidden, and of the update, of one pipeline stage.
 
@@ -99,18 +85,19 @@ def _end_of_step(job: Job, parts: BlockTime, chunks: tuple[Chunk, ...], spent: P
     same_experts = groups.expert_replicas.size
     held = dense + expert if split.zero_stage == 0 else dense / split.shards + expert / same_experts
     optimizer = traffic_seconds(software.update_bytes * held, job.device, parts.efficiency)
-    if reduces_each_micro_batch(job, software.accumulates_whole) or split.shards == 1:
+    exchange = replica_exchange(job, software)
+    if not exchange.step_gathers and not exchange.step_reductions:
         return 0.0, optimizer
     reduce = gather = issue = 0.0
     for count, group in ((dense, groups.shards), (expert, groups.expert_replicas)):
         gradients = software.reduce_bytes * count
         message = software.whole_message_bytes if split.zero_stage == 0 else software.message_bytes
         messages = max(1.0, gradients / message)
-        if split.zero_stage == 0:
-            reduce += collectives.all_reduce(gradients, group, messages=messages)
-        else:
-            reduce += collectives.all_gather(gradients, group, messages=messages)
-            gather += collectives.all_gather(software.gather_bytes * count, group)
+        if exchange.step_reductions:
+            sum_up = collectives.all_reduce if exchange.sums_whole else collectives.all_gather
+            reduce += sum_up(gradients, group, messages=messages)
+        if exchange.step_gathers:
+            gather += collectives.all_gather(gather_bytes(job, software) * count, group)
             messages += 1
         if count:
             issue += messages * group.size * software.issue_seconds_per_member

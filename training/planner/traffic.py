@@ -6,12 +6,12 @@ ring sends, and the least there is.
 
 from dataclasses import dataclass
 
-from training.planner.block_time import reduces_each_micro_batch
+from training.planner.chunk_parameters import chunk_parameters
 from training.planner.constants import CONSTANTS, Constants
 from training.planner.job import Job, Recompute
 from training.planner.operators import element_bytes, hidden_bytes, rank_tokens, token_shards
 from training.planner.pipeline_time import chunks_of
-from training.planner.step_time import chunk_parameters
+from training.planner.replica_exchange import gather_bytes, replica_exchange
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,13 +65,9 @@ def _data_bytes(job: Job, constants: Constants, dense: float, expert: float) -> 
     same_experts = max(1, split.shards // split.expert)
     parameters = dense * _share(split.shards) + expert * _share(same_experts)
     gathered = dense * _share(split.zero3_group or split.shards) + expert * _share(same_experts)
-    if reduces_each_micro_batch(job, software.accumulates_whole):
-        gathers = 2 if split.zero_stage == 3 else 1
-        each = gathers * software.gather_bytes * gathered + software.reduce_bytes * parameters
-        return job.batch.accumulation * each
-    if split.zero_stage == 0:
-        return 2 * software.reduce_bytes * parameters
-    return (software.reduce_bytes + software.gather_bytes) * parameters
+    exchange, micro_batches = replica_exchange(job, software), job.batch.accumulation
+    weights = exchange.gathers(micro_batches) * gather_bytes(job, software) * gathered
+    return weights + exchange.reductions(micro_batches) * software.reduce_bytes * parameters
 
 
 def _pipeline_bytes(job: Job) -> float:

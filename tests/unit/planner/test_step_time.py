@@ -106,7 +106,8 @@ def test_weights_that_stay_gathered_are_not_gathered_again() -> None:
         step_time(job(software="autarky", zero_stage=3, pipeline=2, replicas=64, gathers_per_step=flag))
         for flag in (True, False)
     )
-    assert stays.passes.data == 0 < again.passes.data
+    # Gradients are reduced with every micro-batch all the same, 4 bytes each; gathering twice is 4 more.
+    assert stays.passes.data == pytest.approx(again.passes.data / 2, rel=0.02)
     assert stays.data_seconds > again.data_seconds == 0
 
 

@@ -16,9 +16,9 @@ HIDDEN = 4096 * 4096 * 2
 
 @given(replicas=st.integers(2, 64))
 def test_zero_3_gathers_twice_and_reduces_once_for_every_micro_batch(replicas: int) -> None:
-    plan = job(software="autarky", zero_stage=3, replicas=replicas)
+    plan = job(software="torchtitan_compile", zero_stage=3, replicas=replicas)
     share = (replicas - 1) / replicas
-    ours = SOFTWARE["autarky"]
+    ours = SOFTWARE["torchtitan_compile"]
     assert traffic(plan).data_bytes == pytest.approx(
         8 * (2 * ours.gather_bytes + ours.reduce_bytes) * PARAMETERS * share
     )
