@@ -1,12 +1,12 @@
 """Say what a run will take before it starts: memory, time, traffic, goodput, price. Needs neither torch nor the data.
 
     python -m launch.plan [group=choice …] [key=value …] [--json] [--html FILE]
-                          [--search [--nodes N,N,…] [--top N] [--ours]]
+                          [--search [--nodes N,N,…] [--top N] [--ours]] [--software NAME]
     python -m launch.plan --calibrate FILE RUN_DIR …
 
 --search plans every legal layout of the first training stage's model and batch on the cluster and ranks those that
 fit; --nodes adds other sizes of the cluster, --ours leaves out what no engine of this version runs, --top says how many
-are shown. --json prints all numbers, --html writes them as a page with charts. --calibrate reads real runs and writes
+are shown. --software plans as another program would run it. --json prints all numbers, --html writes them as a page with charts. --calibrate reads real runs and writes
 the constants that fit them best; cluster.calibration=FILE uses them. Exit code 0 also if a plan does not fit: it says
 so. Others: docs/exit_codes.md.
 """
@@ -16,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from launch.plan_numbers import plan_numbers, search_numbers
@@ -25,10 +26,11 @@ from training.config.load import compose
 from training.config.schema import RunConfig
 from training.errors import AutarkyError, ConfigError, ExitCode
 from training.planner.calibration import calibrate, constants_of, write_calibration
-from training.planner.from_config import job_of
+from training.planner.from_config import SOFTWARE_NAME, job_of
 from training.planner.layouts import Limits
 from training.planner.run_plan import plan_run
 from training.planner.search import SearchResult, search
+from training.planner.software import SOFTWARE
 from training.planner.this_machine import with_this_machine
 
 _SHOWN = 10
@@ -43,11 +45,11 @@ def main(argv: Sequence[str]) -> int:
         config = compose(arguments.words, to_plan=True)
         config = with_this_machine(config)
         constants = constants_of(config.cluster)
-        plan = plan_run(config, constants)
+        plan = plan_run(config, constants, software=arguments.software)
         found, seconds = None, 0.0
         if arguments.search:
             began = time.perf_counter()
-            found = _search(config, arguments.nodes, only_ours=arguments.ours)
+            found = _search(config, arguments)
             seconds = time.perf_counter() - began
         if arguments.html:
             write_plan_page(arguments.html, plan, found)
@@ -68,18 +70,18 @@ def main(argv: Sequence[str]) -> int:
     return ExitCode.DONE
 
 
-def _search(config: RunConfig, nodes: Sequence[int], *, only_ours: bool) -> SearchResult:
+def _search(config: RunConfig, arguments: argparse.Namespace) -> SearchResult:
     """Search for the layout of the first training stage."""
     name, stage = next(iter(config.stages.items()))
     return search(
-        job_of(config, name),
+        replace(job_of(config, name), software=arguments.software),
         [
             Limits(
                 world_size=num_nodes * config.cluster.processes_per_node,
                 global_batch=stage.global_batch_sequences,
-                only_ours=only_ours,
+                only_ours=arguments.ours,
             )
-            for num_nodes in sorted({config.cluster.num_nodes, *nodes})
+            for num_nodes in sorted({config.cluster.num_nodes, *arguments.nodes})
         ],
         constants_of(config.cluster),
     )
@@ -108,6 +110,13 @@ def _parser() -> argparse.ArgumentParser:
         "--nodes", type=_numbers, default=[], metavar="N,N", help="search these sizes of the cluster too"
     )
     parser.add_argument("--ours", action="store_true", help="search only what an engine of this version runs")
+    parser.add_argument(
+        "--software",
+        choices=sorted(SOFTWARE),
+        default=SOFTWARE_NAME,
+        metavar="NAME",
+        help=f"plan as another program would run it: {', '.join(sorted(SOFTWARE))}",
+    )
     parser.add_argument("--top", type=int, default=_SHOWN, metavar="N", help=f"layouts to show (default {_SHOWN})")
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts")

@@ -7,7 +7,7 @@ import pytest
 from training.config.load import compose
 from training.errors import ConfigError
 
-MAI1 = ["experiment=mai1_500b"]
+MAI1 = ["experiment=mai1_500b", "parallel.schedule=1f1b", "parallel.chunks_per_rank=1"]
 
 
 def refused(*overrides: str, to_plan: bool = True) -> ConfigError:

@@ -42,7 +42,7 @@ def test_json_has_every_number_once_more(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["experiment=gpt4o_1800b", "--json", "--search", "--top", "3"]) == 0
     plan = json.loads(capsys.readouterr().out)
     stage = plan["stages"]["pretrain"]
-    assert len(stage["memory"]) == 25
+    assert len(stage["memory"]) == 32
     step, passes = stage["step"], stage["step"]["passes"]
     parts = sum(passes.values()) + sum(step[f"{name}_seconds"] for name in ("bubble", "data", "optimizer", "other"))
     assert parts == pytest.approx(step["seconds"], rel=1e-6)
