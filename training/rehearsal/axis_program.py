@@ -75,3 +75,10 @@ class AxisProgram:
                 CollectiveKind.all_reduce, GroupKind.tensor, numel, self.dtype, about=f"{layer.name} {about}'s result"
             )
         ]
+
+
+def planned_groups(grid: Grid) -> list[GroupKind]:
+    """Return the kinds of groups that planned axes need, in the order in which they are made."""
+    sizes = {GroupKind.sequence: grid.sequence, GroupKind.tensor: grid.tensor, GroupKind.expert: grid.expert}
+    kinds = [kind for kind, size in sizes.items() if size > 1]
+    return [*kinds, GroupKind.expert_shards] if grid.expert > 1 else kinds

@@ -58,18 +58,32 @@ def in_release_order(layer: Layer) -> list[Parameter]:
     return [parameter for group in optimizer_groups(layer.parameters) for parameter in group]
 
 
-def whole_bucket(parameters: Iterable[Parameter], *, bucket_elements: int) -> Iterator[list[Parameter]]:
-    """Yield what ZeRO collects before it reduces: as many parameters as fit, or one that is larger by itself."""
-    bucket: list[Parameter] = []
-    elements = 0
-    for parameter in parameters:
-        if bucket and elements + parameter.numel > bucket_elements:
-            yield bucket
-            bucket, elements = [], 0
-        bucket.append(parameter)
-        elements += parameter.numel
-    if bucket:
-        yield bucket
+class Filling:
+    """Gradients that ZeRO collects before it reduces them: as many as fit, or one that is larger by itself."""
+
+    def __init__(self, bucket_elements: int) -> None:
+        self._bucket_elements = bucket_elements
+        self._bucket: list[Parameter] = []
+        self._elements = 0
+
+    def add(self, parameter: Parameter) -> list[Parameter]:
+        """Add a gradient; return what has to be reduced before, [] if nothing has to."""
+        full = self.take() if self._elements + parameter.numel > self._bucket_elements else []
+        self._bucket.append(parameter)
+        self._elements += parameter.numel
+        return full
+
+    def take(self) -> list[Parameter]:
+        """Return what was collected, and begin anew."""
+        taken, self._bucket, self._elements = self._bucket, [], 0
+        return taken
+
+
+def full_buckets(parameters: Iterable[Parameter], *, bucket_elements: int) -> list[list[Parameter]]:
+    """Return gradients as they are reduced together, in order."""
+    filling = Filling(bucket_elements)
+    buckets = [filling.add(parameter) for parameter in parameters]
+    return [bucket for bucket in (*buckets, filling.take()) if bucket]
 
 
 def partitioned_buckets(
@@ -88,7 +102,7 @@ def partitioned_buckets(
             starts[parameter.name] = offset, part
             offset += parameter.numel
     buckets = []
-    for bucket in whole_bucket(order, bucket_elements=bucket_elements):
+    for bucket in full_buckets(order, bucket_elements=bucket_elements):
         about = names(bucket)
         numel = sum(parameter.numel for parameter in bucket)
         if numel <= bucket_elements:
@@ -99,12 +113,9 @@ def partitioned_buckets(
     return buckets
 
 
-def sharded_buckets(order: Iterable[Parameter], *, bucket_elements: int, num_shards: int) -> list[Bucket]:
-    """Return the reduce-scatters of ZeRO-3: every parameter in it is padded to a multiple of the shards."""
-    return [
-        Bucket(sum(num_shards * shard_numel(parameter.numel, num_shards) for parameter in bucket), names(bucket))
-        for bucket in whole_bucket(order, bucket_elements=bucket_elements)
-    ]
+def sharded_bucket(bucket: Sequence[Parameter], *, num_shards: int) -> Bucket:
+    """Return the reduce-scatter of ZeRO-3 for a full bucket: every parameter is padded to a multiple of the shards."""
+    return Bucket(sum(num_shards * shard_numel(p.numel, num_shards) for p in bucket), names(bucket))
 
 
 def engine_buckets(tensors: Iterable[tuple[int, str]]) -> list[Bucket]:

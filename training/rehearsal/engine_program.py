@@ -13,6 +13,7 @@ from training.models.zero_memory import element_bytes
 from training.rehearsal.axis_program import AxisProgram
 from training.rehearsal.buckets import (
     Bucket,
+    Filling,
     engine_buckets,
     in_arrival_order,
     in_release_order,
@@ -20,7 +21,7 @@ from training.rehearsal.buckets import (
     partition_numel,
     partitioned_buckets,
     shard_numel,
-    sharded_buckets,
+    sharded_bucket,
 )
 from training.rehearsal.grid import GroupKind
 from training.rehearsal.operations import Collective, CollectiveKind
@@ -161,27 +162,20 @@ class EngineProgram:
             events: gathers, and parameters whose gradients are complete.
         """
         operations: list[Collective] = []
-        filling: dict[Sharing, list[Parameter]] = {sharing: [] for sharing in self.sharings}
+        filling = {sharing: Filling(self.bucket_elements) for sharing in self.sharings}
 
-        def flush(sharing: Sharing) -> None:
-            buckets = sharded_buckets(
-                filling[sharing],
-                bucket_elements=max(self.bucket_elements, sum(p.numel for p in filling[sharing])),
-                num_shards=self.num_shards[sharing],
-            )
-            operations.extend(self._reduce(CollectiveKind.reduce_scatter, bucket, sharing) for bucket in buckets)
-            filling[sharing] = []
+        def reduce(parameters: list[Parameter], sharing: Sharing) -> None:
+            if parameters:
+                bucket = sharded_bucket(parameters, num_shards=self.num_shards[sharing])
+                operations.append(self._reduce(CollectiveKind.reduce_scatter, bucket, sharing))
 
         for event in events:
             if isinstance(event, Collective):
                 operations.append(event)
-                continue
-            filled = filling[event.sharing]
-            if filled and sum(p.numel for p in filled) + event.numel > self.bucket_elements:
-                flush(event.sharing)
-            filling[event.sharing].append(event)
-        for sharing in filling:
-            flush(sharing)
+            else:
+                reduce(filling[event.sharing].add(event), event.sharing)
+        for sharing, rest in filling.items():
+            reduce(rest.take(), sharing)
         return operations
 
     def update(self) -> list[Collective]:

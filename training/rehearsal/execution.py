@@ -52,6 +52,7 @@ class _Execution:
         if stuck:
             free = [actor for actor in stuck if actor not in self._broken]
             Standstill(self._actors, self._arrived, self._blame).judge(free)
+            assert self._findings, "whoever stands waits for somebody: one who ended, does not fit, or is in a ring"
         else:
             for actor in range(len(self._actors)):
                 self._check_complete(actor)

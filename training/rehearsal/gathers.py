@@ -113,7 +113,7 @@ class Coordinator:
     def begin_micro_batch(self) -> None:
         """Start over with the recorded order; the second call ends the recording."""
         for held in self._held:
-            held.fetched_for = -(10**10)
+            held.fetched_for = -1
         if self._order:
             self.is_recording = False
         self._queue = deque(self._order)

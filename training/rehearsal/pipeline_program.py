@@ -3,7 +3,8 @@
 from training.config.schema import Regather
 from training.parallel import program as schedule_program
 from training.parallel.schedule import Kind
-from training.rehearsal.grid import Grid, GroupKind
+from training.rehearsal.axis_program import planned_groups
+from training.rehearsal.grid import GroupKind
 from training.rehearsal.operations import (
     Collective,
     CollectiveKind,
@@ -30,16 +31,10 @@ def pipeline_start(plan: Plan, pipeline_stage: int) -> Program:
             Collective(CollectiveKind.broadcast, GroupKind.world_cpu, numel, dtype, root=0, about="regather")
             for numel, dtype in ((1, "int64"), (told, "uint8"))
         ),
-        *new_groups(plan.grid, [*kinds, *_planned_groups(plan.grid)]),
+        *new_groups(plan.grid, [*kinds, *planned_groups(plan.grid)]),
         *(operation for engine in chunks for operation in engine.start()),
         *new_groups(plan.grid, tied),
     )
-
-
-def _planned_groups(grid: Grid) -> list[GroupKind]:
-    sizes = {GroupKind.sequence: grid.sequence, GroupKind.tensor: grid.tensor, GroupKind.expert: grid.expert}
-    kinds = [kind for kind, size in sizes.items() if size > 1]
-    return [*kinds, GroupKind.expert_shards] if grid.expert > 1 else kinds
 
 
 def pipeline_step(plan: Plan, pipeline_stage: int, tied_numel: int | None) -> Program:

@@ -7,8 +7,7 @@ from training.planner.from_config import job_of
 from training.planner.memory import memory
 from training.planner.stage_memory import StageMemory
 from training.rehearsal.plan import Plan
-
-_GIB = 2**30
+from training.reporting.formatting import num_bytes
 
 
 def planned_memory(plan: Plan) -> tuple[RankMemory | StageMemory, ...]:
@@ -33,5 +32,5 @@ def described(part: RankMemory | StageMemory) -> str:
     """Return a memory plan as a line for people: its largest parts first."""
     parts = {name.removesuffix("_bytes"): count for name, count in asdict(part).items()}
     largest = sorted(parts.items(), key=lambda item: -item[1])
-    listed = ", ".join(f"{name} {count / _GIB:.1f}" for name, count in largest if count >= _GIB / 20)
-    return f"{part.total_bytes / _GIB:.1f} GiB at the highest" + (f" ({listed})" if listed else "")
+    listed = ", ".join(f"{name} {num_bytes(count)}" for name, count in largest if count >= part.total_bytes / 100)
+    return f"{num_bytes(part.total_bytes)} at the highest ({listed})"

@@ -128,6 +128,8 @@ def _groups_made_in_another_order(rehearsal: Rehearsal) -> Mistake | None:
 
 def _save_without_vote(rehearsal: Rehearsal) -> Mistake | None:
     rank = _victim(rehearsal)
+    if rehearsal.plan.grid.world_size == 1:
+        return None
     text = rehearsal.phases[Phase.save].of(rank)
     wrong = rehearsal.with_text(Phase.save, rank, text[:-1])
     return Mistake(rehearsal=wrong, rank=rank, words=("all ranks succeeded",))

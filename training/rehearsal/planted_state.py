@@ -10,10 +10,10 @@ from training.rehearsal.ownership import STATE_KINDS, WEIGHT, Slices
 from training.rehearsal.rehearsal import Rehearsal
 
 
-def _middle_row(slices: Slices) -> int:
-    """Return a row that has a neighbour before it in the same parameter, as far into the table as the middle."""
+def _middle_row(slices: Slices) -> int | None:
+    """Return a row near the middle whose parameter has an earlier row too; None if no parameter is divided."""
     same = np.flatnonzero(slices.parameter[1:] == slices.parameter[:-1]) + 1
-    return int(same[len(same) // 2]) if len(same) else 0
+    return int(same[len(same) // 2]) if len(same) else None
 
 
 def _with_state(rehearsal: Rehearsal, row: int, slices: Slices, kinds: tuple[str, ...] = STATE_KINDS) -> Mistake:
@@ -23,30 +23,37 @@ def _with_state(rehearsal: Rehearsal, row: int, slices: Slices, kinds: tuple[str
     return Mistake(rehearsal=replace(rehearsal, state=state), rank=int(slices.rank[row]), words=(name,))
 
 
-def _range_owned_twice(rehearsal: Rehearsal) -> Mistake:
+def _range_owned_twice(rehearsal: Rehearsal) -> Mistake | None:
     slices = rehearsal.state[WEIGHT]
     row = _middle_row(slices)
+    if row is None:
+        return None
     wrong = slices.with_row(row, start=int(slices.start[row]) - 1, numel=int(slices.numel[row]) + 1)
     return _with_state(rehearsal, row, wrong)
 
 
-def _range_owned_by_nobody(rehearsal: Rehearsal) -> Mistake:
+def _range_owned_by_nobody(rehearsal: Rehearsal) -> Mistake | None:
     slices = rehearsal.state[WEIGHT]
     row = _middle_row(slices)
+    if row is None:
+        return None
     wrong = slices.with_row(row, start=int(slices.start[row]) + 1, numel=int(slices.numel[row]) - 1)
     return _with_state(rehearsal, row, wrong)
 
 
 def _padding_owned(rehearsal: Rehearsal) -> Mistake:
     slices = rehearsal.state[WEIGHT]
-    ends = slices.start + slices.numel == rehearsal.ownership.numels[slices.parameter]
-    row = int(np.flatnonzero(ends & slices.is_owner)[ends.sum() // 3])
+    is_last = slices.start + slices.numel == rehearsal.ownership.numels[slices.parameter]
+    lasts = np.flatnonzero(is_last & slices.is_owner)
+    row = int(lasts[len(lasts) // 3])
     return _with_state(rehearsal, row, slices.with_row(row, numel=int(slices.numel[row]) + 1))
 
 
-def _moment_of_another_rank(rehearsal: Rehearsal) -> Mistake:
+def _moment_of_another_rank(rehearsal: Rehearsal) -> Mistake | None:
     slices = rehearsal.state[WEIGHT]
     row = _middle_row(slices)
+    if row is None:
+        return None
     other = (int(slices.rank[row]) + 1) % rehearsal.plan.grid.world_size
     return _with_state(rehearsal, row, slices.with_row(row, rank=other), kinds=STATE_KINDS[1:2])
 
@@ -130,9 +137,11 @@ def _resume_overlaps(rehearsal: Rehearsal) -> Mistake:
     return _with_samples(rehearsal, last, samples, 0, "after a resume", "does not belong")
 
 
-def _checkpoint_range_missing(rehearsal: Rehearsal) -> Mistake:
+def _checkpoint_range_missing(rehearsal: Rehearsal) -> Mistake | None:
     slices = rehearsal.files[WEIGHT]
     row = _middle_row(slices)
+    if row is None:
+        return None
     rest = slices.rows(np.arange(len(slices)) != row)
     files = {**rehearsal.files, WEIGHT: rest}
     name = rehearsal.ownership.names[int(slices.parameter[row])]

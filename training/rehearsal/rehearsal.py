@@ -12,6 +12,7 @@ from training.planner.stage_memory import StageMemory
 from training.rehearsal.checks import check_checkpoint, check_memory, check_samples, check_state
 from training.rehearsal.execution import execute
 from training.rehearsal.findings import Finding
+from training.rehearsal.operations import Program
 from training.rehearsal.ownership import ELEMENT_BYTES, STATE_KINDS, Ownership, Slices, build_ownership
 from training.rehearsal.plan import Plan, plan_of
 from training.rehearsal.planned_memory import planned_memory
@@ -79,7 +80,7 @@ class Rehearsal:
         found += check_memory(self.plan, self.state, self.memory, self.device_bytes)
         return found
 
-    def with_text(self, phase: Phase, rank: int, text: tuple) -> Self:
+    def with_text(self, phase: Phase, rank: int, text: Program) -> Self:
         """Return the same with another program of one rank in one phase."""
         texts = self.phases[phase]
         text_of_rank = texts.text_of_rank.copy()

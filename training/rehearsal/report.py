@@ -15,8 +15,8 @@ from training.rehearsal.planned_memory import described
 from training.rehearsal.planted import Trial
 from training.rehearsal.program import Phase
 from training.rehearsal.rehearsal import Rehearsal
+from training.reporting.formatting import num_bytes
 
-_GIB = 2**30
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8, "int64": 8, "uint8": 1}
 _MOST_FINDINGS = 20
 _RING_SHARES: dict[CollectiveKind, Callable[[int, int], float]] = {
@@ -31,7 +31,7 @@ _RING_SHARES: dict[CollectiveKind, Callable[[int, int], float]] = {
 
 def describe(rehearsal: Rehearsal, findings: Sequence[Finding]) -> str:
     """Return a page: the layout, what each pipeline stage runs in a step, what was checked, and every finding."""
-    plan, ownership = rehearsal.plan, rehearsal.ownership
+    plan, ownership, files = rehearsal.plan, rehearsal.ownership, rehearsal.file_bytes
     grid = plan.grid
     planned = [
         f"{axis} {size}"
@@ -42,17 +42,17 @@ def describe(rehearsal: Rehearsal, findings: Sequence[Finding]) -> str:
     layout = f"pipeline {grid.pipeline} x data {grid.data}{axes}, ZeRO-{plan.layout.zero_stage}"
     texts = rehearsal.phases[Phase.step].texts
     lines = [
-        f"{plan.config.run.name}, {plan.training_stage}: {grid.world_size:,} ranks as {layout}",
+        f"{plan.config.run.name}, {plan.training_stage}: {_count(grid.world_size, 'rank')} as {layout}",
         f"  programs    {sum(len(t.texts) for t in rehearsal.phases.values())} texts; a step is "
         f"{_span([len(text) for text in texts])} operations, the start {_span(_lengths(rehearsal, Phase.start))}",
         f"  gathers     {plan.regather if plan.layout.zero_stage == 3 else 'none: weights are whole'}",
         *(f"  step        {line}" for line in _step_lines(rehearsal)),
         f"  state       {len(ownership.state):,} ranges of {len(ownership.names):,} parameters, "
         f"{int(ownership.numels.sum()):,} elements",
-        f"  samples     {plan.global_batch:,} a step: {grid.data:,} replicas x {plan.accumulation} micro-batches x "
-        f"{plan.micro_batch}",
-        f"  checkpoint  {_bytes(int(rehearsal.file_bytes.sum()))}; files of {_bytes(int(rehearsal.file_bytes.min()))} "
-        f"to {_bytes(int(rehearsal.file_bytes.max()))}",
+        f"  samples     {plan.global_batch:,} a step: {_count(grid.data, 'replica')} x "
+        f"{_count(plan.accumulation, 'micro-batch', 'es')} x {plan.micro_batch}",
+        f"  checkpoint  {num_bytes(int(files.sum()))}; files of {num_bytes(int(files.min()))} to "
+        f"{num_bytes(int(files.max()))}",
         f"  memory      {_memory_line(rehearsal)}",
     ]
     if plan.is_planned_only:
@@ -72,7 +72,7 @@ def describe_loss(loss: Loss, starts: Sequence[tuple[str, Start | None]]) -> str
         f"{', …' if len(loss.nodes) > 8 else ''}), {shown(np.array(loss.ranks, np.int32))}",
         f"  pipeline stages (dead ranks)  {stages}",
         f"  replicas that cannot go on    {len(loss.replicas):,}",
-        f"  state in no living memory     {_bytes(loss.lost_bytes)} of {_bytes(loss.state_bytes)}: "
+        f"  state in no living memory     {num_bytes(loss.lost_bytes)} of {num_bytes(loss.state_bytes)}: "
         + ("the living hold a whole copy" if loss.survives_in_memory else "the last checkpoint is needed"),
     ]
     for name, start in starts:
@@ -82,8 +82,8 @@ def describe_loss(loss: Loss, starts: Sequence[tuple[str, Start | None]]) -> str
         lines.append(
             f"  {name}: {start.num_nodes:,} nodes, {start.world_size:,} ranks as pipeline {start.pipeline} x data "
             f"{start.replicas}, {_count(start.accumulation, 'micro-batch', 'es')}; each rank reads at most "
-            f"{_bytes(int(start.read_bytes.max()))} from at most {_count(int(start.read_files.max()), 'file')}, "
-            f"{_bytes(int(start.read_bytes.sum()))} in all"
+            f"{num_bytes(int(start.read_bytes.max()))} from at most {_count(int(start.read_files.max()), 'file')}, "
+            f"{num_bytes(int(start.read_bytes.sum()))} in all"
         )
     return "\n".join(lines)
 
@@ -169,7 +169,7 @@ def loss_as_plain(loss: Loss, starts: Sequence[tuple[str, Start | None]]) -> dic
 def _finding_lines(findings: Sequence[Finding]) -> list[str]:
     if not findings:
         return ["  no mistake: all programs end, and everything is owned, read and written exactly once"]
-    lines = [f"  {_count(len(findings), 'MISTAKE')}"]
+    lines = [f"  {_count(len(findings), 'FINDING')}"]
     lines += [f"  {finding.check}: {finding.message}" for finding in findings[:_MOST_FINDINGS]]
     left = len(findings) - _MOST_FINDINGS
     return [*lines, *([f"  and {left} more (--json has all)"] if left > 0 else [])]
@@ -185,7 +185,7 @@ def _step_lines(rehearsal: Rehearsal) -> list[str]:
         sends = sum(isinstance(op, Send) for op in text)
         parts = [f"{count:,} {what}" for what, count in counted.items()]
         parts += [f"{sends:,} sends"] if sends else []
-        line = f"{', '.join(parts)}; {_bytes(ring_bytes(text, grid))} sent by each"
+        line = f"{', '.join(parts) or 'nothing with other ranks'}; {num_bytes(ring_bytes(text, grid))} sent by each"
         ranks_of.setdefault(line, []).append(np.flatnonzero(texts.text_of_rank == number).astype(np.int32))
     return [f"{shown(np.concatenate(ranks))}: {line}" for line, ranks in ranks_of.items()]
 
@@ -212,7 +212,7 @@ def _memory_line(rehearsal: Rehearsal) -> str:
         return "not planned: launch.plan's way needs the speed of the cluster's devices and links"
     fullest = max(rehearsal.memory, key=lambda part: part.total_bytes)
     device = device_memory_bytes(rehearsal.plan.config, rehearsal.plan.layout)
-    return f"fullest pipeline stage {described(fullest)}; the device has {device / _GIB:.1f} GiB"
+    return f"fullest pipeline stage {described(fullest)}; the device has {num_bytes(device)}"
 
 
 def _lengths(rehearsal: Rehearsal, phase: Phase) -> list[int]:
@@ -226,11 +226,3 @@ def _span(numbers: Sequence[int]) -> str:
 
 def _count(number: int, noun: str, plural: str = "s") -> str:
     return f"{number:,} {noun}{'' if number == 1 else plural}"
-
-
-def _bytes(number: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
-        number /= 1024
-    return f"{number:,.1f} TiB"

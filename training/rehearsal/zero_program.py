@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from training.parallel.schedule import Action, Kind
+from training.rehearsal.axis_program import planned_groups
 from training.rehearsal.buckets import in_release_order
 from training.rehearsal.engine_program import EngineProgram
 from training.rehearsal.gathers import Coordinator, Gather
@@ -26,7 +27,7 @@ def without_pipeline(plan: Plan) -> tuple[Program, Program, Program, Program]:
     zero_stage = plan.layout.zero_stage
     # utils/groups.py, `_clone_world_group`: DeepSpeed makes a group of its own of all ranks, once in a process. Weights
     # that are sharded as they are built (training/engine/sharded_layers.py) do without it.
-    own_group = new_groups(plan.grid, [GroupKind.world])
+    own_group = new_groups(plan.grid, [GroupKind.world, *planned_groups(plan.grid)])
     before = engine.initial_weights() if zero_stage == 3 else []
     after = engine.set_up() if zero_stage == 3 else engine.initial_weights()
     start = (*before, *own_group, *after)

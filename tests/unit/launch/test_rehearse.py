@@ -22,7 +22,7 @@ def test_a_sound_run_is_described_stage_by_stage(capsys: pytest.CaptureFixture[s
 def test_a_planted_mistake_is_named_and_the_exit_code_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*PIPELINE, "--plant", "collective_missing"]) == ExitCode.FAILED
     said = capsys.readouterr().out
-    assert "1 MISTAKE" in said
+    assert "1 FINDING" in said
     assert "rank 2 (pipeline stage 0, replica 2), operation" in said
 
 
@@ -45,6 +45,14 @@ def test_json_has_layout_findings_and_failure(capsys: pytest.CaptureFixture[str]
     assert anneal["failure"]["ranks"] == [4, 5, 6, 7]
     assert anneal["failure"]["dead_of_pipeline_stage"] == {"1": 4}
     assert anneal["failure"]["starts"]["without spares"]["num_nodes"] == 1
+
+
+def test_nodes_that_fail_may_be_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["experiment=mai1_500b", "--fail=random=2,seed=7"]) == ExitCode.DONE
+    first = capsys.readouterr().out
+    assert "dead: 2 nodes" in first
+    assert "the last checkpoint is needed" in first
+    assert "without spares: 1,500 nodes, 12,000 ranks as pipeline 15 x data 100" in first
 
 
 def test_memory_that_is_too_small_is_a_bad_config(capsys: pytest.CaptureFixture[str]) -> None:

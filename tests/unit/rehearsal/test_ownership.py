@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from tests.unit.rehearsal.layouts import any_layout, rehearsal
 from training.models.sizes import num_parameters
-from training.rehearsal.buckets import partition_numel, partitioned_buckets, sharded_buckets, whole_bucket
+from training.rehearsal.buckets import full_buckets, partition_numel, partitioned_buckets, sharded_bucket
 from training.rehearsal.parameters import Parameter, optimizer_groups
 
 
@@ -37,15 +37,15 @@ _PARAMETERS = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 9)), min_siz
 def test_buckets_hold_every_gradient_once_and_none_is_fuller_than_it_may_be(
     parameters: list[Parameter], bucket_elements: int, num_shards: int
 ) -> None:
-    buckets = list(whole_bucket(parameters, bucket_elements=bucket_elements))
+    buckets = full_buckets(parameters, bucket_elements=bucket_elements)
     assert [p for bucket in buckets for p in bucket] == parameters
     assert all(len(bucket) == 1 or sum(p.numel for p in bucket) <= bucket_elements for bucket in buckets)
     groups = optimizer_groups(parameters)
     total = sum(p.numel for p in parameters)
     pieces = partitioned_buckets(parameters, groups, bucket_elements=bucket_elements, num_shards=num_shards)
     assert sum(piece.numel for piece in pieces) == total
-    padded = sharded_buckets(parameters, bucket_elements=bucket_elements, num_shards=num_shards)
-    assert total <= sum(piece.numel for piece in padded) < total + num_shards * len(parameters)
+    padded = sum(sharded_bucket(bucket, num_shards=num_shards).numel for bucket in buckets)
+    assert total <= padded < total + num_shards * len(parameters)
 
 
 @pytest.mark.parametrize(("numel", "num_shards", "part"), [(936, 4, 234), (937, 4, 236), (1, 8, 2), (416, 4, 104)])

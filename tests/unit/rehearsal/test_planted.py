@@ -21,6 +21,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     },
     "pipeline_zero1": {"pipeline": 2, "zero_stage": 1, "tied": True, "accumulation": 4},
     "pipeline_zero2_interleaved": {"pipeline": 4, "zero_stage": 2, "accumulation": 8, **INTERLEAVED},
+    "one_replica": {"pipeline": 2, "data": 1, "zero_stage": 3, "accumulation": 4},
     "experts": {"pipeline": 2, "zero_stage": 3, "data": 8, "expert": 4, "experts": True, "accumulation": 4},
 }
 NO_ROOM = {
@@ -38,6 +39,13 @@ NO_ROOM = {
     "zero3_per_step": {"tied_copy_elsewhere", "expert_owned_by_nobody"},
     "pipeline_zero1": {"expert_owned_by_nobody"},
     "pipeline_zero2_interleaved": {"tied_copy_elsewhere", "expert_owned_by_nobody"},
+    "one_replica": {
+        *("collective_order_swapped", "collective_missing", "collective_twice", "collective_of_another_size"),
+        *("collective_of_another_dtype", "collective_in_another_group", "collective_of_another_kind"),
+        *("broadcast_from_another_root", "range_owned_twice", "range_owned_by_nobody", "moment_of_another_rank"),
+        *("checkpoint_range_missing", "replicas_alike", "pipeline_reads_other_samples", "tied_copy_elsewhere"),
+        "expert_owned_by_nobody",
+    },
     "experts": {"tied_copy_elsewhere", "device_too_small"},
 }
 """Mistakes that a layout cannot have."""

@@ -96,5 +96,18 @@ def test_15_000_ranks_of_a_405b_model_take_less_than_4_gb() -> None:
     assert told["peak_bytes"] < 4e9
 
 
+def test_groups_of_planned_axes_are_made_before_they_are_used() -> None:
+    for pipeline in (1, 2):
+        planned = rehearsal(pipeline=pipeline, sequence=2, expert=2, experts=True, accumulation=2)
+        made = {
+            op.members.partition(" group ")[0]
+            for op in planned.phases[Phase.start].of(0)
+            if isinstance(op, Collective) and op.kind is CollectiveKind.new_group
+        }
+        used = {op.group for op in planned.phases[Phase.step].of(0) if isinstance(op, Collective)}
+        assert used - made <= {GroupKind.world, GroupKind.shards}
+        assert {GroupKind.sequence, GroupKind.expert, GroupKind.expert_shards} <= made
+
+
 def test_a_rehearsal_names_its_training_stage() -> None:
     assert rehearsal().plan.training_stage == STAGE
