@@ -16,7 +16,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from launch.plan_numbers import plan_numbers, search_numbers
@@ -26,7 +25,7 @@ from training.config.load import compose
 from training.config.schema import RunConfig
 from training.errors import AutarkyError, ConfigError, ExitCode
 from training.planner.calibration import calibrate, constants_of, write_calibration
-from training.planner.from_config import SOFTWARE_NAME, job_of
+from training.planner.from_config import as_program, job_of
 from training.planner.layouts import Limits
 from training.planner.run_plan import plan_run
 from training.planner.search import SearchResult, search
@@ -74,7 +73,7 @@ def _search(config: RunConfig, arguments: argparse.Namespace) -> SearchResult:
     """Search for the layout of the first training stage."""
     name, stage = next(iter(config.stages.items()))
     return search(
-        replace(job_of(config, name), software=arguments.software),
+        as_program(job_of(config, name), arguments.software),
         [
             Limits(
                 world_size=num_nodes * config.cluster.processes_per_node,
@@ -113,7 +112,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--software",
         choices=sorted(SOFTWARE),
-        default=SOFTWARE_NAME,
         metavar="NAME",
         help=f"plan as another program would run it: {', '.join(sorted(SOFTWARE))}",
     )

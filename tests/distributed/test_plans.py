@@ -27,7 +27,7 @@ def test_bytes_sent_are_within_5_percent(contest: PlanContest) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_memory_is_within_10_percent(contest: PlanContest) -> None:
+def test_memory_is_within_12_percent(contest: PlanContest) -> None:
     assert {layout.name: layout.memory_error for layout in contest.layouts} == {
-        name: pytest.approx(0, abs=0.10) for name in NAMES
+        name: pytest.approx(0, abs=0.12) for name in NAMES
     }

@@ -56,7 +56,9 @@ class GlobalGradient:
         total, *sums = self._processes.sum([square, *more])
         norm = math.sqrt(total) if total >= 0 else math.nan
         if math.isfinite(norm) and 0 < self._clip_norm < norm:
-            torch._foreach_mul_([g.values for g in gradients], self._clip_norm / (norm + _CLIP_EPSILON))
+            held = [gradient.values for gradient in gradients]
+            if held:  # a rank of very many may hold nothing but padding, and torch takes no empty list
+                torch._foreach_mul_(held, self._clip_norm / (norm + _CLIP_EPSILON))
         return norm, sums
 
     def void(self) -> None:

@@ -19,9 +19,10 @@ from training.durable_files import write_durably
 from training.errors import ConfigError
 from training.plain_files import read_json, typed
 from training.planner.constants import CONSTANTS, Constants
-from training.planner.from_config import SOFTWARE_NAME, job_of
+from training.planner.from_config import job_of
 from training.planner.job import Job
 from training.planner.run_plan import chosen_regather
+from training.planner.software import OURS
 from training.planner.step_time import step_time
 from training.planner.this_machine import with_this_machine
 from training.reporting.metrics import FILE_NAME, latest_steps, read_metrics
@@ -93,7 +94,7 @@ def constants_of(cluster: ClusterConfig) -> Constants:
 
 def corrected(calibration: Calibration, constants: Constants = CONSTANTS) -> Constants:
     """Return the constants with a calibration's corrections."""
-    efficiency, ours = constants.efficiency, constants.software[SOFTWARE_NAME]
+    efficiency = constants.efficiency
     compute = {
         name: getattr(efficiency, name) / calibration.compute
         for name in ("gemm_sustained", "ampere_gemm_sustained", "gemm_sustained_fp8", "memory")
@@ -103,12 +104,16 @@ def corrected(calibration: Calibration, constants: Constants = CONSTANTS) -> Con
         name: replace(kernel, share_of_peak=kernel.share_of_peak / calibration.compute)
         for name, kernel in constants.kernels.items()
     }
-    software = replace(
-        ours,
-        host_seconds_per_block=ours.host_seconds_per_block * calibration.host,
-        step_seconds=ours.step_seconds if calibration.step_seconds is None else calibration.step_seconds,
-    )
-    return Constants(replace(efficiency, **compute, **links), kernels, {**constants.software, SOFTWARE_NAME: software})
+    ours = {
+        name: replace(
+            software,
+            host_seconds_per_block=software.host_seconds_per_block * calibration.host,
+            step_seconds=software.step_seconds if calibration.step_seconds is None else calibration.step_seconds,
+        )
+        for name, software in constants.software.items()
+        if name in OURS
+    }
+    return Constants(replace(efficiency, **compute, **links), kernels, constants.software | ours)
 
 
 def calibrate(run_directories: Sequence[Path]) -> Calibration:
@@ -160,7 +165,7 @@ def fit(points: Sequence[Point]) -> Calibration:
             compute=compute, links=links, host=host, step_seconds=usual_step_seconds * besides, points={}
         )
 
-    usual_step_seconds = min(CONSTANTS.software[SOFTWARE_NAME].step_seconds, least_step / 10)
+    usual_step_seconds = min(CONSTANTS.software[OURS[0]].step_seconds, least_step / 10)
 
     def misses(values: Sequence[float]) -> list[float]:
         constants = corrected(calibration(values))

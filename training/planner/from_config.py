@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from training.config.cluster_schema import NetworkConfig
 from training.config.model_schema import ModelConfig
-from training.config.schema import ClusterConfig, ParallelConfig, Precision, RunConfig
+from training.config.schema import ClusterConfig, ParallelConfig, PipelineEngineKind, Precision, RunConfig
 from training.config.schema import Recompute as ConfiguredRecompute
 from training.errors import ConfigError
 from training.planner.job import (
@@ -19,8 +19,8 @@ from training.planner.job import (
     Recompute,
     Split,
 )
+from training.planner.software import OURS
 
-SOFTWARE_NAME = "autarky"
 _RECOMPUTE = {
     ConfiguredRecompute.none: Recompute.none,
     ConfiguredRecompute.selective: Recompute.selective,
@@ -46,8 +46,14 @@ def job_of(config: RunConfig, training_stage: str) -> Job:
         number_format=NumberFormat(config.precision),
         device=device_of(config.cluster, config.precision),
         network=network_of(config.cluster),
-        software=SOFTWARE_NAME,
+        software=software_of(layout),
     )
+
+
+def software_of(layout: ParallelConfig) -> str:
+    """Return the planner's name of the engine that runs a layout."""
+    deepspeed = layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.deepspeed
+    return OURS[1] if deepspeed else OURS[0]
 
 
 def shape_of(model: ModelConfig) -> ModelShape:
@@ -145,6 +151,11 @@ def network_of(cluster: ClusterConfig) -> Network:
         node_latency_seconds=links.node_latency_seconds,
         cluster_latency_seconds=links.cluster_latency_seconds,
     )
+
+
+def as_program(job: Job, software: str | None) -> Job:
+    """Return the same job as another program would run it, one of planner.software.SOFTWARE; null leaves ours."""
+    return job if software is None else replace(job, software=software)
 
 
 def with_regather(job: Job, *, per_step: bool) -> Job:

@@ -7,10 +7,9 @@ from itertools import product
 
 from training.config.nearest_numbers import divisors
 from training.parallel.schedule import interleaving_fits
-from training.planner.from_config import SOFTWARE_NAME
 from training.planner.job import Batch, Job, Recompute, Split
 from training.planner.pipeline_time import chunks_of
-from training.planner.software import SOFTWARE
+from training.planner.software import OURS, SOFTWARE
 
 MICRO_BATCHES = (1, 2, 4, 8)
 CHUNKS = (1, 2, 4, 8)
@@ -45,7 +44,7 @@ def runs_today(job: Job) -> bool:
     """Return whether an engine of this version runs a job (training/config/engine_checks.py)."""
     split = job.split
     return (
-        job.software == SOFTWARE_NAME
+        job.software in OURS
         and job.model.experts is None
         and split.tensor == split.context == split.expert == 1
         and split.zero3_group is None

@@ -16,7 +16,7 @@ from training.models.zero_memory import ZeroMemory, element_bytes
 from training.planner.job import Job, NumberFormat, Recompute
 from training.planner.model_config import model_config
 from training.planner.pipeline_time import chunks_in_flight, chunks_of
-from training.planner.software import Software
+from training.planner.software import OURS, Software
 from training.planner.stage_memory import StageMemory
 
 _PRECISION = {NumberFormat.bf16: Precision.bf16, NumberFormat.fp32: Precision.fp32}
@@ -33,7 +33,7 @@ def runs_in_our_engines(job: Job) -> bool:
     """Return whether an engine of this version runs a job: a dense model, cut over the pipeline and by ZeRO alone."""
     model, split = job.model, job.split
     return (
-        job.software == "autarky"
+        job.software in OURS
         and model.experts is None
         and split.tensor == split.context == split.expert == 1
         and split.zero3_group is None
@@ -83,7 +83,7 @@ def _stage(job: Job, software: Software, config: ModelConfig, chunks: list[Chunk
         activations_bytes=in_flight * max(kept),
         block_bytes=micro_batch.block_backward_bytes(recompute),
         logits_bytes=micro_batch.loss_bytes if chunks[-1].has_head else 0,
-        buffers_bytes=_reduction_bytes(job, zero, chunks) + hidden,
+        buffers_bytes=_reduction_bytes(job, software, zero, chunks) + hidden,
         update_bytes=max(zero.update_bytes(chunk.num_parameters) for chunk in chunks),
     )
     if on_cpu:
@@ -100,8 +100,8 @@ def _gathered_bytes(job: Job, zero: ZeroMemory, chunks: list[ChunkSize]) -> int:
     return element_bytes(zero.precision) * (sum(layers) + layers[-1] if whole else sum(layers[-2:]))
 
 
-def _reduction_bytes(job: Job, zero: ZeroMemory, chunks: list[ChunkSize]) -> int:
-    own_pipeline = job.split.pipeline > 1
+def _reduction_bytes(job: Job, software: Software, zero: ZeroMemory, chunks: list[ChunkSize]) -> int:
+    own_pipeline = job.split.pipeline > 1 and not software.whole_buckets
     elements = [
         min(max(chunk.layers), REDUCE_BUCKET_ELEMENTS) if own_pipeline else REDUCE_BUCKET_ELEMENTS for chunk in chunks
     ]

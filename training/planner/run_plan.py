@@ -1,7 +1,7 @@
 """The plan of a whole run: memory, speed and traffic of each training stage, finish date, price, energy. No torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from training.config.schema import Regather, RunConfig
 from training.models.memory import PLANNED_SHARE
@@ -10,7 +10,7 @@ from training.parallel.layout import Layout
 from training.planner.checkpoint_cost import Storage
 from training.planner.constants import CONSTANTS, Constants
 from training.planner.flops import Counted, hfu, mfu
-from training.planner.from_config import SOFTWARE_NAME, job_of, with_regather
+from training.planner.from_config import as_program, job_of, with_regather
 from training.planner.goodput_plan import GoodputPlan, RunOutline, plan_goodput
 from training.planner.inference_price import InferencePrice, Serving, inference_price
 from training.planner.job import Job, NumberFormat
@@ -99,8 +99,8 @@ class RunPlan:
         return self.num_nodes * self.devices_per_node
 
 
-def plan_run(config: RunConfig, constants: Constants = CONSTANTS, *, software: str = SOFTWARE_NAME) -> RunPlan:
-    """Return the plan of a run; `software` is the program that runs it, one of planner.software.SOFTWARE.
+def plan_run(config: RunConfig, constants: Constants = CONSTANTS, *, software: str | None = None) -> RunPlan:
+    """Return the plan of a run; `software` is the program that runs it, null ours.
 
     Raises:
         ConfigError: the config does not say what a plan needs.
@@ -120,11 +120,11 @@ def plan_run(config: RunConfig, constants: Constants = CONSTANTS, *, software: s
 
 
 def plan_stage(
-    config: RunConfig, training_stage: str, constants: Constants = CONSTANTS, *, software: str = SOFTWARE_NAME
+    config: RunConfig, training_stage: str, constants: Constants = CONSTANTS, *, software: str | None = None
 ) -> StagePlan:
     """Return the plan of one training stage."""
     job, regather = chosen_regather(
-        replace(job_of(config, training_stage), software=software), config.layout_of(training_stage).regather, constants
+        as_program(job_of(config, training_stage), software), config.layout_of(training_stage).regather, constants
     )
     time = step_time(job, constants)
     steps = config.num_steps(training_stage)

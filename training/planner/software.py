@@ -72,6 +72,8 @@ class Software:
     it reduces, and below ZeRO-3 gathers, for every micro-batch."""
     is_deepspeed: bool = False
     """Whether replicas exchange as DeepSpeed's do (planner/replica_exchange.py)."""
+    whole_buckets: bool = False
+    """Whether chunks of a pipeline collect gradients in DeepSpeed's own bucket rather than one of a layer's size."""
     accumulate_bytes: float = 8.0
     """Memory traffic of adding one parameter's whole gradient, for each micro-batch."""
     reduce_bytes: float = 4.0
@@ -177,19 +179,25 @@ _TORCHTITAN = Software(
 )
 _EAGER_TRAFFIC = 4.35
 
+# PyTorch without a compiler, as torchtitan without one, and DeepSpeed's ZeRO (training/models/zero_memory.py).
+_AUTARKY = Software(
+    attention="flash_2",
+    traffic_factor=_EAGER_TRAFFIC,
+    loss_bytes_per_logit=44.2,
+    accumulate_bytes=10.0,
+    # training/config/deepspeed_config.py: overlap_comm is off, gradients go in fp32.
+    data_overlap=0.0,
+    is_deepspeed=True,
+    gathers_beside_forward=False,
+    cut="balance",
+)
+OURS = ("autarky", "autarky_deepspeed_pipeline")
+"""Names of what our engines are, of those in SOFTWARE."""
+
 SOFTWARE: dict[str, Software] = {
-    # PyTorch without a compiler, as torchtitan without one, and DeepSpeed's ZeRO (training/models/zero_memory.py).
-    "autarky": Software(
-        attention="flash_2",
-        traffic_factor=_EAGER_TRAFFIC,
-        loss_bytes_per_logit=44.2,
-        accumulate_bytes=10.0,
-        # training/config/deepspeed_config.py: overlap_comm is off, gradients go in fp32.
-        data_overlap=0.0,
-        is_deepspeed=True,
-        gathers_beside_forward=False,
-        cut="balance",
-    ),
+    "autarky": _AUTARKY,
+    # The same with DeepSpeed's PipelineEngine, which collects gradients in a bucket of DeepSpeed's size.
+    "autarky_deepspeed_pipeline": replace(_AUTARKY, whole_buckets=True),
     "megatron": _MEGATRON,
     "megatron_hybrid_ep": replace(_MEGATRON, deduplicates_exchange=True),
     "megatron_hybrid_ep_overlap": replace(_MEGATRON, deduplicates_exchange=True, expert_overlap=0.52),
