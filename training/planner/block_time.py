@@ -20,8 +20,9 @@ from training.planner.operators import (
 from training.planner.replica_exchange import gather_bytes, replica_exchange
 from training.planner.roofline import attention_seconds, gemm_seconds, traffic_seconds
 
-_TENSOR_COLLECTIVES = 8
-"""Of one block, forward and backward: an all-gather and a reduce-scatter around each of its two halves, both ways."""
+_TENSOR_COLLECTIVES = 10
+"""Of one block: an all-gather and a reduce-scatter around each of its two halves, forward and backward, and in backward
+each half's input gathered once more."""
 
 
 @dataclass(frozen=True, slots=True)
