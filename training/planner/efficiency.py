@@ -73,9 +73,10 @@ class Efficiency:
     memory: float = 0.754
     """Share of the memory bandwidth that memory-bound kernels reach."""
     node_links: float = 0.78
-    """Share of NVLink bandwidth that a collective reaches (bus bandwidth of large messages)."""
+    """Share of NVLink bandwidth that a collective reaches (bus bandwidth of large messages). Assumed: no row tells it
+    apart from the overlap."""
     cluster_links: float = 0.92
-    """Share of the network card's bandwidth that a collective reaches."""
+    """Share of the network card's bandwidth that a collective reaches. Assumed: headers and flow control."""
 
     interference: float = 0.664
     """Share of hidden communication's time by which it slows the computation that hides it: both need memory and

@@ -8,8 +8,8 @@ _EFA_STEP_SECONDS = 41e-6
 """Of a ring's step over AWS' network: the sweep's measured all-gathers of 1 GiB take 41 µs longer for each member more
 (columns of its CSV, 32 to 512 GPUs, the runs without a pipeline)."""
 _EFA_CARD_BANDWIDTH = 43e9
-"""Bytes per second of one device's four cards there: what those all-gathers come to without latency, 320 GB/s a node, is
-eight times this and the planner's share of it that collectives reach."""
+"""Bytes per second of one device's four cards there: eight times this, and the planner's share of it that collectives
+reach, are the 320 GB/s a node that those all-gathers come to without latency."""
 
 
 def _device(name: str, bf16: float, fp8: float | None, gib: float, terabytes: float, watts: float) -> Device:

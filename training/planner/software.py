@@ -1,7 +1,7 @@
 """What a training program keeps in memory, overlaps and fuses. No torch.
 
-A number whose docstring names no source is fitted on the calibration rows (`python -m training.planner.fit`) or, for
-programs without any, taken from the profile it is made of.
+Which numbers are fitted on the calibration rows is the list in `planner/fit.py`. Of the others the docstring or comment
+names the source, or says that they are assumed: no published row tells them apart from their neighbours.
 """
 
 from dataclasses import dataclass, replace
@@ -17,9 +17,9 @@ class AttentionKernel:
     """Fused: FLOP/s of forward with long sequences over the bf16 peak, on Hopper and later. Not fused: of its matrix
     products, over the best product's."""
     ampere_share_of_peak: float = 0.5
-    """The same on A100, fused."""
+    """The same on A100, fused; where it is not fitted, by FlashAttention-2 (arXiv:2307.08691), figure 5."""
     backward_share: float = 0.75
-    """Fused: speed of backward over forward's."""
+    """Fused: speed of backward over forward's; about that of figures 5 and 6 there."""
     keys_half: float = 1350.0
     """Sequence length at which half of that speed is reached: short ones waste masked tiles."""
     score_bytes: tuple[float, float] = (0.0, 0.0)
@@ -38,22 +38,23 @@ class Software:
     """Memory traffic of the loss, forward and backward, for each token and entry of the vocabulary."""
     host_seconds_per_block: float = 1.5e-3
     """Time of the host (Python, dispatch, launch) for forward and backward of one block of one micro-batch: no block
-    takes less."""
+    takes less. Fitted for nanotron; else assumed, some 150 kernels at 5 to 10 µs."""
     host_seconds_per_expert_block: float = 2e-3
-    """The same, more where the block has experts: routing, permutation, exchange."""
+    """The same, more where the block has experts: routing, permutation, exchange. Assumed."""
     issue_seconds_per_member: float = 0.0
     """Time of the host for one collective, for each member of its group."""
     tensor_overlap: float = 0.0
     """Share of tensor-parallel communication hidden behind computation."""
     context_overlap: float = 0.0
-    """Share of attention's time behind which the exchange of context parallelism may hide."""
+    """Share of attention's time behind which the exchange of context parallelism may hide; assumed."""
     balances_context: bool = True
     """Whether each context-parallel rank has a piece of the sequence's start and one of its end, so that the causal
     half is shared alike; else the rank with the end computes nearly twice the mean."""
     expert_overlap: float = 0.0
     """Share of expert exchange hidden behind computation."""
     data_overlap: float = 0.9
-    """Share of a pass behind which communication of replicas may hide."""
+    """Share of a pass behind which communication of replicas may hide; assumed, but fitted for nanotron: the first and
+    last layers have nothing beside them."""
     message_bytes: float = 400e6
     """Of what replicas exchange at the end of a step, what goes in one message under ZeRO: smaller ones follow each
     other so closely that they hide each other's latency."""
@@ -64,9 +65,10 @@ class Software:
     pipeline_blocks: bool = False
     """Whether a rank waits for its pipeline transfers instead of computing on."""
     step_seconds: float = 0.01
-    """Of each step, whatever the size: data, logging, the norm of all gradients."""
+    """Of each step, whatever the size: data, logging, the norm of all gradients. Assumed, but fitted for nanotron."""
     selective_gemm_share: float = 0.0
-    """Share of matrix products that selective recompute repeats."""
+    """Share of matrix products that selective recompute repeats: every other one in torchtitan (selective_ac_option
+    op), none in ours and Megatron's."""
     accumulates_whole: bool = True
     """Whether a rank adds up whole gradients and reduces them once a step, where ZeRO's stage does not forbid it; else
     it reduces, and below ZeRO-3 gathers, for every micro-batch."""
@@ -98,11 +100,13 @@ class Software:
     kept_activations: int = 1
     """Tensors of the feed-forward's width kept besides the inputs of the activation function."""
     logit_bytes: float = 10.0
-    """Memory of one logit through loss and backward."""
+    """Memory of one logit through loss and backward: the logit and, in fp32, itself and its gradient; 4 more where the
+    softmax is kept besides."""
     reserved_factor: float = 1.10
-    """Memory that torch's caching allocator reserves over the most that tensors take."""
+    """Memory that torch's caching allocator reserves over the most that tensors take. 1.15 is the sweep's median, from
+    its `mem_reserved_gb`; 1.10 is assumed."""
     context_bytes: float = 4e9
-    """CUDA context, communicators' buffers and libraries' work spaces, beyond the allocator's."""
+    """CUDA context, communicators' buffers and libraries' work spaces, beyond the allocator's; assumed."""
     cut: str = "blocks"
     """How pipeline stages are cut: `blocks` alike in number; `cost` by nanotron's greedy rule; `balance` by ours."""
 
@@ -117,6 +121,7 @@ KERNELS: dict[str, AttentionKernel] = {
     # Megatron's fused scale-mask-softmax between two fp16 matrix products. Forward: the product writes 2 bytes, softmax
     # reads and writes 2, dropout reads 2, writes 2 and a mask of 1, the product reads 2. Backward: products write 2 and
     # read 2 and 2, dropout reads 2 and 1 and writes 2, softmax reads 2 and 2 and writes 2.
+    # The products are small, one for each head: 0.7 is assumed.
     "unfused": AttentionKernel(is_fused=False, share_of_peak=0.7, score_bytes=(13.0, 17.0)),
 }
 """How attention is computed, by name."""

@@ -68,6 +68,8 @@ def test_strings_of_a_csv_are_understood_as_a_jsons_values_are() -> None:
         ({"layers": None}, r"layers=\(blank\)"),
         ({"hidden": "wide"}, r"hidden=wide: not a number"),
         ({"recompute": ""}, r"recompute=\(blank\)"),
+        ({"num_gpus": 128}, r"num_gpus=128: dp \* tp \* pp \* cp is 64"),
+        ({"gpu": "A100 SXM4 80GB", "precision": "fp8"}, r"precision=fp8: A100 80GB has no such products"),
     ],
 )
 def test_what_cannot_be_understood_is_refused_by_name(change: dict[str, Any], message: str) -> None:
