@@ -9,19 +9,21 @@ from training.planner.operators import (
     Work,
     block_parameters,
     block_work,
+    context_keys,
+    context_queries,
     element_bytes,
     embedding_work,
     head_work,
     hidden_bytes,
-    rank_tokens,
     table_parameters,
     token_shards,
 )
 from training.planner.replica_exchange import gather_bytes, replica_exchange
 from training.planner.roofline import attention_seconds, gemm_seconds, traffic_seconds
 
-_TENSOR_COLLECTIVES = 8
-"""Of one block, forward and backward: an all-gather and a reduce-scatter around each of its two halves, both ways."""
+_TENSOR_COLLECTIVES = 10
+"""Of one block: an all-gather and a reduce-scatter around each of its two halves, forward and backward, and in backward
+each half's input gathered once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ class BlockTime:
         attention = (0.0, 0.0)
         if work.attention is not None:
             attention = attention_seconds(work.attention, self.kernel, device, efficiency)
-            if not self.software.balances_context:
+            if not self.software.balances_context and self.job.split.context_exchange == "keys":
                 last = 2 - 1 / self.job.split.context  # the last rank's share of the causal half, over the mean
                 attention = last * attention[0], last * attention[1]
         return Passes(
@@ -194,11 +196,7 @@ class BlockTime:
                 # Experts are cut too: what they exchange is every copy of a token, and no product hides it.
                 tensor += once * job.model.experts.experts_per_token
         if split.context > 1:
-            kv_size = job.model.num_kv_heads * job.model.head_size / split.tensor
-            # Keys and values of all tokens; in backward their gradients besides.
-            whole = rank_tokens(job) * split.context * 2 * kv_size * element_bytes(job)
-            moved = (2 if gathers_again else 1) * self.collectives.all_gather(whole, self.groups.context)
-            context = max(0.0, moved - software.context_overlap * beside.attention)
+            context = self._context_exchange(beside, is_backward=gathers_again)
         if work.exchanged_bytes and split.expert > 1 and job.model.experts is not None:
             # To the experts and back.
             moved = 2 * self.collectives.all_to_all(
@@ -209,6 +207,22 @@ class BlockTime:
             )
             expert = moved * (1 - software.expert_overlap)
         return PassTime(tensor=tensor, context=context, expert=expert)
+
+    def _context_exchange(self, beside: PassTime, *, is_backward: bool) -> float:
+        """Return what sharing the tokens of a sequence adds to a pass.
+
+        Keys: keys and values of all tokens go round, in backward their gradients too, beside attention. Heads: queries,
+        keys and values go to where their heads are, before attention, and its result back after it (arXiv:2309.14509,
+        section 3); in backward their gradients.
+        """
+        job, split = self.job, self.job.split
+        query_bytes = context_queries(job) * element_bytes(job)
+        kv_bytes = context_keys(job) * element_bytes(job)
+        if split.context_exchange == "heads":
+            return sum(self.collectives.all_to_all(sent, self.groups.context) for sent in (query_bytes, kv_bytes)) * 2
+        moved = self.collectives.all_gather(2 * kv_bytes * split.context, self.groups.context)
+        moved *= 2 if is_backward else 1
+        return max(0.0, moved - self.software.context_overlap * beside.attention)
 
     def _recomputed(self, forward: PassTime) -> PassTime:
         recompute = self.job.split.recompute
@@ -245,15 +259,17 @@ class BlockTime:
         exchange = replica_exchange(self.job, self.software)
         if not exchange.is_of_micro_batches:
             return passes
-        gather = reduce = 0.0
-        for count, group, gathered_from in (
+        gather = gather_again = reduce = 0.0
+        for count, group, copied_in in (
             (dense, self.groups.shards, self.groups.gather),
             (expert, self.groups.expert_replicas, self.groups.expert_replicas),
         ):
-            gather += self.collectives.all_gather(gather_bytes(self.job, self.software) * count, gathered_from)
+            weights = gather_bytes(self.job, self.software) * count
+            gather += self.collectives.all_gather(weights, group)
+            gather_again += self.collectives.all_gather(weights, copied_in)
             reduce += self.collectives.all_gather(self.software.reduce_bytes * count, group)
         sums = exchange.backward_reductions * (2 if exchange.sums_whole else 1)
-        behind = exchange.backward_gathers * gather + sums * reduce
+        behind = exchange.backward_gathers * gather_again + sums * reduce
         return Passes(
             passes.forward + self.hidden(exchange.forward_gathers * gather, passes.forward.total),
             passes.backward + self.hidden(behind, passes.backward.total),

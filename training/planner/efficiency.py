@@ -60,27 +60,28 @@ ARCHITECTURES = (
 class Efficiency:
     """Shares and latencies of devices and links."""
 
-    gemm_sustained: float = 0.883
+    gemm_sustained: float = 0.865
     """Share of the best measured matrix product that lasts through a step, with power and clocks as in training."""
-    ampere_gemm_sustained: float = 0.914
+    ampere_gemm_sustained: float = 0.927
     """The same on A100."""
-    gemm_sustained_fp8: float = 0.945
+    gemm_sustained_fp8: float = 0.928
     """The same for fp8."""
-    gemm_waves: float = 0.178
+    gemm_waves: float = 0.095
     """Tiles, per multiprocessor, that a product loses to its last wave and its start."""
-    gemm_inner: float = 70.6
+    gemm_inner: float = 46.0
     """Inner size at which a product spends as long on filling and emptying its pipeline as on multiplying."""
-    memory: float = 0.72
+    memory: float = 0.754
     """Share of the memory bandwidth that memory-bound kernels reach."""
     node_links: float = 0.78
-    """Share of NVLink bandwidth that a collective reaches (bus bandwidth of large messages)."""
+    """Share of NVLink bandwidth that a collective reaches (bus bandwidth of large messages). Assumed: no row tells it
+    apart from the overlap."""
     cluster_links: float = 0.92
-    """Share of the network card's bandwidth that a collective reaches."""
+    """Share of the network card's bandwidth that a collective reaches. Assumed: headers and flow control."""
 
-    interference: float = 0.625
+    interference: float = 0.664
     """Share of hidden communication's time by which it slows the computation that hides it: both need memory and
     multiprocessors."""
-    power_exponent: float = 0.27
+    power_exponent: float = 0.28
     """How compute falls with a device's power limit: clock over power, both relative."""
 
 

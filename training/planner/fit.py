@@ -2,9 +2,10 @@
 
     python -m training.planner.fit
 
-Least squares on the logarithm of predicted over published step time, with a loss that forgives outliers, weakly drawn
-to where the constants stand now. Each constant has bounds outside of which it would not mean what its docstring says.
-The constants in the code are this command's output, rounded. Needs scipy.
+Least squares on the logarithm of predicted over published step time, with a loss that forgives outliers. Each constant
+has bounds outside of which it would not mean what its docstring says, and is weakly drawn to what was expected of it,
+so that one which the rows hardly tell stays near there. The constants in the code are this command's output, rounded.
+Needs scipy.
 """
 
 import math
@@ -21,8 +22,10 @@ from training.planner.step_time import step_time
 
 _FORGIVEN = 0.05
 """Logarithmic error beyond which a row counts linearly rather than squared."""
-_PULL = 0.01
-"""Weight of a constant's distance from where it stands now, in logits of its place between its bounds."""
+_PULL = 0.02
+"""Weight of a constant's distance from what was expected, in logits of its place between its bounds."""
+_WIDE = 20.0
+"""Ratio of bounds from which a constant's place between them is counted in its logarithm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class Parameter:
 
     field: str
     low: float
+    expected: float
     high: float
     kernels: tuple[str, ...] = ()
     software: tuple[str, ...] = ()
@@ -56,37 +60,37 @@ _COMPILED = ("torchtitan_compile", "torchtitan_async_tensor")
 _TORCHTITAN = ("torchtitan_eager", *_COMPILED)
 
 PARAMETERS = (
-    Parameter("gemm_sustained", 0.6, 1.0),
-    Parameter("ampere_gemm_sustained", 0.6, 1.0),
-    Parameter("gemm_sustained_fp8", 0.5, 1.0),
-    Parameter("gemm_waves", 0.01, 1.0),
-    Parameter("gemm_inner", 10, 1000),
-    Parameter("memory", 0.7, 0.9),
-    Parameter("interference", 0.0, 1.0),
-    Parameter("power_exponent", 0.1, 1.0),
-    Parameter("share_of_peak", 0.10, 0.50, kernels=("flash_1",)),
-    Parameter("ampere_share_of_peak", 0.20, 0.70, kernels=("flash_1",)),
-    Parameter("share_of_peak", 0.20, 0.60, kernels=("flash_2",)),
-    Parameter("share_of_peak", 0.40, 0.80, kernels=("cudnn",)),
-    Parameter("keys_half", 20, 2000, kernels=("flash_1", "flash_2", "cudnn")),
-    Parameter("tensor_overlap", 0.0, 1.0, software=_MEGATRON),
-    Parameter("traffic_factor", 0.6, 2.0, software=_MEGATRON),
-    Parameter("loss_bytes_per_logit", 6, 40, software=_MEGATRON),
-    Parameter("expert_overlap", 0.0, 1.0, software=("megatron_hybrid_ep_overlap",)),
-    Parameter("traffic_factor", 0.8, 4.0, software=_NANOTRON),
-    Parameter("loss_bytes_per_logit", 8, 70, software=_NANOTRON),
-    Parameter("host_seconds_per_block", 1e-3, 8e-3, software=_NANOTRON),
-    Parameter("issue_seconds_per_member", 1e-4, 6e-4, software=("nanotron_pipelined",)),
-    Parameter("data_overlap", 0.0, 1.0, software=_NANOTRON),
-    Parameter("message_bytes", 50e6, 5e9, software=("nanotron",)),
-    Parameter("message_bytes", 50e6, 5e9, software=("nanotron_pipelined",)),
-    Parameter("whole_message_bytes", 10e6, 1e9, software=_NANOTRON),
-    Parameter("step_seconds", 1e-3, 0.3, software=_NANOTRON),
-    Parameter("traffic_factor", 1.0, 6.0, software=("torchtitan_eager",)),
-    Parameter("traffic_factor", 0.6, 3.0, software=_COMPILED),
-    Parameter("loss_bytes_per_logit", 8, 70, software=_TORCHTITAN),
-    Parameter("traffic_factor", 0.6, 4.0, software=("llm_foundry",)),
-    Parameter("loss_bytes_per_logit", 6, 60, software=("llm_foundry",)),
+    Parameter("gemm_sustained", 0.6, 0.9, 1.0),
+    Parameter("ampere_gemm_sustained", 0.6, 0.92, 1.0),
+    Parameter("gemm_sustained_fp8", 0.5, 0.9, 1.0),
+    Parameter("gemm_waves", 0.01, 0.2, 1.0),
+    Parameter("gemm_inner", 10, 80, 1000),
+    Parameter("memory", 0.7, 0.8, 0.9),
+    Parameter("interference", 0.0, 0.5, 1.0),
+    Parameter("power_exponent", 0.1, 0.35, 1.0),
+    Parameter("share_of_peak", 0.10, 0.22, 0.50, kernels=("flash_1",)),
+    Parameter("ampere_share_of_peak", 0.20, 0.4, 0.70, kernels=("flash_1",)),
+    Parameter("share_of_peak", 0.20, 0.4, 0.60, kernels=("flash_2",)),
+    Parameter("share_of_peak", 0.40, 0.65, 0.80, kernels=("cudnn",)),
+    Parameter("keys_half", 20, 500, 2000, kernels=("flash_1", "flash_2", "cudnn")),
+    Parameter("tensor_overlap", 0.0, 0.6, 1.0, software=_MEGATRON),
+    Parameter("traffic_factor", 0.6, 1.5, 2.5, software=_MEGATRON),
+    Parameter("loss_bytes_per_logit", 6, 12, 40, software=_MEGATRON),
+    Parameter("expert_overlap", 0.0, 0.5, 1.0, software=("megatron_hybrid_ep_overlap",)),
+    Parameter("traffic_factor", 0.8, 2.5, 5.0, software=_NANOTRON),
+    Parameter("loss_bytes_per_logit", 8, 40, 70, software=_NANOTRON),
+    Parameter("host_seconds_per_block", 1e-3, 4.4e-3, 8e-3, software=_NANOTRON),
+    Parameter("issue_seconds_per_member", 1e-4, 2.5e-4, 6e-4, software=("nanotron_pipelined",)),
+    Parameter("data_overlap", 0.0, 0.3, 1.0, software=_NANOTRON),
+    Parameter("message_bytes", 50e6, 300e6, 5e9, software=("nanotron",)),
+    Parameter("message_bytes", 50e6, 1e9, 5e9, software=("nanotron_pipelined",)),
+    Parameter("whole_message_bytes", 10e6, 150e6, 1e9, software=_NANOTRON),
+    Parameter("step_seconds", 1e-3, 0.03, 0.3, software=_NANOTRON),
+    Parameter("traffic_factor", 1.0, 4, 6.0, software=("torchtitan_eager",)),
+    Parameter("traffic_factor", 0.6, 2.0, 4.0, software=_COMPILED),
+    Parameter("loss_bytes_per_logit", 8, 40, 70, software=_TORCHTITAN),
+    Parameter("traffic_factor", 0.6, 1, 4.0, software=("llm_foundry",)),
+    Parameter("loss_bytes_per_logit", 6, 24, 60, software=("llm_foundry",)),
 )
 """What is fitted. All else in the code names its source."""
 
@@ -110,25 +114,35 @@ def fit(runs: Sequence[tuple[Run, float]], constants: Constants = CONSTANTS) -> 
 
     Args:
         runs: each with its weight.
-        constants: where to start; what is not fitted is taken from here.
+        constants: what is not fitted is taken from here.
     """
-    low, high = (np.array([getattr(p, end) for p in PARAMETERS]) for end in ("low", "high"))
     weights = np.array([math.sqrt(weight) for _, weight in runs])
-
-    def values(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        return low + (high - low) / (1 + np.exp(-logits))
-
-    inside = 1e-3 * (high - low)
-    start = np.clip([parameter.value(constants) for parameter in PARAMETERS], low + inside, high - inside)
-    start_logits = np.log((start - low) / (high - start))
+    start = np.array([_logit(parameter) for parameter in PARAMETERS])
 
     def residuals(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        trial = with_values(constants, list(values(logits)))
+        trial = with_values(constants, _values(logits))
         errors = [math.log(step_time(run.job, trial).seconds / (run.step_seconds or 1.0)) for run, _ in runs]
-        return np.concatenate([weights * errors, _PULL * (logits - start_logits)])
+        return np.concatenate([weights * errors, _PULL * (logits - start)])
 
-    found = least_squares(residuals, start_logits, loss="soft_l1", f_scale=_FORGIVEN, max_nfev=40)
-    return [float(value) for value in values(found.x)]
+    found = least_squares(residuals, start, loss="soft_l1", f_scale=_FORGIVEN, max_nfev=60)
+    return _values(found.x)
+
+
+def _logit(parameter: Parameter) -> float:
+    """Return the place of what is expected between the bounds, as a number without bounds."""
+    scale = math.log if parameter.high > _WIDE * parameter.low > 0 else float
+    low, expected, high = map(scale, (parameter.low, parameter.expected, parameter.high))
+    return math.log((expected - low) / (high - expected))
+
+
+def _values(logits: NDArray[np.float64]) -> list[float]:
+    values = []
+    for parameter, logit in zip(PARAMETERS, logits, strict=True):
+        share = 1 / (1 + math.exp(-logit))
+        low, high = parameter.low, parameter.high
+        wide = high > _WIDE * low > 0
+        values.append(low * (high / low) ** share if wide else low + (high - low) * share)
+    return values
 
 
 def calibration_runs() -> list[tuple[Run, float]]:

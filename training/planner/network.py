@@ -36,7 +36,7 @@ class Groups:
     shards: Group
     """Ranks with the same part of the model, and other tokens: ZeRO's."""
     gather: Group
-    """Ranks that ZeRO-3 gathers weights from."""
+    """Ranks that ZeRO-3 gathers weights from in backward: fewer with a second copy of them (hpZ, arXiv:2306.10209)."""
     expert: Group
     expert_replicas: Group
     """Ranks with the same experts."""

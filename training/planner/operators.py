@@ -155,6 +155,16 @@ def block_work(job: Job, software: Software, *, is_dense: bool) -> Work:
     return Work(tuple(gemms), attention, forward_bytes, backward_bytes, exchanged_bytes)
 
 
+def context_queries(job: Job) -> float:
+    """Return the elements of one rank's queries, or of attention's result for them."""
+    return rank_tokens(job) * job.model.num_heads * job.model.head_size / job.split.tensor
+
+
+def context_keys(job: Job) -> float:
+    """Return the elements of one rank's keys, or of its values."""
+    return rank_tokens(job) * job.model.num_kv_heads * job.model.head_size / job.split.tensor
+
+
 def embedding_work(job: Job) -> Work:
     """Return the embedding: a look-up; in backward a whole gradient, zeroed, to which the rows' are added.
 

@@ -53,7 +53,7 @@ def _stage(job: Job, software: Software, kernel: AttentionKernel, chunks: tuple[
     has_head = any(chunk.has_head for chunk in chunks)
     logits = rank_tokens(job) * job.model.vocab_size / split.tensor * software.logit_bytes if has_head else 0.0
     tensors = StageMemory(
-        weights_bytes=software.weight_bytes * held(3),
+        weights_bytes=software.weight_bytes * held(3) + _second_copy_bytes(job, software, dense),
         gradients_bytes=software.gradient_bytes * held(2),
         optimizer_bytes=software.state_bytes * held(1),
         gathered_bytes=_gathered_bytes(job, software, chunks),
@@ -128,6 +128,14 @@ def _gathered_bytes(job: Job, software: Software, chunks: tuple[Chunk, ...]) -> 
     block = sum(block_parameters(job, is_dense=is_dense))
     tables = table_parameters(job) * max(chunk.has_embedding + chunk.has_head for chunk in chunks)
     return software.gather_bytes * (2 * block + tables) + software.reduce_bytes * block
+
+
+def _second_copy_bytes(job: Job, software: Software, dense: float) -> float:
+    """Return the shard of a second copy of the weights, which backward gathers from (hpZ, arXiv:2306.10209, 3.2)."""
+    split = job.split
+    if split.zero_stage < 3 or split.zero3_group is None or split.zero3_group >= split.shards:
+        return 0.0
+    return software.gather_bytes * dense / split.zero3_group
 
 
 def _buffers_bytes(job: Job) -> float:

@@ -73,7 +73,8 @@ def job_of(row: Row) -> Job:
     """Return the job of a published row.
 
     Raises:
-        ConfigError: a field is missing or not a number, or its program or device is not known.
+        ConfigError: a field is missing or not a number, its program or device is not known, or its layout does not fill
+            its GPUs.
     """
     software = software_of(row)
     device = device_named(text(row, "gpu"))
@@ -87,7 +88,10 @@ def job_of(row: Row) -> Job:
         devices_per_node=count(row, "gpus_per_node", 8),
         card_gigabits=float(card) if card not in (None, "") else None,
     )
-    return Job(
+    number_format = NumberFormat.fp8 if "fp8" in text(row, "precision").lower() else NumberFormat.bf16
+    if number_format not in device.peak_flops:
+        raise ConfigError("precision", row["precision"], f"{device.name} has no such products", "bf16")
+    job = Job(
         model=ModelShape(
             num_blocks=count(row, "layers"),
             hidden_size=hidden,
@@ -117,11 +121,15 @@ def job_of(row: Row) -> Job:
             micro_batch=count(row, "micro_batch"),
             accumulation=count(row, "grad_accum"),
         ),
-        number_format=NumberFormat.fp8 if "fp8" in text(row, "precision").lower() else NumberFormat.bf16,
+        number_format=number_format,
         device=device,
         network=aws_p5() if software.startswith("nanotron") else network,
         software=software,
     )
+    gpus = count(row, "num_gpus", job.split.world_size)
+    if gpus != job.split.world_size:
+        raise ConfigError("num_gpus", gpus, f"dp * tp * pp * cp is {job.split.world_size}", "give a layout of all GPUs")
+    return job
 
 
 def software_of(row: Row) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from training.planner.chunk_parameters import chunk_parameters
 from training.planner.constants import CONSTANTS, Constants
 from training.planner.job import Job, Recompute
-from training.planner.operators import element_bytes, hidden_bytes, rank_tokens, token_shards
+from training.planner.operators import context_keys, context_queries, element_bytes, hidden_bytes, token_shards
 from training.planner.pipeline_time import chunks_of
 from training.planner.replica_exchange import gather_bytes, replica_exchange
 
@@ -40,20 +40,31 @@ def traffic(job: Job, constants: Constants = CONSTANTS) -> Traffic:
     routed = max(sum(chunk.expert_blocks for chunk in stage) for stage in stages)
     again = split.recompute is Recompute.full
     hidden = hidden_bytes(job)
-    # An all-gather and a reduce-scatter of each half of a block, forward and backward; sharded tokens are gathered once
-    # more in backward.
-    halves = 2 * blocks * (2 + again) * 2 + (2 * blocks if split.tensor_shards_sequence else 0)
-    keys = rank_tokens(job) * 2 * job.model.num_kv_heads * job.model.head_size / split.tensor * element_bytes(job)
+    # Hidden states around the two halves of each block; where experts are cut too, every copy of a token.
+    halves = 2.0 * blocks
     exchanged = 0.0
     if job.model.experts is not None:
-        exchanged = 4 * routed * hidden * job.model.experts.experts_per_token / token_shards(job)
+        top_k = job.model.experts.experts_per_token
+        halves += (top_k - 1) * routed
+        exchanged = 4 * routed * hidden * top_k / token_shards(job)
+    # An all-gather and a reduce-scatter, forward and backward; sharded tokens are gathered once more in backward.
+    ways = 2 * (2 + again) + split.tensor_shards_sequence
     return Traffic(
-        tensor_bytes=batch.accumulation * halves * hidden * _share(split.tensor),
-        context_bytes=batch.accumulation * blocks * (3 + again) * keys * (split.context - 1),
+        tensor_bytes=batch.accumulation * halves * ways * hidden * _share(split.tensor),
+        context_bytes=batch.accumulation * blocks * _context_bytes(job),
         expert_bytes=batch.accumulation * exchanged * _share(split.expert),
         data_bytes=max(_data_bytes(job, constants, *chunk_parameters(job, stage)) for stage in stages),
         pipeline_bytes=_pipeline_bytes(job),
     )
+
+
+def _context_bytes(job: Job) -> float:
+    """Return what one block's attention sends of one micro-batch: keys and values, or all heads there and back."""
+    split, again = job.split, job.split.recompute is Recompute.full
+    queries, keys = (element_bytes(job) * count for count in (context_queries(job), context_keys(job)))
+    if split.context_exchange == "heads":
+        return (2 + again) * 2 * (queries + keys) * _share(split.context)
+    return (3 + again) * 2 * keys * (split.context - 1)
 
 
 def _share(ranks: int) -> float:
@@ -64,9 +75,11 @@ def _data_bytes(job: Job, constants: Constants, dense: float, expert: float) -> 
     software, split = constants.software[job.software], job.split
     same_experts = max(1, split.shards // split.expert)
     parameters = dense * _share(split.shards) + expert * _share(same_experts)
-    gathered = dense * _share(split.zero3_group or split.shards) + expert * _share(same_experts)
+    gathered_again = dense * _share(split.zero3_group or split.shards) + expert * _share(same_experts)
     exchange, micro_batches = replica_exchange(job, software), job.batch.accumulation
-    weights = exchange.gathers(micro_batches) * gather_bytes(job, software) * gathered
+    again = micro_batches * exchange.backward_gathers
+    weights = (exchange.gathers(micro_batches) - again) * parameters + again * gathered_again
+    weights *= gather_bytes(job, software)
     return weights + exchange.reductions(micro_batches) * software.reduce_bytes * parameters
 
 

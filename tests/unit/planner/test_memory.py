@@ -183,6 +183,12 @@ def test_the_verdict_names_amounts_and_the_largest_parts() -> None:
     assert f"pipeline stage {staged.pipeline_stage} needs" in staged.reason
 
 
+def test_a_second_copy_of_the_weights_takes_its_shard() -> None:
+    plans = [job(software="megatron", zero_stage=3, replicas=64, zero3_group=group) for group in (None, 8)]
+    one, two = (memory(plan)[0].weights_bytes for plan in plans)
+    assert two == pytest.approx(one + one * 64 / 8)
+
+
 def test_experts_are_resident_where_they_live() -> None:
     alone, spread = (memory(job(model=MOE, replicas=8, expert=n))[0] for n in (1, 8))
     assert spread.weights_bytes < alone.weights_bytes / 3

@@ -52,7 +52,7 @@ def test_a_row_becomes_a_job() -> None:
     assert job.network.cluster_bandwidth == 50e9
     assert job.software == "megatron"
     assert job_of(ROW | {"inter_node_gbps_per_gpu": 200}).network.cluster_bandwidth == 25e9
-    assert job_of(ROW | {"pp": 1}).split.chunks_per_rank == 1
+    assert job_of(ROW | {"pp": 1, "num_gpus": 16}).split.chunks_per_rank == 1
 
 
 def test_strings_of_a_csv_are_understood_as_a_jsons_values_are() -> None:
@@ -68,6 +68,8 @@ def test_strings_of_a_csv_are_understood_as_a_jsons_values_are() -> None:
         ({"layers": None}, r"layers=\(blank\)"),
         ({"hidden": "wide"}, r"hidden=wide: not a number"),
         ({"recompute": ""}, r"recompute=\(blank\)"),
+        ({"num_gpus": 128}, r"num_gpus=128: dp \* tp \* pp \* cp is 64"),
+        ({"gpu": "A100 SXM4 80GB", "precision": "fp8"}, r"precision=fp8: A100 80GB has no such products"),
     ],
 )
 def test_what_cannot_be_understood_is_refused_by_name(change: dict[str, Any], message: str) -> None:
@@ -98,10 +100,10 @@ def test_recompute_in_words(told: str, meant: Recompute) -> None:
         ({"framework": "Megatron-LM (2021)"}, "megatron_2021"),
         ({"framework": "Megatron-DeepSpeed"}, "deepspeed_megatron"),
         ({"framework": "Megatron-Bridge", "features": "HybridEP; EP overlap off"}, "megatron_hybrid_ep"),
-        ({"framework": "nanotron", "pp": 1}, "nanotron"),
-        ({"framework": "nanotron", "pp": 2}, "nanotron_pipelined"),
-        ({"framework": "nanotron", "pp": 1, "allreduce_gbps": "96"}, "nanotron_pipelined"),
-        ({"framework": "nanotron", "pp": 1, "inter_node": "measured allreduce 185.4 GB/s"}, "nanotron"),
+        ({"framework": "nanotron", "pp": 1, "dp": 16}, "nanotron"),
+        ({"framework": "nanotron", "pp": 2, "dp": 8}, "nanotron_pipelined"),
+        ({"framework": "nanotron", "pp": 1, "dp": 16, "allreduce_gbps": "96"}, "nanotron_pipelined"),
+        ({"framework": "nanotron", "pp": 1, "dp": 16, "inter_node": "measured allreduce 185.4 GB/s"}, "nanotron"),
     ],
 )
 def test_programs_by_what_rows_say_of_them(change: dict[str, Any], profile: str) -> None:

@@ -16,6 +16,7 @@ LAYOUTS = st.fixed_dictionaries(
     {
         "tensor": st.sampled_from([1, 2, 8]),
         "context": st.sampled_from([1, 2]),
+        "context_exchange": st.sampled_from(["heads", "keys"]),
         "pipeline": st.sampled_from([1, 4]),
         "replicas": st.sampled_from([1, 16]),
         "zero_stage": st.sampled_from([0, 1, 2, 3]),
@@ -130,10 +131,18 @@ def test_the_last_ranks_share_of_an_unbalanced_context_is_nearly_twice_the_mean(
     software = {**CONSTANTS.software, "even": replace(SOFTWARE["torchtitan_compile"], balances_context=True)}
     constants = Constants(CONSTANTS.efficiency, CONSTANTS.kernels, software)
     even, uneven = (
-        step_time(job(software=name, context=8, sequence_length=65536), constants)
+        step_time(job(software=name, context=8, context_exchange="keys", sequence_length=65536), constants)
         for name in ("even", "torchtitan_compile")
     )
     assert uneven.passes.attention == pytest.approx((2 - 1 / 8) * even.passes.attention)
+
+
+def test_exchanging_heads_is_not_hidden_but_moves_less_the_more_ranks_share_a_sequence() -> None:
+    many = {"context": 8, "sequence_length": 131072, "software": "autarky"}
+    heads, keys = (step_time(job(context_exchange=way, **many)) for way in ("heads", "keys"))
+    assert 0 < heads.passes.context < keys.passes.context
+    hidden = step_time(job(context_exchange="keys", context=8, sequence_length=131072, software="megatron"))
+    assert hidden.passes.context < heads.passes.context
 
 
 def test_a_cpu_in_fp32_can_be_planned() -> None:

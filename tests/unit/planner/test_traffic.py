@@ -59,7 +59,13 @@ def test_pipeline_traffic_is_hidden_states_both_ways() -> None:
 
 def test_keys_and_values_go_round_a_context_group() -> None:
     keys = 1024 * 2 * 8 * 128 * 2
-    assert traffic(job(context=4)).context_bytes == pytest.approx(8 * 32 * 3 * keys * 3)
+    assert traffic(job(context=4, context_exchange="keys")).context_bytes == pytest.approx(8 * 32 * 3 * keys * 3)
+
+
+def test_heads_go_there_and_back() -> None:
+    # arXiv:2309.14509, section 3.2: four all-to-alls forward, of queries, keys, values and the result.
+    sent = 1024 * (2 * 4096 + 2 * 1024) * 2 * 3 / 4
+    assert traffic(job(context=4, context_exchange="heads")).context_bytes == pytest.approx(8 * 32 * 2 * sent)
 
 
 def test_each_copy_of_a_token_goes_to_its_expert_and_back_both_ways() -> None:

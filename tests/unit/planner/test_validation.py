@@ -1,15 +1,17 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
 import pytest
 
 from training.planner.constants import CONSTANTS
-from training.planner.fit import PARAMETERS, with_values
+from training.planner.fit import PARAMETERS, fit, with_values
 from training.planner.published_memory import predicted_gib, published_gib, sweep_verdicts
 from training.planner.published_split import Use, runs_of
+from training.planner.step_time import step_time
 from training.planner.validation import as_text, main, relative_error, report
 
 REPOSITORY = Path(__file__).parents[3]
@@ -75,3 +77,18 @@ def test_a_report_says_what_was_not_used() -> None:
     headings = [heading for heading, _ in report()]
     assert "Not used for step time" in headings
     assert "Step time of what is taken for faults" in headings
+
+
+def test_the_fit_finds_the_constants_that_times_were_made_with() -> None:
+    known = {parameter.name: place for place, parameter in enumerate(PARAMETERS)}
+    truth = [parameter.value(CONSTANTS) for parameter in PARAMETERS]
+    truth[known["efficiency.ampere_gemm_sustained"]] = 0.75
+    truth[known["flash_1.ampere_share_of_peak"]] = 0.3
+    made_with = with_values(CONSTANTS, truth)
+    runs = [run for run in runs_of()[0] if run.use is Use.calibration and "A100" in run.job.device.name][::4]
+    runs = [replace(run, step_seconds=step_time(run.job, made_with).seconds) for run in runs]
+    found = fit([(run, 1.0) for run in runs])
+    assert found[known["efficiency.ampere_gemm_sustained"]] == pytest.approx(0.75, rel=0.05)
+    assert found[known["flash_1.ampere_share_of_peak"]] == pytest.approx(0.3, rel=0.05)
+    constants = with_values(CONSTANTS, found)
+    assert max(abs(relative_error(run, constants)) for run in runs) < 0.02
