@@ -65,18 +65,23 @@ drill: $(STAMP) ## the slow tests: the fault matrix, all layouts' equivalence, 2
 	$(PY) -m tests.drills.corruption_in_memory --count 50
 	$(PY) -m tests.drills.freeze --count 1000
 	$(PY) -m tests.drills.payloads
+	$(PY) -m launch.rehearse experiment=mai1_500b --plant all
 	$(PY) -m tests.drills.benchmarks
 	$(PY) -m tests.drills.sandbox
 	$(PY) -m tests.drills.endpoint --count 200
 	$(PY) -m tests.drills.slurm
 	$(PY) -m tests.drills.faults --slurm
 
-bench: $(STAMP) ## speed beside Hugging Face Trainer + DeepSpeed, torch DDP and FSDP2 pipelines; checkpoints beside DeepSpeed and DCP
+bench: $(STAMP) ## speed beside Hugging Face Trainer + DeepSpeed, torch DDP and FSDP2 pipelines; checkpoints beside DeepSpeed and DCP; plans beside what is measured
 	$(PY) -m benchmarks $(ARGS)
 
-golden: $(STAMP) ## rewrite golden files and conf/README.md; review the difference
+golden: $(STAMP) ## rewrite golden files, conf/README.md and the planner's tables; review the difference
 	$(PY) -m tests.golden.rewrite
 	$(PY) -m training.config.docs
+	$(PY) -m training.planner.validation --markdown > docs/planner_validation.md.new
+	mv docs/planner_validation.md.new docs/planner_validation.md
+	$(PY) -m training.planner.goodput_validation --markdown > docs/planner_goodput.md.new
+	mv docs/planner_goodput.md.new docs/planner_goodput.md
 
 clean: ## remove runs, prepared data, environment and caches
 	rm -rf $(VENV) runs prepared .pytest_cache .ruff_cache .hypothesis .import_linter_cache

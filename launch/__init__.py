@@ -1,6 +1,8 @@
 """What runs on the login node: compose once, check, make the run directory, hand over. No torch, no DeepSpeed import.
 
 check      `python -m launch.check …`: only say whether a run can start, and what it would do
+plan       `python -m launch.plan …`: memory, time, traffic, failures, price; --search ranks all layouts
+rehearse   `python -m launch.rehearse …`: every rank's program at full size, without a GPU
 submit     `python -m launch.submit …`: check, make the run directory, start; -m starts one run per point of a sweep
 local      DeepSpeed's launcher on this machine: command and environment
 hostfile   DeepSpeed's runner over the hosts of a file: pdsh or mpirun

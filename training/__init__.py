@@ -12,6 +12,8 @@ models            one list of layers per model
 data              corpus, tokenizer, shards, sample order, loader
 checkpoint        layout-free sharded checkpoints
 engine            DeepSpeed behind one protocol
+planner           memory, time, failures and price of a run before it starts (no torch)
+rehearsal         every rank's program at full size, and whether they fit together (no torch)
 fault_tolerance   ends what is broken, and says why
 stages            curriculum, ledger, runner
 bandwidth         an all-reduce over all ranks, measured before a start

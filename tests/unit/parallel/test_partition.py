@@ -16,6 +16,10 @@ def largest_cost(costs: list[int], parts: list[range]) -> int:
     return max(sum(costs[part.start : part.stop]) for part in parts)
 
 
+def squared_costs(costs: list[int], parts: list[range]) -> int:
+    return sum(sum(costs[part.start : part.stop]) ** 2 for part in parts)
+
+
 def all_partitions(num_layers: int, num_parts: int) -> list[list[range]]:
     return [
         [range(start, stop) for start, stop in zip((0, *cuts), (*cuts, num_layers), strict=True)]
@@ -24,14 +28,17 @@ def all_partitions(num_layers: int, num_parts: int) -> list[list[range]]:
 
 
 @given(costs_and_parts)
-def test_no_other_partition_has_a_smaller_largest_part(case: tuple[list[int], int]) -> None:
+def test_no_other_partition_has_a_smaller_largest_part_or_is_more_even(case: tuple[list[int], int]) -> None:
     costs, num_parts = case
     parts = balance(costs, num_parts)
     assert [index for part in parts for index in part] == list(range(len(costs)))
     assert all(len(part) > 0 for part in parts)
     assert len(parts) == num_parts
-    best = min(largest_cost(costs, other) for other in all_partitions(len(costs), num_parts))
+    others = all_partitions(len(costs), num_parts)
+    best = min(largest_cost(costs, other) for other in others)
     assert largest_cost(costs, parts) == best
+    least = min(squared_costs(costs, other) for other in others if largest_cost(costs, other) == best)
+    assert squared_costs(costs, parts) == least
 
 
 def test_more_pipeline_stages_than_layers_cannot_be_filled() -> None:
