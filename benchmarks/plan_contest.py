@@ -1,7 +1,6 @@
 """Plans of small layouts beside what four processes on this machine do: step time, bytes sent, memory of tensors."""
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.crew import rank_environment
+from benchmarks.crew import kill, rank_environment
 from benchmarks.plan_layouts import LAYOUTS, WORLD_SIZE
 from benchmarks.tables import table
 from tests.distributed.configs import STAGE
@@ -158,14 +157,20 @@ def _measure(names: Sequence[str], num_steps: int) -> dict[str, list[dict[str, f
         output = Path(folder) / "seen.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={WORLD_SIZE}"]
         command += ["-m", "benchmarks.plan_rank", str(output), str(num_steps), *names]
-        finished = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            env=rank_environment() | {"TMPDIR": folder},
-            timeout=_TIMEOUT_SECONDS,
-            check=False,
-        )
-        if finished.returncode != 0 or not os.path.exists(output):
-            raise RuntimeError(f"{' '.join(command)} ended with {finished.returncode}\n{finished.stderr[-3000:]}")
+        with tempfile.TemporaryFile() as log:
+            process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                env=rank_environment() | {"TMPDIR": folder},
+                start_new_session=True,
+            )
+            try:
+                code = process.wait(timeout=_TIMEOUT_SECONDS)
+            finally:
+                kill(process)  # with its ranks, however this ends
+            if code != 0 or not output.exists():
+                log.seek(0)
+                told = log.read()[-3000:].decode(errors="replace")
+                raise RuntimeError(f"{' '.join(command)} ended with {code}\n{told}")
         return json.loads(output.read_text())
