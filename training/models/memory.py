@@ -197,6 +197,9 @@ def _reduction_bytes(config: RunConfig, training_stage: str, zero: ZeroMemory, c
     buckets = [zero.bucket_bytes(count) for count in elements]
     # Only ZeRO-3 keeps the bucket of a chunk that is not running.
     kept = sum(buckets) if zero.zero_stage == 3 else max(buckets)
+    layout = config.layout_of(training_stage)
+    if layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.deepspeed:
+        kept *= 2  # its ZeRO makes one more (0.19.8, runtime/zero/stage_1_and_2.py, `reduce_gradients`)
     return kept + max(zero.reduction_bytes(count, chunk) for count, chunk in zip(elements, chunks, strict=True))
 
 

@@ -108,4 +108,6 @@ def _reduction_bytes(job: Job, software: Software, zero: ZeroMemory, chunks: lis
     buckets = [zero.bucket_bytes(count) for count in elements]
     # Only ZeRO-3 keeps the bucket of a chunk that is not running.
     kept = sum(buckets) if zero.zero_stage == 3 else max(buckets)
+    if job.split.pipeline > 1 and software.whole_buckets:
+        kept *= 2  # its ZeRO makes one more (0.19.8, runtime/zero/stage_1_and_2.py, `reduce_gradients`)
     return kept + max(zero.reduction_bytes(count, chunk) for count, chunk in zip(elements, chunks, strict=True))
