@@ -8,7 +8,7 @@ from training.planner.layouts import describe
 from training.planner.price import RunPrice
 from training.planner.run_plan import RunPlan, Served, StagePlan
 from training.planner.search import Candidate, SearchResult
-from training.reporting.formatting import count, num_bytes
+from training.reporting.formatting import count, duration, num_bytes
 
 _GIB = 2**30
 _MOST_PIPELINE_STAGES = 8
@@ -126,8 +126,8 @@ def _stage_lines(stage: StagePlan) -> list[str]:
     traffic = ", ".join(f"{name} {num_bytes(sent)}" for name, sent in axes.items() if sent)
     lines.append(f"  traffic  a rank sends in a step: {traffic or 'nothing'}")
     lines.append(
-        f"  length   {count(stage.tokens)} tokens in {stage.num_steps:,} steps, {stage.undisturbed_days:.3g} days if "
-        "nothing fails"
+        f"  length   {count(stage.tokens)} tokens in {stage.num_steps:,} steps, "
+        f"{duration(86_400 * stage.undisturbed_days)} if nothing fails"
     )
     return lines
 

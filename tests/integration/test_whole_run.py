@@ -1,17 +1,21 @@
 """What an undisturbed run leaves behind, and that its numbers mean what they say."""
 
 import json
+import math
 import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from launch.plan import main as plan
 from tests.integration.conftest import Reference
 from tests.integration.reading import last_checkpoint, ledger, records
 from tests.integration.running import run_to_end
 from training.checkpoint.catalog import verify
+from training.reporting.summary import read_run
 
 NUM_STEPS, PRETRAIN_STEPS = 15, 9
 
@@ -65,6 +69,25 @@ def test_the_run_directory_holds_what_the_documentation_promises(reference: Refe
     assert "anneal" in report
     assert len(list((directory / "wandb").glob("offline-run-*"))) == 1
     assert not list(directory.rglob("*.tmp"))
+
+
+def test_the_plan_stands_beside_what_was_measured_and_learns_from_it(
+    reference: Reference, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = read_run(reference.directory)
+    for stage in summary.stages:
+        assert stage.no_comparison == ""
+        assert [comparison.what for comparison in stage.planned] == ["step", "tokens per second", "MFU"]
+        assert all(comparison.measured > 0 and comparison.planned > 0 for comparison in stage.planned)
+    assert "Plan versus measured" in (reference.directory / "report.html").read_text()
+    file = tmp_path / "calibration.json"
+    assert plan(["--calibrate", str(file), str(reference.directory)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0].split()[-1] for line in lines[1:3]] == ["pretrain", "anneal"]
+    learned = json.loads(file.read_text())["calibration"]["points"].values()
+    for measured, before, after in learned:
+        assert abs(math.log(after / measured)) <= abs(math.log(before / measured)) + 0.05
+    assert plan(["experiment=smoke", f"cluster.calibration={file}"]) == 0
 
 
 def test_the_loss_goes_on_over_the_change_of_layout(reference: Reference) -> None:
