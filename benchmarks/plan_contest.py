@@ -18,7 +18,7 @@ from training.planner.calibration import Calibration, Point, corrected, fit
 from training.planner.from_config import job_of
 from training.planner.job import Job
 from training.planner.memory import memory
-from training.planner.run_plan import chosen_regather
+from training.planner.regather import chosen_regather
 from training.planner.step_time import step_time
 from training.planner.this_machine import with_this_machine
 from training.planner.traffic import traffic

@@ -32,17 +32,30 @@ def running_costs(config: RunConfig, training_stage: str) -> list[float]:
     A layer takes as long as the slower of its matrix products and of reading and writing its whole gradient once, in
     fp32. The second is what an embedding costs, whose look-up is free, and all layers if micro-batches are tiny.
     """
-    stage = config.stages[training_stage]
-    micro_batch_tokens = stage.micro_batch_sequences * stage.sequence_length
-    return costs_of(config.model, sequence_length=stage.sequence_length, micro_batch_tokens=micro_batch_tokens)
+    stage, layout = config.stages[training_stage], config.layout_of(training_stage)
+    return costs_of(
+        config.model,
+        sequence_length=stage.sequence_length,
+        rank_tokens=stage.micro_batch_sequences * stage.sequence_length / layout.sequence,
+        expert=layout.expert,
+    )
 
 
-def costs_of(model: ModelConfig, *, sequence_length: int, micro_batch_tokens: float) -> list[float]:
-    """Return `running_costs` of a model without a run."""
+def costs_of(model: ModelConfig, *, sequence_length: int, rank_tokens: float, expert: int = 1) -> list[float]:
+    """Return `running_costs` of a model without a run.
+
+    Args:
+        model: its sizes.
+        sequence_length: tokens of a sequence.
+        rank_tokens: tokens of a micro-batch on one rank.
+        expert: ranks that the experts of a block are spread over. Tensor parallelism divides all costs alike.
+    """
     return [
         max(
-            3 * layer.forward_flops_per_token * micro_batch_tokens,
-            FLOPS_PER_BYTE * _GRADIENT_TRAFFIC_BYTES * layer.num_parameters,
+            3 * layer.forward_flops_per_token * rank_tokens,
+            FLOPS_PER_BYTE
+            * _GRADIENT_TRAFFIC_BYTES
+            * (layer.num_parameters - layer.num_expert_parameters * (1 - 1 / expert)),
         )
         for layer in layer_costs(model, sequence_length)
     ]

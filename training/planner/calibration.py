@@ -21,7 +21,7 @@ from training.plain_files import read_json, typed
 from training.planner.constants import CONSTANTS, Constants
 from training.planner.from_config import job_of
 from training.planner.job import Job
-from training.planner.run_plan import chosen_regather
+from training.planner.regather import chosen_regather
 from training.planner.software import OURS
 from training.planner.step_time import step_time
 from training.planner.this_machine import with_this_machine

@@ -38,14 +38,17 @@ def chunks_of(job: Job, cut: str) -> tuple[Chunk, ...]:
         return _with_ends(job.model, job.split.blocks_per_chunk)
     if cut == "balance" and count > 1:
         tokens = job.batch.micro_batch * job.batch.sequence_length / job.split.context
-        return _with_ends(job.model, _as_our_engines(model_config(job), count, job.batch.sequence_length, tokens))
+        sizes = _as_our_engines(model_config(job), count, job.batch.sequence_length, tokens, job.split.expert)
+        return _with_ends(job.model, sizes)
     return _chunks(job.model, count, cut)
 
 
 @lru_cache(maxsize=4096)
-def _as_our_engines(model: ModelConfig, count: int, sequence_length: int, micro_batch_tokens: float) -> tuple[int, ...]:
+def _as_our_engines(
+    model: ModelConfig, count: int, sequence_length: int, rank_tokens: float, expert: int
+) -> tuple[int, ...]:
     """Return blocks of each chunk as training/models/cut.py cuts."""
-    costs = costs_of(model, sequence_length=sequence_length, micro_batch_tokens=micro_batch_tokens)
+    costs = costs_of(model, sequence_length=sequence_length, rank_tokens=rank_tokens, expert=expert)
     return tuple(sum(1 <= layer <= model.num_layers for layer in part) for part in balance(costs, count))
 
 

@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from training.config.schema import Regather, RunConfig
-from training.models.memory import PLANNED_SHARE
+from training.config.schema import RunConfig
 from training.models.sizes import num_active_parameters, num_parameters
 from training.parallel.layout import Layout
 from training.planner.checkpoint_cost import Storage
 from training.planner.constants import CONSTANTS, Constants
 from training.planner.flops import Counted, hfu, mfu
-from training.planner.from_config import as_program, job_of, with_regather
+from training.planner.from_config import as_program, job_of
 from training.planner.goodput_plan import GoodputPlan, RunOutline, plan_goodput
 from training.planner.inference_price import InferencePrice, Serving, inference_price
 from training.planner.job import Job, NumberFormat
 from training.planner.layouts import describe, runs_today
 from training.planner.memory import Verdict, memory, verdict
 from training.planner.price import Power
+from training.planner.regather import chosen_regather
 from training.planner.stage_memory import StageMemory
 from training.planner.step_time import StepTime, step_time
 from training.planner.traffic import Traffic, traffic
@@ -144,27 +144,6 @@ def plan_stage(
         mfu_full_attention=mfu(job, time.seconds, Counted.full),
         hfu=hfu(job, time.seconds),
     )
-
-
-def chosen_regather(job: Job, configured: Regather, constants: Constants = CONSTANTS) -> tuple[Job, str]:
-    """Return the job with its weights gathered when the config says, and the reason; auto decides as the engines do.
-
-    For what our engines run, that is training/models/memory.py's `choose_regather`.
-    """
-    if job.split.zero_stage < 3:
-        return job, ""
-    if job.split.pipeline == 1:
-        return job, "per micro-batch: without a pipeline it is DeepSpeed's own way"
-    if configured is not Regather.auto:
-        per_step = configured is Regather.per_step
-        return with_regather(job, per_step=per_step), f"{configured}: parallel.regather says so"
-    kept = with_regather(job, per_step=True)
-    needed = max(stage.tensors_bytes for stage in memory(kept, constants))
-    share = needed / job.device.memory_bytes
-    if share <= PLANNED_SHARE:
-        return kept, f"per_step: with the weights kept gathered it takes {100 * share:.0f} % of the memory"
-    reason = f"per_microbatch: with the weights kept gathered it would take {100 * share:.0f} % of the memory"
-    return with_regather(job, per_step=False), reason
 
 
 def planned_stages(config: RunConfig, stages: Sequence[StagePlan]) -> dict[str, PlannedStage]:

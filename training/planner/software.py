@@ -196,6 +196,7 @@ _AUTARKY = Software(
     # training/config/deepspeed_config.py: overlap_comm is off, gradients go in fp32.
     data_overlap=0.0,
     is_deepspeed=True,
+    kept_activations=2,  # training/models/activation_memory.py: gate, silu(gate), up and their product
     gathers_beside_forward=False,
     cut="balance",
 )

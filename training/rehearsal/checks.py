@@ -15,7 +15,7 @@ from training.rehearsal.parameters import chunk_layers, distinct
 from training.rehearsal.plan import Plan
 from training.rehearsal.planned_memory import described
 from training.rehearsal.samples import SampledStep
-from training.reporting.formatting import num_bytes
+from training.reporting.formatting import gibibytes
 
 _MOST_NAMED = 4
 """Findings of one kind that are named one by one."""
@@ -206,7 +206,7 @@ def check_memory(
         if len(over):
             message = (
                 f"{shown(over)} of pipeline stage {stage}: {described(part)} are planned, the device has "
-                f"{num_bytes(float(device_bytes[over[0]]))}"
+                f"{gibibytes(float(device_bytes[over[0]]))}"
             )
             found.append(Finding(check="memory", message=message, ranks=tuple(over[:16].tolist())))
     if plan.layout.zero_stage > 0:  # else all replicas hold everything; the table has the first alone

@@ -10,6 +10,9 @@ from training.errors import ConfigError
 from training.models.cut import cut
 from training.models.memory import choose_regather, device_memory_bytes
 from training.parallel.schedule import Schedule, make_schedule
+from training.planner.from_config import job_of
+from training.planner.job import Job
+from training.planner.regather import chosen_regather
 from training.rehearsal.axis_program import AxisProgram
 from training.rehearsal.engine_program import EngineProgram
 from training.rehearsal.gathers import GatherLimits
@@ -49,12 +52,23 @@ class Plan:
         return decoder_layers(self.config.model)
 
     @cached_property
-    def regather(self) -> Regather:
-        """When a pipeline under ZeRO-3 gathers its weights; with planned axes as the config says, else per micro-batch.
+    def job(self) -> Job | None:
+        """What launch.plan plans; None where the speeds of the cluster's devices and links are unknown."""
+        cluster = self.config.cluster
+        speeds = (cluster.network, cluster.accelerator.peak_flops_per_second)
+        if any(speed is None for speed in (*speeds, cluster.accelerator.memory_bytes_per_second)):
+            return None
+        return chosen_regather(job_of(self.config, self.training_stage), self.layout.regather)[0]
 
-        What `auto` would decide from is the memory plan of the axes that run.
+    @cached_property
+    def regather(self) -> Regather:
+        """When a pipeline under ZeRO-3 gathers its weights: as the engines decide, of planned axes as launch.plan does.
+
+        Where that cannot plan and `auto` is asked for, per micro-batch.
         """
         if self.is_planned_only:
+            if self.job is not None and self.layout.zero_stage == 3 and self.grid.pipeline > 1:
+                return Regather.per_step if self.job.split.gathers_per_step else Regather.per_microbatch
             asked = self.layout.regather
             return Regather.per_microbatch if asked is Regather.auto else asked
         memory_bytes = device_memory_bytes(self.config, self.layout)

@@ -15,7 +15,7 @@ from training.rehearsal.planned_memory import described
 from training.rehearsal.planted import Trial
 from training.rehearsal.program import Phase
 from training.rehearsal.rehearsal import Rehearsal
-from training.reporting.formatting import num_bytes
+from training.reporting.formatting import gibibytes, num_bytes
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8, "int64": 8, "uint8": 1}
 _MOST_FINDINGS = 20
@@ -212,7 +212,7 @@ def _memory_line(rehearsal: Rehearsal) -> str:
         return "not planned: launch.plan's way needs the speed of the cluster's devices and links"
     fullest = max(rehearsal.memory, key=lambda part: part.total_bytes)
     device = device_memory_bytes(rehearsal.plan.config, rehearsal.plan.layout)
-    return f"fullest pipeline stage {described(fullest)}; the device has {num_bytes(device)}"
+    return f"fullest pipeline stage {described(fullest)}; the device has {gibibytes(device)}"
 
 
 def _lengths(rehearsal: Rehearsal, phase: Phase) -> list[int]:

@@ -20,6 +20,11 @@ def num_bytes(number: float) -> str:
     return f"{number:.0f} B"
 
 
+def gibibytes(number: float) -> str:
+    """Return bytes of memory in the unit that devices are counted in: 74.5 GiB, 312 MiB."""
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 / 10 else f"{number / 2**20:.0f} MiB"
+
+
 def duration(seconds: float) -> str:
     """Return a duration with its two largest units: 0.4s, 12s, 3m12s, 1h04m, 2d03h; "?" if it is not finite."""
     if not math.isfinite(seconds):

@@ -11,11 +11,12 @@ from training.config.schema import PipelineSchedule, Precision, Regather, RunCon
 from training.config.schema import Recompute as ConfiguredRecompute
 from training.models.cut import cut
 from training.models.memory import rank_memory
+from training.planner.constants import CONSTANTS
 from training.planner.from_config import shape_of
 from training.planner.job import Job, NumberFormat, Recompute
 from training.planner.memory import TIGHT_SHARE, Fit, memory, verdict
 from training.planner.own_memory import own_memory, runs_in_our_engines
-from training.planner.program_memory import kept_bytes
+from training.planner.program_memory import kept_bytes, program_memory
 from training.planner.software import KERNELS, SOFTWARE
 
 GIB = 2**30
@@ -104,6 +105,30 @@ def test_for_our_engines_it_is_the_plan_that_they_follow(
         ):
             assert getattr(stage, f"{part}_bytes") == getattr(live, f"{part}_bytes"), part
         assert stage.tensors_bytes == live.total_bytes
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pipeline=st.sampled_from([1, 4]),
+    zero_stage=st.sampled_from([1, 2, 3]),
+    recompute=st.sampled_from([Recompute.none, Recompute.selective, Recompute.full]),
+    replicas=st.sampled_from([8, 64]),
+    per_step=st.booleans(),
+)
+def test_what_is_only_planned_is_counted_as_what_runs(
+    pipeline: int, zero_stage: int, recompute: Recompute, replicas: int, per_step: bool
+) -> None:
+    plan = job(
+        software="autarky",
+        pipeline=pipeline,
+        zero_stage=zero_stage,
+        recompute=recompute,
+        replicas=replicas,
+        gathers_per_step=per_step and pipeline > 1 and zero_stage == 3,
+    )
+    assert runs_in_our_engines(plan)
+    for ours, counted in zip(memory(plan), program_memory(plan, CONSTANTS), strict=True):
+        assert counted.total_bytes == pytest.approx(ours.total_bytes, rel=0.08)
 
 
 LAYOUTS = st.fixed_dictionaries(

@@ -14,7 +14,7 @@ from training.config.cluster_schema import NetworkConfig
 from training.config.load import compose
 from training.config.schema import PipelineEngineKind, RunConfig
 from training.planner.from_config import job_of
-from training.planner.run_plan import chosen_regather
+from training.planner.regather import chosen_regather
 from training.planner.traffic import traffic
 from training.rehearsal.program import Phase
 from training.rehearsal.rehearsal import Rehearsal
