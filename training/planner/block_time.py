@@ -191,8 +191,9 @@ class BlockTime:
         if split.tensor > 1:
             again = 1.5 if gathers_again and split.tensor_shards_sequence else 1.0
             once = again * self._hidden_exchange()
-            tensor = (1 if work.exchanged_bytes else 2) * once * (1 - software.tensor_overlap)
-            if work.exchanged_bytes and job.model.experts is not None:
+            halves = 1 if work.exchanged_bytes and split.tensor_shards_sequence else 2
+            tensor = halves * once * (1 - software.tensor_overlap)
+            if work.exchanged_bytes and job.model.experts is not None and split.tensor_shards_sequence:
                 # Experts are cut too: what they exchange is every copy of a token, and no product hides it.
                 tensor += once * job.model.experts.experts_per_token
         if split.context > 1:

@@ -155,7 +155,9 @@ def network_of(cluster: ClusterConfig) -> Network:
 
 def as_program(job: Job, software: str | None) -> Job:
     """Return the same job as another program would run it, one of planner.software.SOFTWARE; null leaves ours."""
-    return job if software is None else replace(job, software=software)
+    if software is None:
+        return job
+    return replace(job, software=software, split=replace(job.split, tensor_shards_sequence=software not in OURS))
 
 
 def with_regather(job: Job, *, per_step: bool) -> Job:
@@ -171,6 +173,7 @@ def _split(config: RunConfig, training_stage: str, layout: ParallelConfig) -> Sp
         chunks_per_rank=layout.chunks_per_rank,
         blocks_per_chunk=None if by_hand is None else tuple(by_hand),
         tensor=layout.tensor,
+        tensor_shards_sequence=False,  # as rehearsed (training/rehearsal/axis_program.py); no engine runs either
         context=layout.sequence,
         context_exchange="heads",
         expert=layout.expert,

@@ -124,6 +124,7 @@ def _axes(template: Job, limits: Limits, refusals: Refusals) -> Iterator[Split]:
                         pipeline=pipeline,
                         tensor=tensor,
                         context=context,
+                        tensor_shards_sequence=template.split.tensor_shards_sequence,
                         context_exchange="heads",
                         expert=expert,
                         recompute=template.split.recompute,

@@ -18,7 +18,7 @@ from training.planner.operators import (
 from training.planner.pipeline_time import Chunk, chunks_in_flight, chunks_of
 from training.planner.software import AttentionKernel, Software
 from training.planner.stage_memory import StageMemory
-from training.planner.zero_buffers import gradients_bytes, reduction_bytes, update_bytes
+from training.planner.zero_buffers import gathered_bytes, gradients_bytes, reduction_bytes, update_bytes
 
 _FP32_BYTES = 4
 
@@ -56,16 +56,16 @@ def _stage(job: Job, software: Software, kernel: AttentionKernel, chunks: tuple[
     logits = rank_tokens(job) * job.model.vocab_size / split.tensor * logit_bytes if has_head else 0.0
     if software.is_deepspeed:
         gradients, update = gradients_bytes(job, dense, expert), update_bytes(job, dense, expert)
-        buffers = _buffers_bytes(job) + reduction_bytes(job, chunks)
+        buffers, gathered = _buffers_bytes(job) + reduction_bytes(job, chunks), gathered_bytes(job, chunks)
     else:
         gradients = software.gradient_bytes * held(2)
         update = _update_bytes(job, software, dense + expert, held(1))
-        buffers = _buffers_bytes(job)
+        buffers, gathered = _buffers_bytes(job), _gathered_bytes(job, software, chunks)
     tensors = StageMemory(
         weights_bytes=software.weight_bytes * held(3) + _second_copy_bytes(job, software, dense),
         gradients_bytes=gradients,
         optimizer_bytes=software.state_bytes * held(1),
-        gathered_bytes=_gathered_bytes(job, software, chunks),
+        gathered_bytes=gathered,
         activations_bytes=in_flight * kept,
         block_bytes=_block_bytes(job, software, kernel, is_dense=is_dense),
         logits_bytes=logits,

@@ -10,13 +10,13 @@ from training.planner.chunk_parameters import chunk_parameters
 from training.planner.constants import CONSTANTS, Constants
 from training.planner.job import Job, Recompute
 from training.planner.operators import context_keys, context_queries, element_bytes, hidden_bytes, token_shards
-from training.planner.pipeline_time import chunks_of
+from training.planner.pipeline_time import Chunk, chunks_of
 from training.planner.replica_exchange import gather_bytes, replica_exchange
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Traffic:
-    """Bytes sent by a rank of the pipeline stage that sends most, axis by axis."""
+    """Bytes sent by a rank of one pipeline stage, axis by axis."""
 
     tensor_bytes: float = 0.0
     context_bytes: float = 0.0
@@ -32,29 +32,38 @@ class Traffic:
 
 
 def traffic(job: Job, constants: Constants = CONSTANTS) -> Traffic:
-    """Return the bytes that a rank sends in one step."""
-    software, split, batch = constants.software[job.software], job.split, job.batch
-    chunks = chunks_of(job, software.cut)
-    stages = [chunks[place :: split.pipeline] for place in range(split.pipeline)]
-    blocks = max(sum(chunk.dense_blocks + chunk.expert_blocks for chunk in stage) for stage in stages)
-    routed = max(sum(chunk.expert_blocks for chunk in stage) for stage in stages)
+    """Return the bytes that a rank sends in one step, of the pipeline stage whose ranks send most."""
+    chunks = chunks_of(job, constants.software[job.software].cut)
+    stages = (_stage_traffic(job, constants, chunks, place) for place in range(job.split.pipeline))
+    return max(stages, key=lambda sent: sent.total_bytes)
+
+
+def _stage_traffic(job: Job, constants: Constants, chunks: tuple[Chunk, ...], place: int) -> Traffic:
+    split, batch = job.split, job.batch
+    mine = range(place, len(chunks), split.pipeline)
+    stage = [chunks[index] for index in mine]
+    routed = sum(chunk.expert_blocks for chunk in stage)
+    blocks = sum(chunk.dense_blocks for chunk in stage) + routed
     again = split.recompute is Recompute.full
     hidden = hidden_bytes(job)
-    # Hidden states around the two halves of each block; where experts are cut too, every copy of a token.
+    # Hidden states around the two halves of each block.
     halves = 2.0 * blocks
     exchanged = 0.0
     if job.model.experts is not None:
         top_k = job.model.experts.experts_per_token
-        halves += (top_k - 1) * routed
-        exchanged = 4 * routed * hidden * top_k / token_shards(job)
+        if split.tensor_shards_sequence:
+            halves += (top_k - 1) * routed  # Megatron sums up every copy of a token, before they are weighted
+        exchanged = 2 * (2 + again) * routed * hidden * top_k / token_shards(job)
     # An all-gather and a reduce-scatter, forward and backward; sharded tokens are gathered once more in backward.
     ways = 2 * (2 + again) + split.tensor_shards_sequence
+    transfers = sum((index < len(chunks) - 1) + (index > 0) for index in mine) if split.pipeline > 1 else 0
     return Traffic(
         tensor_bytes=batch.accumulation * halves * ways * hidden * _share(split.tensor),
         context_bytes=batch.accumulation * blocks * _context_bytes(job),
         expert_bytes=batch.accumulation * exchanged * _share(split.expert),
-        data_bytes=max(_data_bytes(job, constants, *chunk_parameters(job, stage)) for stage in stages),
-        pipeline_bytes=_pipeline_bytes(job),
+        data_bytes=_data_bytes(job, constants, *chunk_parameters(job, stage)),
+        # Activations forward, gradients back.
+        pipeline_bytes=batch.accumulation * transfers * hidden / token_shards(job),
     )
 
 
@@ -81,12 +90,3 @@ def _data_bytes(job: Job, constants: Constants, dense: float, expert: float) -> 
     weights = (exchange.gathers(micro_batches) - again) * parameters + again * gathered_again
     weights *= gather_bytes(job, software)
     return weights + exchange.reductions(micro_batches) * software.reduce_bytes * parameters
-
-
-def _pipeline_bytes(job: Job) -> float:
-    """Return activations forward and gradients back: a middle pipeline stage sends both, of every chunk."""
-    split = job.split
-    if split.pipeline == 1:
-        return 0.0
-    ways = 2 * split.chunks_per_rank if split.pipeline > 2 or split.chunks_per_rank > 1 else 1
-    return ways * job.batch.accumulation * hidden_bytes(job) / token_shards(job)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from training.config.deepspeed_config import REDUCE_BUCKET_ELEMENTS
 from training.config.schema import Precision
 from training.models.sizes import ChunkSize
-from training.models.zero_memory import ZeroMemory
+from training.models.zero_memory import ZeroMemory, element_bytes
 from training.planner.job import Job, NumberFormat
 from training.planner.operators import block_parameters, table_parameters
 from training.planner.pipeline_time import Chunk
@@ -31,6 +31,17 @@ def gradients_bytes(job: Job, dense: float, expert: float) -> float:
 def update_bytes(job: Job, dense: float, expert: float) -> float:
     """Return what an update needs besides gradients and state."""
     return sum(zero.update_bytes(round(count)) for zero, count in _parts(job, dense, expert))
+
+
+def gathered_bytes(job: Job, chunks: Sequence[Chunk]) -> float:
+    """Return weights that ZeRO-3 has gathered, besides the shard."""
+    if job.split.zero_stage < 3 or job.split.shards == 1:
+        return 0.0
+    layers = sorted(size for chunk in chunks for size in _size(job, chunk).layers)
+    whole = job.split.gathers_per_step and job.split.pipeline > 1
+    # One layer more than is in use: it arrives in one piece, from which its weights are copied.
+    held = sum(layers) + layers[-1] if whole else sum(layers[-2:])
+    return element_bytes(zero_of(job, 1).precision) * held
 
 
 def reduction_bytes(job: Job, chunks: Sequence[Chunk]) -> float:

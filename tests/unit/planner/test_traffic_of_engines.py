@@ -14,8 +14,10 @@ from training.config.cluster_schema import NetworkConfig
 from training.config.load import compose
 from training.config.schema import PipelineEngineKind, RunConfig
 from training.planner.from_config import job_of
+from training.planner.pipeline_time import chunks_of
 from training.planner.regather import chosen_regather
 from training.planner.traffic import traffic
+from training.rehearsal.plan import plan_of
 from training.rehearsal.program import Phase
 from training.rehearsal.rehearsal import Rehearsal
 from training.rehearsal.report import ring_bytes
@@ -42,6 +44,15 @@ LARGE: dict[str, list[str]] = {
         "parallel.regather=per_microbatch",
     ],
 }
+PLANNED = {
+    "500B": ["experiment=mai1_500b"],
+    "500B, full recompute": ["experiment=mai1_500b", "parallel.recompute=full"],
+    "500B, ZeRO-3": ["experiment=mai1_500b", "parallel.zero_stage=3"],
+    "500B, tensor": ["experiment=mai1_500b", "parallel.tensor=2", "parallel.sequence=4", "parallel.expert=4"],
+    "1.8T": ["experiment=gpt4o_1800b"],
+    "405B, tensor": ["experiment=llama3_405b"],
+}
+"""Layouts that no engine runs: what the plan and the rehearsal make of them is the same, at least."""
 
 
 def sent(config: RunConfig, training_stage: str) -> tuple[float, float]:
@@ -66,3 +77,15 @@ def test_large_layouts(name: str) -> None:
     settings += ["precision=bf16", "eval.suites.quick.held_out_source=web", *LARGE[name]]
     planned, rehearsed = sent(compose(settings, to_plan=True), "pretrain")
     assert planned == pytest.approx(rehearsed, rel=0.05)
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_planned_layouts(name: str) -> None:
+    config = compose(PLANNED[name], to_plan=True)
+    planned, rehearsed = sent(config, "pretrain")
+    assert planned == pytest.approx(rehearsed, rel=0.05)
+    plan = plan_of(config, "pretrain")
+    assert plan.job is not None
+    sizes = [chunk.dense_blocks + chunk.expert_blocks for chunk in chunks_of(plan.job, "balance")]
+    num_layers = config.model.num_layers
+    assert sizes == [sum(1 <= layer <= num_layers for layer in part) for part in plan.parts]
