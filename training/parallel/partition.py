@@ -22,7 +22,7 @@ def balance(costs: Sequence[float], num_parts: int) -> list[range]:
     cut = [[0] * len(total) for _ in range(num_parts + 1)]
     best[0][0] = 0.0
     for part in range(1, num_parts + 1):
-        for end in range(part, len(total)):
+        for end in range(part, len(total) - (num_parts - part)):  # the later parts need a layer each
             for start in range(end - 1, part - 2, -1):
                 cost = total[end] - total[start]
                 if cost > limit:
@@ -43,7 +43,7 @@ def _least_largest(total: Sequence[float], num_parts: int) -> float:
     best = [0.0, *[float("inf")] * (len(total) - 1)]
     for part in range(1, num_parts + 1):
         before, best = best, [float("inf")] * len(total)
-        for end in range(part, len(total)):
+        for end in range(part, len(total) - (num_parts - part)):
             for start in range(end - 1, part - 2, -1):
                 if total[end] - total[start] >= best[end]:
                     break  # and so would every earlier start

@@ -139,13 +139,13 @@ def _why_not(template: Job, split: Split, batch: Batch, rest: int) -> str:
         return "chunks without a pipeline"
     if split.pipeline * split.chunks_per_rank > template.model.num_blocks:
         return "more chunks than blocks"
-    chunks = chunks_of(replace(template, split=split), SOFTWARE[template.software].cut)
-    if not all(chunk.dense_blocks + chunk.expert_blocks + chunk.has_embedding + chunk.has_head for chunk in chunks):
-        return "embedding or head cost so much that another chunk would be empty"
     if split.chunks_per_rank > 1 and not interleaving_fits(split.pipeline, batch.accumulation):
         return "interleaved needs micro-batches in equal rounds"
     if split.pipeline > 1 and batch.accumulation < split.pipeline // 2:
         return "a pipeline with fewer micro-batches than half its stages would mostly wait"
+    chunks = chunks_of(replace(template, split=split), SOFTWARE[template.software].cut)
+    if not all(chunk.dense_blocks + chunk.expert_blocks + chunk.has_embedding + chunk.has_head for chunk in chunks):
+        return "embedding or head cost so much that another chunk would be empty"
     return ""
 
 

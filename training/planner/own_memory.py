@@ -4,6 +4,7 @@ The formulas are those of training/models/{zero_memory,activation_memory}.py, pu
 does for a config; here for a job, which has none. tests/unit/planner/test_memory.py holds the two together.
 """
 
+from collections.abc import Sequence
 from itertools import accumulate
 
 from training.config.deepspeed_config import REDUCE_BUCKET_ELEMENTS
@@ -44,7 +45,7 @@ def runs_in_our_engines(job: Job) -> bool:
     )
 
 
-def own_memory(job: Job, software: Software) -> tuple[StageMemory, ...]:
+def own_memory(job: Job, software: Software, places: Sequence[int] | None = None) -> tuple[StageMemory, ...]:
     """Return the memory of a rank of each pipeline stage, of a job that `runs_in_our_engines`."""
     config, split = model_config(job), job.split
     chunks = chunks_of(job, software.cut)
@@ -54,7 +55,8 @@ def own_memory(job: Job, software: Software) -> tuple[StageMemory, ...]:
     stops = [*(end + 1 for end in ends[:-1]), job.model.num_blocks + 3]
     parts = [chunk_size(config, range(start, stop)) for start, stop in zip(starts, stops, strict=True)]
     return tuple(
-        _stage(job, software, config, parts[place :: split.pipeline], place) for place in range(split.pipeline)
+        _stage(job, software, config, parts[place :: split.pipeline], place)
+        for place in (range(split.pipeline) if places is None else places)
     )
 
 

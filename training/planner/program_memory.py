@@ -4,6 +4,8 @@ The count of kept activations follows arXiv:2205.05198, section 4, for blocks wi
 feed-forward layers: every operator's saved tensors, each once.
 """
 
+from collections.abc import Sequence
+
 from training.planner.chunk_parameters import chunk_parameters
 from training.planner.constants import Constants
 from training.planner.job import Job, NumberFormat, Recompute
@@ -23,13 +25,16 @@ from training.planner.zero_buffers import gathered_bytes, gradients_bytes, reduc
 _FP32_BYTES = 4
 
 
-def program_memory(job: Job, constants: Constants) -> tuple[StageMemory, ...]:
-    """Return the memory of a rank of each pipeline stage."""
+def program_memory(job: Job, constants: Constants, places: Sequence[int] | None = None) -> tuple[StageMemory, ...]:
+    """Return the memory of a rank of each pipeline stage, or of those at some places."""
     software = constants.software[job.software]
     kernel = constants.kernels[software.attention]
     chunks = chunks_of(job, software.cut)
     pipeline = job.split.pipeline
-    return tuple(_stage(job, software, kernel, chunks[place::pipeline], place) for place in range(pipeline))
+    return tuple(
+        _stage(job, software, kernel, chunks[place::pipeline], place)
+        for place in (range(pipeline) if places is None else places)
+    )
 
 
 def _stage(job: Job, software: Software, kernel: AttentionKernel, chunks: tuple[Chunk, ...], place: int) -> StageMemory:

@@ -218,3 +218,13 @@ def test_experts_are_resident_where_they_live() -> None:
     alone, spread = (memory(job(model=MOE, replicas=8, expert=n))[0] for n in (1, 8))
     assert spread.weights_bytes < alone.weights_bytes / 3
     assert spread.buffers_bytes > alone.buffers_bytes
+
+
+@settings(max_examples=60, deadline=None)
+@given(LAYOUTS, st.sampled_from([LLAMA_8B, MOE]), st.sampled_from([1, 3]), st.sampled_from([1, 2]))
+def test_the_fullest_pipeline_stage_is_found_without_looking_at_all(
+    layout: dict[str, Any], model: Any, zero_stage: int, chunks_per_rank: int
+) -> None:
+    chunks = chunks_per_rank if layout["pipeline"] > 1 else 1
+    plan = job(model=model, zero_stage=zero_stage, chunks_per_rank=chunks, **layout)
+    assert verdict(plan).needed_bytes == max(stage.total_bytes for stage in memory(plan))
