@@ -29,7 +29,7 @@ from training.planner.from_config import as_program, job_of
 from training.planner.layouts import Limits
 from training.planner.run_plan import plan_run
 from training.planner.search import SearchResult, search
-from training.planner.software import SOFTWARE
+from training.planner.software import OURS, SOFTWARE
 from training.planner.this_machine import with_this_machine
 
 _SHOWN = 10
@@ -37,7 +37,10 @@ _SHOWN = 10
 
 def main(argv: Sequence[str]) -> int:
     """Print the plan or the error of a command line; return the exit code."""
-    arguments = _parser().parse_intermixed_args(argv)
+    parser = _parser()
+    arguments = parser.parse_intermixed_args(argv)
+    if (arguments.nodes or arguments.ours) and not arguments.search:
+        parser.error("--nodes and --ours say what to search: give --search with them")
     try:
         if arguments.calibrate:
             return _calibrate(arguments.calibrate, [Path(word) for word in arguments.words])
@@ -73,7 +76,7 @@ def _search(config: RunConfig, arguments: argparse.Namespace) -> SearchResult:
     """Search for the layout of the first training stage."""
     name, stage = next(iter(config.stages.items()))
     return search(
-        as_program(job_of(config, name), arguments.software),
+        as_program(job_of(config, name), arguments.software or OURS[0]),
         [
             Limits(
                 world_size=num_nodes * config.cluster.processes_per_node,
@@ -115,7 +118,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"plan as another program would run it: {', '.join(sorted(SOFTWARE))}",
     )
-    parser.add_argument("--top", type=int, default=_SHOWN, metavar="N", help=f"layouts to show (default {_SHOWN})")
+    parser.add_argument(
+        "--top", type=_positive, default=_SHOWN, metavar="N", help=f"layouts to show (default {_SHOWN})"
+    )
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with charts")
     parser.add_argument("--calibrate", type=Path, metavar="FILE", help="write constants that fit the runs named")
@@ -123,7 +128,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
+    numbers = [int(number) for number in text.split(",")]
+    if min(numbers) < 1:
+        raise ValueError("a cluster has a node at least")
+    return numbers
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError("at least 1")
+    return int(text)
+
+
+_numbers.__name__, _positive.__name__ = "numbers of nodes, such as 512,1024:", "number, at least 1:"
 
 
 if __name__ == "__main__":

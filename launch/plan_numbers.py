@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from training.planner.flops import PUBLISHED, published_mfu
 from training.planner.job import Job
 from training.planner.run_plan import RunPlan, StagePlan
 from training.planner.search import Candidate, SearchResult
@@ -53,6 +54,9 @@ def _stage(stage: StagePlan) -> dict[str, Any]:
         "mfu_causal_attention": stage.mfu,
         "mfu_full_attention": stage.mfu_full_attention,
         "hfu_causal_attention": stage.hfu,
+        "mfu_by_convention": {
+            convention: published_mfu(stage.job, stage.time.seconds, convention) for convention in PUBLISHED
+        },
         "undisturbed_days": stage.undisturbed_days,
     }
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from training.planner.efficiency import architecture_of
 from training.planner.goodput_plan import GoodputPlan
 from training.planner.goodput_simulation import Spread
+from training.planner.job import NumberFormat
 from training.planner.layouts import describe
 from training.planner.price import RunPrice
 from training.planner.run_plan import RunPlan, Served, StagePlan
@@ -161,6 +163,7 @@ def _goodput_lines(plan: RunPlan, goodput: GoodputPlan) -> list[str]:
         for entry, days in spent.items()
         if entry != "compute" and days >= 0.005
     )
+    assumed = " (assumed: give cluster.storage.write_bytes_per_second)" if plan.storage_is_assumed else ""
     lines = [
         "run, with failures (1,000 simulated runs; the range is from 5 to 95 %)",
         f"  finish   in {_days(goodput.days)}; {100 * goodput.ettr.mean:.1f} % of the time trains; "
@@ -168,7 +171,8 @@ def _goodput_lines(plan: RunPlan, goodput: GoodputPlan) -> list[str]:
         f"  failures one in {interruptions.mtbf_seconds / 3600:.3g} h, "
         f"{_range(goodput.num_failures, '{:,.0f}')} in all; {recovery:.0f} s from a failure to the next step",
         f"  saves    each stalls {goodput.checkpoint.stall_seconds:.2g} s and is written in "
-        f"{goodput.checkpoint.write_seconds:.0f} s; checkpoint.every_steps={goodput.best_every_steps} would be best "
+        f"{goodput.checkpoint.write_seconds:.0f} s at {num_bytes(plan.storage.write_bytes_per_second)}/s{assumed}; "
+        f"checkpoint.every_steps={goodput.best_every_steps} would be best "
         f"({100 * goodput.best_expected_ettr:.1f} % trains instead of {100 * goodput.expected_ettr:.1f} %)",
         f"  spares   {interruptions.spare_nodes} booked (cluster.reliability.spare_nodes); "
         f"{goodput.advised_spare_nodes} are enough in 99 % of the time",
@@ -206,6 +210,12 @@ def _caveats(plan: RunPlan) -> list[str]:
         "How far plans of published runs are off: docs/planner_validation.md, docs/planner_goodput.md. No GPU run of "
         "ours has been compared.",
     ]
+    device = plan.stages[0].job.device
+    if NumberFormat.bf16 in device.peak_flops and architecture_of(device) is None:
+        lines.append(
+            f"Nothing is known of how much of its peak {device.name} reaches: it is taken for the median of known "
+            "accelerators."
+        )
     if plan.goodput is not None:
         lines.append("What the devices, links and failures are taken to be: cluster.* (launch.check --cfg job).")
     return lines

@@ -15,7 +15,13 @@ def check_axes(config: RunConfig, layout: ParallelConfig, key: str) -> None:
     _check_divides(
         f"{key}.tensor",
         layout.tensor,
-        (("model.num_heads", model.num_heads), ("model.ffn_size", model.ffn_size)),
+        (
+            ("model.num_heads", model.num_heads),
+            ("model.num_kv_heads", model.num_kv_heads),
+            ("model.ffn_size", model.ffn_size),
+            ("model.vocab_size", model.vocab_size),
+            *((("model.experts.expert_ffn_size", model.experts.expert_ffn_size),) if model.experts else ()),
+        ),
     )
     _check_divides(
         f"{key}.sequence",

@@ -10,7 +10,7 @@ from training.config.schema import Precision
 from training.models.sizes import ChunkSize
 
 FP32_BYTES = 4
-_SUB_GROUP_ELEMENTS = 1_000_000_000
+SUB_GROUP_ELEMENTS = 1_000_000_000
 """DeepSpeed's default `sub_group_size`: elements that ZeRO-3 updates at once."""
 
 
@@ -57,7 +57,7 @@ class ZeroMemory:
         if self.zero_stage == 0:
             return 2 * FP32_BYTES * num_parameters
         shard = self._shard(num_parameters)
-        return 3 * FP32_BYTES * (min(shard, _SUB_GROUP_ELEMENTS) if self.zero_stage == 3 else shard)
+        return 3 * FP32_BYTES * (min(shard, SUB_GROUP_ELEMENTS) if self.zero_stage == 3 else shard)
 
     def bucket_bytes(self, bucket_elements: int) -> int:
         """Return the bucket that collects gradients for one collective; it is allocated whole, by ZeRO-3 for good."""

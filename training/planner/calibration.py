@@ -85,7 +85,12 @@ def constants_of(cluster: ClusterConfig) -> Constants:
     try:
         match read_json(path):
             case {"version": 1, "calibration": dict() as values}:
-                return corrected(typed(Calibration, values))
+                calibration = typed(Calibration, values)
+                if not all(0.01 < factor < 100 for factor in (calibration.compute, calibration.links)):
+                    raise ValueError("a factor is not between 0.01 and 100")
+                if not 0 < calibration.host < 1000 or not 0 <= (calibration.step_seconds or 0.0) < 1e6:
+                    raise ValueError("a time is out of range")
+                return corrected(calibration)
         raise ValueError("it is no calibration of this version")
     except (OSError, ValueError) as error:
         remedy = "python -m launch.plan --calibrate FILE RUN_DIR … writes one; cluster.calibration=null uses none"
@@ -101,7 +106,13 @@ def corrected(calibration: Calibration, constants: Constants = CONSTANTS) -> Con
     }
     links = {name: getattr(efficiency, name) / calibration.links for name in ("node_links", "cluster_links")}
     kernels = {
-        name: replace(kernel, share_of_peak=kernel.share_of_peak / calibration.compute)
+        name: replace(
+            kernel,
+            share_of_peak=kernel.share_of_peak / calibration.compute,
+            ampere_share_of_peak=kernel.ampere_share_of_peak / calibration.compute,
+        )
+        if kernel.is_fused  # others are matrix products and memory traffic
+        else kernel
         for name, kernel in constants.kernels.items()
     }
     ours = {

@@ -4,7 +4,9 @@ They are fitted by `python -m training.planner.fit` on the calibration rows of `
 those whose source is named.
 """
 
+import re
 from dataclasses import dataclass
+from statistics import median
 
 from training.planner.job import Device, NumberFormat
 
@@ -53,7 +55,9 @@ ARCHITECTURES = (
     _architecture("MI325X", 304, 1000, 784.9 / 1300),
     _architecture("MI355X", 256, 1400, 1565 / 2500),
 )
-"""Known accelerators; a name is searched for these words in this order."""
+"""Known accelerators, by a word of their names."""
+USUAL_CEILING = median(architecture.ceilings[NumberFormat.bf16] for architecture in ARCHITECTURES)
+"""Best measured product over the peak, of an accelerator that nothing is known of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,8 +94,8 @@ EFFICIENCY = Efficiency()
 
 def architecture_of(device: Device) -> Architecture | None:
     """Return what is known of a device by its name; nothing of a CPU or an unknown accelerator."""
-    name = device.name.upper()
-    return next((architecture for architecture in ARCHITECTURES if architecture.word in name), None)
+    words = set(re.split(r"[^A-Z0-9]+", device.name.upper()))
+    return next((architecture for architecture in ARCHITECTURES if architecture.word in words), None)
 
 
 def power_share(device: Device, architecture: Architecture, efficiency: Efficiency) -> float:

@@ -80,6 +80,15 @@ def published_flops(job: Job, convention: str) -> float:
     return PUBLISHED[convention](job)
 
 
+def published_mfu(job: Job, step_seconds: float, convention: str) -> float:
+    """Return the utilisation that a publication with such a convention would print, 0 to 1.
+
+    Raises:
+        ConfigError: there is no such convention.
+    """
+    return published_flops(job, convention) / (step_seconds * _peak(job))
+
+
 def _peak(job: Job) -> float:
     return job.split.world_size * job.device.peak_flops[job.number_format]
 

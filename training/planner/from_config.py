@@ -21,6 +21,8 @@ from training.planner.job import (
 )
 from training.planner.software import OURS
 
+_FASTEST_FP32 = 2e14
+"""FLOP/s that no accelerator reaches in fp32 matrix products: an MI300X has 163e12 (data sheet)."""
 _RECOMPUTE = {
     ConfiguredRecompute.none: Recompute.none,
     ConfiguredRecompute.selective: Recompute.selective,
@@ -99,6 +101,14 @@ def device_of(cluster: ClusterConfig, precision: Precision) -> Device:
     peak, bandwidth = accelerator.peak_flops_per_second, accelerator.memory_bytes_per_second
     assert peak is not None
     assert bandwidth is not None
+    if precision is Precision.fp32 and peak > _FASTEST_FP32:
+        raise ConfigError(
+            "cluster.accelerator.peak_flops_per_second",
+            peak,
+            f"no {accelerator.name} multiplies fp32 so fast: that is its peak for bf16",
+            "precision=bf16, or the data sheet's figure for fp32 (an H100: "
+            "cluster.accelerator.peak_flops_per_second=67e12)",
+        )
     return Device(
         name=accelerator.name,
         peak_flops={NumberFormat(precision): peak},

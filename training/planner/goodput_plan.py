@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import ndtri, pdtr
 
 from training.config.reliability_schema import ReliabilityConfig
+from training.errors import ConfigError
 from training.planner.checkpoint_cost import BYTES_PER_PARAMETER, CheckpointCost, Storage
 from training.planner.checkpoint_interval import best_interval
 from training.planner.goodput import expected_ettr
@@ -19,6 +20,7 @@ from training.planner.reliability import SECONDS_PER_DAY, Interruptions, interru
 
 ENOUGH_SPARES = 0.99
 """Share of the time in which the advised number of spares is enough."""
+_MOST_SPARES = 1_000_000
 _RATES = 101
 """Equally likely failure rates that stand for all."""
 
@@ -175,11 +177,24 @@ def enough_spares(interruptions: Interruptions, *, share: float = ENOUGH_SPARES)
     Args:
         interruptions: what interrupts the job.
         share: of the time, below 1.
+
+    Raises:
+        ConfigError: no number that anybody books is enough.
     """
     losses_per_second = interruptions.failures_per_day * interruptions.node_loss_share / SECONDS_PER_DAY
     doubt = np.clip(ndtri((np.arange(_RATES) + 0.5) / _RATES), -MOST_SIGMAS, MOST_SIGMAS)
     in_repair = losses_per_second * interruptions.repair_seconds * np.exp(interruptions.failure_rate_sigma * doubt)
-    spares = 0
-    while np.mean(pdtr(spares, in_repair)) < share:
-        spares += 1
-    return spares
+    few, many = -1, 1
+    while np.mean(pdtr(many, in_repair)) < share:
+        few, many = many, 2 * many
+        if many > _MOST_SPARES:
+            raise ConfigError(
+                "cluster.reliability.repair_seconds",
+                interruptions.repair_seconds,
+                f"at {interruptions.failures_per_day:.3g} failures a day over {_MOST_SPARES:,} nodes are in repair",
+                "lower failure rates, a shorter repair, or cluster.reliability.failure_rate_sigma=0.5",
+            )
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (few, middle) if np.mean(pdtr(middle, in_repair)) >= share else (middle, many)
+    return many

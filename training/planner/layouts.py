@@ -7,7 +7,7 @@ from itertools import product
 
 from training.config.nearest_numbers import divisors
 from training.parallel.schedule import interleaving_fits
-from training.planner.job import Batch, Job, Recompute, Split
+from training.planner.job import Batch, Job, ModelShape, Recompute, Split
 from training.planner.pipeline_time import chunks_of
 from training.planner.software import OURS, SOFTWARE
 
@@ -45,6 +45,7 @@ def runs_today(job: Job) -> bool:
     split = job.split
     return (
         job.software in OURS
+        and not (job.software == OURS[1] and (split.zero_stage > 1 or split.chunks_per_rank > 1))
         and job.model.experts is None
         and split.tensor == split.context == split.expert == 1
         and split.zero3_group is None
@@ -78,6 +79,9 @@ def legal_layouts(template: Job, limits: Limits, refusals: Refusals) -> Iterator
         limits: the devices and the batch.
         refusals: is told of what is not legal.
     """
+    if limits.only_ours and template.model.experts is not None:
+        refusals.add("no engine of this version runs experts", f"{template.model.experts.num_experts} experts")
+        return
     for split in _axes(template, limits, refusals):
         for micro_batch, chunks in product(MICRO_BATCHES, CHUNKS):
             accumulation, rest = divmod(limits.global_batch, split.replicas * micro_batch)
@@ -109,8 +113,8 @@ def _axes(template: Job, limits: Limits, refusals: Refusals) -> Iterator[Split]:
                 refusals.add(f"tensor x sequence leaves the node's {node} devices", example)
             elif world % product_of_axes:
                 refusals.add(f"pipeline x tensor x sequence does not divide {world} devices", example)
-            elif model.num_heads % (tensor * context) or model.ffn_size % tensor:
-                refusals.add(f"{model.num_heads} heads cannot be dealt evenly", example)
+            elif model.num_heads % (tensor * context) or any(size % tensor for size in _cut_by_tensor(model)):
+                refusals.add("heads, widths or vocabulary cannot be dealt evenly", example)
             else:
                 holders = world // (pipeline * tensor)
                 for expert in spreads:
@@ -129,6 +133,11 @@ def _axes(template: Job, limits: Limits, refusals: Refusals) -> Iterator[Split]:
                         expert=expert,
                         recompute=template.split.recompute,
                     )
+
+
+def _cut_by_tensor(model: ModelShape) -> tuple[int, ...]:
+    widths = (model.experts.expert_ffn_size,) if model.experts else ()
+    return (model.num_kv_heads, model.ffn_size, model.vocab_size, *widths)
 
 
 def _why_not(template: Job, split: Split, batch: Batch, rest: int) -> str:

@@ -61,11 +61,6 @@ class Work:
     exchanged_bytes: float = 0.0
     """Tokens sent to their experts, forward, one way, a copy to each expert."""
 
-    @property
-    def gemm_flops(self) -> float:
-        """FLOPs of the matrix products of forward."""
-        return sum(gemm.flops for gemm in self.gemms)
-
 
 def plain_format(job: Job) -> NumberFormat:
     """Return the format of what fp8 programs leave in bf16: hidden states, attention, router, output projection."""

@@ -130,11 +130,19 @@ def _use(row: Mapping[str, Any], job: Job, seconds: float | None) -> tuple[Use, 
             return Use.fault, f"a run of the sweep below {FAULT_SHARE_OF_PEAK:.0%} of peak"
     if source.startswith(_LEFT_OUT_SOURCES):
         return Use.left_out, ""
+    return (Use.left_out if _is_large(source, job) else Use.calibration), ""
+
+
+def is_large(run: "Run") -> bool:
+    """Return whether a run is larger than those of its source that calibrate, or its source does not calibrate."""
+    return _is_large(run.source, run.job)
+
+
+def _is_large(source: str, job: Job) -> bool:
     for start, most in _MOST_GPUS.items():
         if source.startswith(start):
-            is_large = job.split.world_size > most or job.model.hidden_size > _WIDEST.get(start, 10**9)
-            return (Use.left_out if is_large else Use.calibration), ""
-    return Use.left_out, ""
+            return job.split.world_size > most or job.model.hidden_size > _WIDEST.get(start, 10**9)
+    return True
 
 
 def _without_contradictions(runs: Sequence[Run]) -> list[Run]:

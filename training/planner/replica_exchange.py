@@ -7,7 +7,7 @@ from training.planner.job import Job, NumberFormat
 from training.planner.pipeline_time import chunks_of
 from training.planner.software import Software
 
-_REUSE_ELEMENTS = 1_000_000_000
+REUSE_ELEMENTS = 1_000_000_000
 """DeepSpeed 0.19.8, runtime/zero/config.py: `stage3_max_reuse_distance`."""
 
 
@@ -72,7 +72,7 @@ def _deepspeed(job: Job, software: Software) -> ReplicaExchange:
         return ReplicaExchange(backward_reductions=1, step_gathers=1)
     kept = 0.0
     if split.pipeline == 1:
-        kept = min(1.0, _REUSE_ELEMENTS / 2 / sum(chunk_parameters(job, chunks_of(job, software.cut))))
+        kept = min(1.0, REUSE_ELEMENTS / 2 / sum(chunk_parameters(job, chunks_of(job, software.cut))))
     return ReplicaExchange(forward_gathers=1, backward_gathers=1 - kept, backward_reductions=1)
 
 

@@ -1,6 +1,6 @@
 """Operator -> seconds, by a roofline whose roof is what was measured. No torch."""
 
-from training.planner.efficiency import Efficiency, architecture_of, power_share
+from training.planner.efficiency import USUAL_CEILING, Efficiency, architecture_of, power_share
 from training.planner.job import Device, NumberFormat
 from training.planner.operators import Attention, Gemm
 from training.planner.software import AttentionKernel
@@ -35,8 +35,10 @@ def product_roof(number_format: NumberFormat, device: Device, efficiency: Effici
     """Return the FLOP/s of the largest matrix products through a whole step."""
     peak = device.peak_flops[number_format]
     architecture = architecture_of(device)
-    if architecture is None or number_format is NumberFormat.fp32:
+    if number_format is NumberFormat.fp32:
         return peak * efficiency.gemm_sustained
+    if architecture is None:
+        return peak * USUAL_CEILING * efficiency.gemm_sustained
     if architecture.is_ampere:
         sustained = efficiency.ampere_gemm_sustained
     else:

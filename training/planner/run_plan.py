@@ -88,6 +88,10 @@ class RunPlan:
     num_parameters: int
     num_active_parameters: int
     stages: tuple[StagePlan, ...]
+    storage: Storage
+    """What checkpoints are written to."""
+    storage_is_assumed: bool
+    """Whether the config does not say how fast it is."""
     goodput: GoodputPlan | None
     """Of all training stages together; null on CPUs, whose failures nobody has counted."""
     served: Served | None
@@ -114,6 +118,8 @@ def plan_run(config: RunConfig, constants: Constants = CONSTANTS, *, software: s
         num_parameters=num_parameters(config.model),
         num_active_parameters=num_active_parameters(config.model),
         stages=stages,
+        storage=storage_of(config),
+        storage_is_assumed=config.cluster.storage.write_bytes_per_second is None,
         goodput=_goodput(config, stages) if config.cluster.accelerator.device != "cpu" else None,
         served=_served(config, stages[-1].job),
     )

@@ -6,18 +6,22 @@ FILE holds other published runs, with the fields of `published/runs.csv` (JSON l
 """
 
 import argparse
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 
+from training.errors import AutarkyError, ExitCode
 from training.planner.constants import CONSTANTS, Constants
 from training.planner.published import RUNS
 from training.planner.published_memory import predicted_gib, published_gib, sweep_reserved, sweep_verdicts
-from training.planner.published_split import Run, Use, runs_of, sweep_runs
+from training.planner.published_split import Run, Use, is_large, runs_of, sweep_runs
 from training.planner.step_time import step_time
 
 _WORST = 10
+_FITTED_GOAL, _LEFT_OUT_GOAL = 0.05, 0.10
 _HEADER = ("source", "rows", "mean", "median", "9 of 10 within", "worst")
 
 _PAGE = """# Planned against published
@@ -27,6 +31,10 @@ or CSV, the fields of `training/planner/published/runs.csv`). The constants are 
 `python -m training.planner.fit` printed, rounded. Which rows calibrated, which were left out (whole sources, and the
 largest of the sources used) and which cannot be used was chosen before the first fit:
 `training/planner/published/README.md`. The form of the model was found with all rows in sight.
+
+The goals are 5 % where constants were fitted and 10 % where they were not. They are reached on the published runs
+(`runs.csv`), not when all other runs of the nanotron sweep count too: these are hundreds of runs of few layouts with
+little work for a GPU, whose collectives are slow in a way that only their own measurements show.
 
 What the errors consist of:
 
@@ -57,6 +65,8 @@ def report(path: Path = RUNS, constants: Constants = CONSTANTS) -> list[tuple[st
         use: [(run, relative_error(run, constants)) for run in runs if run.use is use]
         for use in (Use.calibration, Use.left_out, Use.fault)
     }
+    if path.resolve() == RUNS.resolve():
+        sections.append(("The goals: mean absolute relative error of step time", _goals(timed, constants)))
     for use in (Use.calibration, Use.left_out):
         if timed[use]:
             sections.append((f"Step time, {use}: absolute relative error", _by_source(timed[use])))
@@ -75,6 +85,35 @@ def report(path: Path = RUNS, constants: Constants = CONSTANTS) -> list[tuple[st
     if path.resolve() == RUNS.resolve():
         sections += _sweep(constants)
     return sections
+
+
+def _goals(timed: Mapping[Use, Sequence[tuple[Run, float]]], constants: Constants) -> Table:
+    """Return what is reached of 5 % where constants were fitted and 10 % where they were not, from narrow to wide."""
+    others = {use: [(run, relative_error(run, constants)) for run in sweep_runs() if run.use is use] for use in timed}
+    fitted, left_out = ([*timed[use], *others[use]] for use in (Use.calibration, Use.left_out))
+    without_own_network = [(run, relative_error(_without_own_network(run), constants)) for run, _ in left_out]
+    faults = [pair for use in (timed, others) for pair in use[Use.fault] if is_large(pair[0])]
+    lines = (
+        ("published runs that calibrated", timed[Use.calibration], _FITTED_GOAL),
+        ("published runs left out", timed[Use.left_out], _LEFT_OUT_GOAL),
+        ("these and the sweep's other runs that calibrated", fitted, _FITTED_GOAL),
+        ("these and the sweep's other runs left out", left_out, _LEFT_OUT_GOAL),
+        ("the same, not told of a run's own measured network", without_own_network, _LEFT_OUT_GOAL),
+        ("the same with what is taken for faults", [*without_own_network, *faults], _LEFT_OUT_GOAL),
+    )
+    rows = []
+    for name, pairs, goal in lines:
+        reached = mean(abs(error) for _, error in pairs)
+        verdict = "reached" if reached <= goal else "missed"
+        rows.append((name, str(len(pairs)), f"{100 * reached:.1f} %", f"{100 * goal:.0f} %", verdict))
+    return [("rows that count", "rows", "mean", "goal", ""), *rows]
+
+
+def _without_own_network(run: Run) -> Run:
+    """Return a run of the sweep as its layout alone would place it: its own measured all-reduce says nothing."""
+    if run.job.software == "nanotron_pipelined" and run.job.split.pipeline == 1:
+        return replace(run, job=replace(run.job, software="nanotron"))
+    return run
 
 
 def _by_source(pairs: Sequence[tuple[Run, float]]) -> Table:
@@ -160,14 +199,20 @@ def as_text(sections: Sequence[tuple[str, Table]], *, markdown: bool) -> str:
     return (f"{_PAGE}\n" if markdown else "") + "\n\n".join(blocks) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the tables."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=RUNS, help="other published runs, JSON or CSV")
     parser.add_argument("--markdown", action="store_true", help="print Markdown, as in docs/planner_validation.md")
     options = parser.parse_args(arguments)
-    print(as_text(report(options.runs), markdown=options.markdown), end="")  # noqa: T201
+    try:
+        text = as_text(report(options.runs), markdown=options.markdown)
+    except AutarkyError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    print(text, end="")  # noqa: T201
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

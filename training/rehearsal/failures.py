@@ -81,6 +81,8 @@ def random_nodes(num_nodes: int, *, count: int, seed: int) -> list[int]:
     """Return nodes that fail, drawn without replacement: each as likely as any other."""
     if not 0 < count <= num_nodes:
         raise ConfigError("--fail random", count, f"the cluster has {num_nodes} nodes", f"1 to {num_nodes}")
+    if seed < 0:
+        raise ConfigError("--fail random", f"seed={seed}", "a seed is not negative", "seed=0")
     return sorted(np.random.default_rng(seed).choice(num_nodes, count, replace=False).tolist())
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from training.planner.replica_exchange import REUSE_ELEMENTS
 from training.rehearsal.parameters import Layer, Parameter
 
 
@@ -22,7 +23,7 @@ class GatherLimits:
     """`stage3_prefetch_bucket_size`."""
     live: int = 1_000_000_000
     """`stage3_max_live_parameters`."""
-    reuse: int = 1_000_000_000
+    reuse: int = REUSE_ELEMENTS
     """`stage3_max_reuse_distance`: how far ahead a use has to be for a weight to be let go."""
     persistent: int = 100_000
     """`stage3_param_persistence_threshold`: parameters that are not larger stay whole."""

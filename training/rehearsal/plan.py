@@ -9,6 +9,7 @@ from training.config.schema import ParallelConfig, PipelineEngineKind, Regather,
 from training.errors import ConfigError
 from training.models.cut import cut
 from training.models.memory import choose_regather, device_memory_bytes
+from training.models.zero_memory import SUB_GROUP_ELEMENTS
 from training.parallel.schedule import Schedule, make_schedule
 from training.planner.from_config import job_of
 from training.planner.job import Job
@@ -18,9 +19,6 @@ from training.rehearsal.engine_program import EngineProgram
 from training.rehearsal.gathers import GatherLimits
 from training.rehearsal.grid import Grid
 from training.rehearsal.parameters import Layer, Sharing, chunk_layers, decoder_layers
-
-SUB_GROUP_ELEMENTS = 1_000_000_000
-"""DeepSpeed's own `sub_group_size` (0.19.8, runtime/zero/config.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)

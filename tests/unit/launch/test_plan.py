@@ -42,7 +42,7 @@ def test_json_has_every_number_once_more(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["experiment=gpt4o_1800b", "--json", "--search", "--top", "3"]) == 0
     plan = json.loads(capsys.readouterr().out)
     stage = plan["stages"]["pretrain"]
-    assert len(stage["memory"]) == 32
+    assert len(stage["memory"]) == 64
     step, passes = stage["step"], stage["step"]["passes"]
     parts = sum(passes.values()) + sum(step[f"{name}_seconds"] for name in ("bubble", "data", "optimizer", "other"))
     assert parts == pytest.approx(step["seconds"], rel=1e-6)
@@ -76,7 +76,7 @@ def test_what_cannot_be_planned_is_refused_with_what_to_do(capsys: pytest.Captur
 
 def test_a_plan_that_does_not_fit_says_so_and_by_how_much(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiment=mai1_500b", "parallel.expert=1"]) == 0
-    assert "does not fit: pipeline stage 0 needs" in (text := capsys.readouterr().out)
+    assert "does not fit: pipeline stage" in (text := capsys.readouterr().out)
     assert "too much; the most is" in text
 
 
@@ -103,3 +103,39 @@ def test_tables_are_aligned() -> None:
         "  a          1",
         "  long     100",
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--nodes", "0", "--search"], "invalid numbers of nodes, such as 512,1024: value: '0'"),
+        (["--nodes", "a", "--search"], "invalid numbers of nodes"),
+        (["--top", "0", "--search"], "invalid number, at least 1"),
+        (["--nodes", "4"], "give --search with them"),
+        (["--ours"], "give --search with them"),
+    ],
+)
+def test_odd_options_are_refused(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["experiment=mai1_500b", *words])
+    assert raised.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["precision=fp32"], "that is its peak for bf16"),
+        (["cluster.reliability.repair_seconds=1e12"], "nodes are in repair"),
+        (["parallel.tensor=2", "parallel.sequence=4", "model.experts.expert_ffn_size=6911"], "cannot be dealt evenly"),
+        (["parallel.tensor=16", "parallel.sequence=1", "parallel.expert=1"], "model.num_kv_heads=8"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(overrides: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["experiment=mai1_500b", *overrides]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_nothing_is_left_to_search_where_no_engine_runs_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["experiment=mai1_500b", "--search", "--ours"]) == 0
+    assert "no engine of this version runs experts" in capsys.readouterr().out

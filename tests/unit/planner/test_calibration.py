@@ -74,7 +74,16 @@ def test_a_calibration_file_changes_plans(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, "{", "[]", '{"version": 2}', '{"version": 1, "calibration": {"compute": "x"}}']
+    "content",
+    [
+        None,
+        "{",
+        "[]",
+        '{"version": 2}',
+        '{"version": 1, "calibration": {"compute": "x"}}',
+        '{"version": 1, "calibration": {"compute": 0.0, "points": {}}}',
+        '{"version": 1, "calibration": {"host": -3.0, "points": {}}}',
+    ],
 )
 def test_what_is_no_calibration_is_refused(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "calibration.json"

@@ -20,9 +20,9 @@ def test_every_axis_reaches_the_job() -> None:
     split = job.split
     assert (split.pipeline, split.tensor, split.context, split.expert) == (15, 2, 4, 4)
     assert split.world_size == config.world_size == 15_000
-    assert (split.replicas, job.batch.accumulation, job.batch.micro_batch) == (125, 64, 1)
+    assert (split.replicas, job.batch.accumulation, job.batch.micro_batch) == (125, 32, 2)
     assert job.tokens_per_step == 8000 * 8192
-    assert split.recompute is Recompute.selective
+    assert split.recompute is Recompute.full
     assert split.chunks_per_rank == 4
     assert job.model.experts is not None
     assert (job.model.experts.num_experts, job.model.experts.num_shared_experts) == (64, 1)

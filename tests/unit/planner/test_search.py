@@ -30,7 +30,8 @@ def small(num_blocks: int, num_heads: int, devices_per_node: int) -> Job:
             num_heads=num_heads,
             head_size=64,
             ffn_size=64 * num_heads,
-            vocab_size=1,
+            vocab_size=64,
+            num_kv_heads=num_heads,
         ),
         network=replace(LLAMA3.network, devices_per_node=devices_per_node),
     )

@@ -77,7 +77,7 @@ def test_15_000_ranks_of_a_405b_model_take_less_than_4_gb() -> None:
         "peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "print(json.dumps({'code': int(code), 'seconds': time.perf_counter() - begun, 'peak_bytes': peak}))"
     )
-    words = ["experiment=llama3_405b", "cluster=azure_nd_h100_v5", "cluster.num_nodes=1875", "parallel.pipeline=10"]
+    words = ["experiment=llama3_405b", "cluster=azure_nd_h200_v5", "cluster.num_nodes=1875", "parallel.pipeline=10"]
     words += [
         "parallel.zero_stage=3",
         "parallel.tensor=1",
