@@ -86,10 +86,9 @@ def constants_of(cluster: ClusterConfig) -> Constants:
         match read_json(path):
             case {"version": 1, "calibration": dict() as values}:
                 calibration = typed(Calibration, values)
-                if not all(0.01 < factor < 100 for factor in (calibration.compute, calibration.links)):
-                    raise ValueError("a factor is not between 0.01 and 100")
-                if not 0 < calibration.host < 1000 or not 0 <= (calibration.step_seconds or 0.0) < 1e6:
-                    raise ValueError("a time is out of range")
+                factors = (calibration.compute, calibration.links, calibration.host)
+                if not all(1e-6 < factor < 1e6 for factor in factors) or (calibration.step_seconds or 0.0) < 0:
+                    raise ValueError("a factor is not between a millionth and a million, or a time is negative")
                 return corrected(calibration)
         raise ValueError("it is no calibration of this version")
     except (OSError, ValueError) as error:
