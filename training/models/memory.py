@@ -15,7 +15,7 @@ from training.config.schema import ParallelConfig, PipelineEngineKind, Regather,
 from training.errors import ConfigError
 from training.models.activation_memory import ActivationMemory
 from training.models.sizes import ChunkSize, chunk_size
-from training.models.zero_memory import ZeroMemory, element_bytes
+from training.models.zero_memory import ZeroMemory
 from training.parallel.schedule import make_schedule, peak_in_flight
 
 PLANNED_SHARE = 0.9
@@ -99,7 +99,7 @@ def rank_memory(
         weights_bytes=sum(zero.weights_bytes(chunk.num_parameters) for chunk in chunks),
         gradients_bytes=sum(zero.gradients_bytes(chunk.num_parameters) for chunk in chunks),
         optimizer_bytes=sum(zero.optimizer_bytes(chunk.num_parameters) for chunk in chunks),
-        gathered_bytes=_gathered_bytes(zero, chunks, regather),
+        gathered_bytes=zero.gathered_bytes(chunks, whole=regather is Regather.per_step),
         activations_bytes=in_flight
         * max(
             chunk.num_blocks * micro_batch.block_bytes(layout.recompute) + chunk.has_norm * micro_batch.norm_bytes
@@ -107,7 +107,12 @@ def rank_memory(
         ),
         block_bytes=micro_batch.block_backward_bytes(layout.recompute),
         logits_bytes=micro_batch.loss_bytes if chunks[-1].has_head else 0,
-        buffers_bytes=_reduction_bytes(config, training_stage, zero, chunks) + hidden,
+        buffers_bytes=zero.buffers_bytes(
+            chunks,
+            [_bucket_elements(config, training_stage, chunk) for chunk in chunks],
+            doubled=layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.deepspeed,
+        )
+        + hidden,
         update_bytes=max(zero.update_bytes(chunk.num_parameters) for chunk in chunks),
     )
 
@@ -181,26 +186,6 @@ def _bucket_elements(config: RunConfig, training_stage: str, chunk: ChunkSize) -
     if layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.autarky:
         return min(max(chunk.layers), REDUCE_BUCKET_ELEMENTS)  # engine/chunk.py
     return deepspeed_config(config, training_stage)["zero_optimization"]["reduce_bucket_size"]
-
-
-def _gathered_bytes(zero: ZeroMemory, chunks: Sequence[ChunkSize], regather: Regather) -> int:
-    if zero.zero_stage < 3 or zero.num_replicas == 1:
-        return 0
-    layers = sorted(size for chunk in chunks for size in chunk.layers)
-    # One layer more than is in use: it arrives in one piece, from which its weights are copied.
-    held = sum(layers) + layers[-1] if regather is Regather.per_step else sum(layers[-2:])
-    return element_bytes(zero.precision) * held
-
-
-def _reduction_bytes(config: RunConfig, training_stage: str, zero: ZeroMemory, chunks: Sequence[ChunkSize]) -> int:
-    elements = [_bucket_elements(config, training_stage, chunk) for chunk in chunks]
-    buckets = [zero.bucket_bytes(count) for count in elements]
-    # Only ZeRO-3 keeps the bucket of a chunk that is not running.
-    kept = sum(buckets) if zero.zero_stage == 3 else max(buckets)
-    layout = config.layout_of(training_stage)
-    if layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.deepspeed:
-        kept *= 2  # its ZeRO makes one more (0.19.8, runtime/zero/stage_1_and_2.py, `reduce_gradients`)
-    return kept + max(zero.reduction_bytes(count, chunk) for count, chunk in zip(elements, chunks, strict=True))
 
 
 @lru_cache(maxsize=32)

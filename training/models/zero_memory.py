@@ -4,6 +4,7 @@ Dtypes and buffers are those of DeepSpeed 0.19.8: runtime/zero/stage3.py, runtim
 runtime/bf16_optimizer.py (ZeRO-1 in bf16). tests/distributed/test_memory.py counts the tensors of live engines.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from training.config.schema import Precision
@@ -73,6 +74,30 @@ class ZeroMemory:
         """
         copied = FP32_BYTES * max(min(bucket_elements, chunk.num_parameters), chunk.largest_parameter)
         return copied + (element_bytes(self.precision) * chunk.largest_parameter if self.zero_stage >= 2 else 0)
+
+    def gathered_bytes(self, chunks: Sequence[ChunkSize], *, whole: bool) -> int:
+        """Return weights that ZeRO-3 has gathered, besides the shard: all of the chunks, or two layers at a time."""
+        if self.zero_stage < 3 or self.num_replicas == 1:
+            return 0
+        layers = sorted(size for chunk in chunks for size in chunk.layers)
+        # One layer more than is in use: it arrives in one piece, from which its weights are copied.
+        held = sum(layers) + layers[-1] if whole else sum(layers[-2:])
+        return element_bytes(self.precision) * held
+
+    def buffers_bytes(self, chunks: Sequence[ChunkSize], bucket_elements: Sequence[int], *, doubled: bool) -> int:
+        """Return the buckets of a rank's chunks, and what gradients take on their way through one of them.
+
+        Args:
+            chunks: those of one rank.
+            bucket_elements: of each chunk's engine.
+            doubled: for DeepSpeed's PipelineEngine, whose ZeRO makes one more bucket (runtime/zero/stage_1_and_2.py,
+                `reduce_gradients`).
+        """
+        buckets = [self.bucket_bytes(count) for count in bucket_elements]
+        # Only ZeRO-3 keeps the bucket of a chunk that is not running.
+        kept = (sum(buckets) if self.zero_stage == 3 else max(buckets)) * (2 if doubled else 1)
+        passing = [self.reduction_bytes(count, chunk) for count, chunk in zip(bucket_elements, chunks, strict=True)]
+        return kept + max(passing)
 
     def _shard(self, num_parameters: int) -> int:
         return -(-num_parameters // self.num_replicas)

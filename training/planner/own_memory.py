@@ -7,18 +7,18 @@ does for a config; here for a job, which has none. tests/unit/planner/test_memor
 from collections.abc import Sequence
 from itertools import accumulate
 
-from training.config.deepspeed_config import REDUCE_BUCKET_ELEMENTS
 from training.config.model_schema import ModelConfig
 from training.config.schema import Precision
 from training.config.schema import Recompute as ConfiguredRecompute
 from training.models.activation_memory import ActivationMemory
 from training.models.sizes import ChunkSize, chunk_size
-from training.models.zero_memory import ZeroMemory, element_bytes
+from training.models.zero_memory import ZeroMemory
 from training.planner.job import Job, NumberFormat, Recompute
 from training.planner.model_config import model_config
 from training.planner.pipeline_time import chunks_in_flight, chunks_of
 from training.planner.software import OURS, Software
 from training.planner.stage_memory import StageMemory
+from training.planner.zero_buffers import bucket_elements
 
 _PRECISION = {NumberFormat.bf16: Precision.bf16, NumberFormat.fp32: Precision.fp32}
 _RECOMPUTE = {
@@ -81,35 +81,16 @@ def _stage(job: Job, software: Software, config: ModelConfig, chunks: list[Chunk
         weights_bytes=sum(zero.weights_bytes(chunk.num_parameters) for chunk in chunks),
         gradients_bytes=sum(zero.gradients_bytes(chunk.num_parameters) for chunk in chunks),
         optimizer_bytes=sum(zero.optimizer_bytes(chunk.num_parameters) for chunk in chunks),
-        gathered_bytes=_gathered_bytes(job, zero, chunks),
+        gathered_bytes=zero.gathered_bytes(chunks, whole=split.gathers_per_step and split.pipeline > 1),
         activations_bytes=in_flight * max(kept),
         block_bytes=micro_batch.block_backward_bytes(recompute),
         logits_bytes=micro_batch.loss_bytes if chunks[-1].has_head else 0,
-        buffers_bytes=_reduction_bytes(job, software, zero, chunks) + hidden,
+        buffers_bytes=zero.buffers_bytes(
+            chunks, bucket_elements(job, software, chunks), doubled=split.pipeline > 1 and software.whole_buckets
+        )
+        + hidden,
         update_bytes=max(zero.update_bytes(chunk.num_parameters) for chunk in chunks),
     )
     if on_cpu:
         return tensors  # nothing is reserved ahead, and there is no driver
     return tensors.with_overhead((software.reserved_factor - 1) * tensors.tensors_bytes + software.context_bytes)
-
-
-def _gathered_bytes(job: Job, zero: ZeroMemory, chunks: list[ChunkSize]) -> int:
-    if zero.zero_stage < 3 or zero.num_replicas == 1:
-        return 0
-    layers = sorted(size for chunk in chunks for size in chunk.layers)
-    # One layer more than is in use: it arrives in one piece, from which its weights are copied.
-    whole = job.split.gathers_per_step and job.split.pipeline > 1
-    return element_bytes(zero.precision) * (sum(layers) + layers[-1] if whole else sum(layers[-2:]))
-
-
-def _reduction_bytes(job: Job, software: Software, zero: ZeroMemory, chunks: list[ChunkSize]) -> int:
-    own_pipeline = job.split.pipeline > 1 and not software.whole_buckets
-    elements = [
-        min(max(chunk.layers), REDUCE_BUCKET_ELEMENTS) if own_pipeline else REDUCE_BUCKET_ELEMENTS for chunk in chunks
-    ]
-    buckets = [zero.bucket_bytes(count) for count in elements]
-    # Only ZeRO-3 keeps the bucket of a chunk that is not running.
-    kept = sum(buckets) if zero.zero_stage == 3 else max(buckets)
-    if job.split.pipeline > 1 and software.whole_buckets:
-        kept *= 2  # its ZeRO makes one more (0.19.8, runtime/zero/stage_1_and_2.py, `reduce_gradients`)
-    return kept + max(zero.reduction_bytes(count, chunk) for count, chunk in zip(elements, chunks, strict=True))

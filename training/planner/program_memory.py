@@ -61,7 +61,7 @@ def _stage(job: Job, software: Software, kernel: AttentionKernel, chunks: tuple[
     logits = rank_tokens(job) * job.model.vocab_size / split.tensor * logit_bytes if has_head else 0.0
     if software.is_deepspeed:
         gradients, update = gradients_bytes(job, dense, expert), update_bytes(job, dense, expert)
-        buffers, gathered = _buffers_bytes(job) + reduction_bytes(job, chunks), gathered_bytes(job, chunks)
+        buffers, gathered = _buffers_bytes(job) + reduction_bytes(job, software, chunks), gathered_bytes(job, chunks)
     else:
         gradients = software.gradient_bytes * held(2)
         update = _update_bytes(job, software, dense + expert, held(1))

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from training.config.deepspeed_config import REDUCE_BUCKET_ELEMENTS
 from training.config.schema import Precision
 from training.models.sizes import ChunkSize
-from training.models.zero_memory import ZeroMemory, element_bytes
+from training.models.zero_memory import ZeroMemory
 from training.planner.job import Job, NumberFormat
 from training.planner.operators import block_parameters, table_parameters
 from training.planner.pipeline_time import Chunk
+from training.planner.software import Software
 
 _PRECISION = {NumberFormat.fp32: Precision.fp32}
 
@@ -35,27 +36,24 @@ def update_bytes(job: Job, dense: float, expert: float) -> float:
 
 def gathered_bytes(job: Job, chunks: Sequence[Chunk]) -> float:
     """Return weights that ZeRO-3 has gathered, besides the shard."""
-    if job.split.zero_stage < 3 or job.split.shards == 1:
-        return 0.0
-    layers = sorted(size for chunk in chunks for size in _size(job, chunk).layers)
-    whole = job.split.gathers_per_step and job.split.pipeline > 1
-    # One layer more than is in use: it arrives in one piece, from which its weights are copied.
-    held = sum(layers) + layers[-1] if whole else sum(layers[-2:])
-    return element_bytes(zero_of(job, 1).precision) * held
+    split = job.split
+    whole = split.gathers_per_step and split.pipeline > 1
+    return zero_of(job, split.shards).gathered_bytes([_size(job, chunk) for chunk in chunks], whole=whole)
 
 
-def reduction_bytes(job: Job, chunks: Sequence[Chunk]) -> float:
-    """Return buckets, and gradients on their way through them."""
-    zero = zero_of(job, job.split.shards)
+def reduction_bytes(job: Job, software: Software, chunks: Sequence[Chunk]) -> float:
+    """Return buckets, and gradients on their way through them; of a rank whose chunks are all empty, nothing."""
     sizes = [_size(job, chunk) for chunk in chunks if chunk.dense_blocks + chunk.expert_blocks or chunk.has_embedding]
-    in_pipeline = job.split.pipeline > 1
-    elements = [
-        min(max(size.layers), REDUCE_BUCKET_ELEMENTS) if in_pipeline else REDUCE_BUCKET_ELEMENTS for size in sizes
-    ]
-    buckets = [zero.bucket_bytes(count) for count in elements]
-    kept = sum(buckets) if zero.zero_stage == 3 else max(buckets, default=0)
-    passing = [zero.reduction_bytes(count, size) for count, size in zip(elements, sizes, strict=True)]
-    return kept + max(passing, default=0)
+    if not sizes:
+        return 0.0
+    doubled = job.split.pipeline > 1 and software.whole_buckets
+    return zero_of(job, job.split.shards).buffers_bytes(sizes, bucket_elements(job, software, sizes), doubled=doubled)
+
+
+def bucket_elements(job: Job, software: Software, sizes: Sequence[ChunkSize]) -> list[int]:
+    """Return elements of each chunk's bucket: those of a layer in our own pipeline (training/engine/chunk.py)."""
+    by_layer = job.split.pipeline > 1 and not software.whole_buckets
+    return [min(max(size.layers), REDUCE_BUCKET_ELEMENTS) if by_layer else REDUCE_BUCKET_ELEMENTS for size in sizes]
 
 
 def _parts(job: Job, dense: float, expert: float) -> list[tuple[ZeroMemory, float]]:
