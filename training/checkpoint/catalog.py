@@ -183,13 +183,16 @@ def _set_aside_now(checkpoint: Path) -> None:
 def prune(folders: Sequence[Path], *, keep_last: int, keep_steps: frozenset[int]) -> list[Path]:
     """Return the checkpoints it removed: all but the newest `keep_last` and those of `keep_steps`; one rank calls it.
 
-    A checkpoint is first renamed out of the way, so that a kill leaves no half-deleted one that looks committed.
+    A checkpoint is first renamed out of the way, so that a kill leaves no half-deleted one that looks committed. What
+    storage that went away kept an earlier call from deleting goes too: a run may have months until its next start.
 
     Raises:
         StorageError: one cannot be removed; it is whole, or out of the way.
     """
     assert keep_last >= 1, "the newest one is never removed"
     doomed = [path for path in committed(*folders)[keep_last:] if step_of(path) not in keep_steps]
+    for half_removed in [path for folder in folders for path in folder.glob("step-*.old")]:
+        _delete(half_removed)
     for checkpoint in doomed:
         _remove(checkpoint)
     return doomed
@@ -242,9 +245,16 @@ def _remove(checkpoint: Path) -> None:
         if out_of_the_way.exists():
             shutil.rmtree(out_of_the_way)
         os.rename(checkpoint, out_of_the_way)
-        shutil.rmtree(out_of_the_way)
     except OSError as error:
         raise StorageError(f"{checkpoint} cannot be removed: {error}\n  -> remove it by hand") from error
+    _delete(out_of_the_way)
+
+
+def _delete(out_of_the_way: Path) -> None:
+    try:
+        shutil.rmtree(out_of_the_way)
+    except OSError as error:
+        raise StorageError(f"{out_of_the_way} cannot be removed: {error}\n  -> remove it by hand") from error
 
 
 def _slices_by_file(manifest: Manifest) -> dict[str, list[Slice]]:

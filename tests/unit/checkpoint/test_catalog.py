@@ -156,6 +156,7 @@ def test_prune_keeps_the_newest_and_the_named(
     for step in steps:
         (directory / f"step-{step:08d}").mkdir()
     (directory / "step-00000003.damaged").mkdir()
+    (directory / "step-00000002.old").mkdir()  # storage went away in the middle of an earlier removal
     prune([directory], keep_last=keep_last, keep_steps=keep_steps)
     kept = set(sorted(steps)[-keep_last:]) | (steps & keep_steps)
     assert {path.name for path in directory.iterdir()} == {f"step-{step:08d}" for step in kept} | {
