@@ -15,7 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from training.config.schema import ModelConfig, Recompute
-from training.models.layers import DecoderBlock, OutputProjection, RMSNorm, TokenEmbedding
+from training.models.axes import ALONE, Axes
+from training.models.experts import Experts
+from training.models.layers import DecoderBlock, OutputProjection, TokenEmbedding
+from training.models.norm import RMSNorm
+from training.models.router import Router
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +35,12 @@ class LayerDefinition:
 
 
 def decoder_layers(
-    config: ModelConfig, *, seed: int, recompute: Recompute = Recompute.none, initial_weights: bool = True
+    config: ModelConfig,
+    *,
+    seed: int,
+    recompute: Recompute = Recompute.none,
+    initial_weights: bool = True,
+    axes: Axes = ALONE,
 ) -> list[LayerDefinition]:
     """Return the layers in running order: embedding, blocks, final norm, output projection.
 
@@ -40,6 +49,7 @@ def decoder_layers(
         seed: of the initial weights.
         recompute: which activations are recomputed in backward.
         initial_weights: False leaves every weight at zero, which takes no time: for weights that are loaded anyway.
+        axes: the ranks that blocks share work with.
     """
 
     def layer(name: str, make: Callable[[], nn.Module], tied_to: str | None = None) -> LayerDefinition:
@@ -52,12 +62,14 @@ def decoder_layers(
 
         return LayerDefinition(name=name, build=build, tied_to=tied_to)
 
-    assert config.experts is None, "config/engine_checks.py refuses a model with experts"
     embedding = "model.embed_tokens"
     layers = [layer(embedding, lambda: TokenEmbedding(config))]
-    blocks = [f"model.layers.{i}" for i in range(config.num_layers)]
-    layers += [layer(name, partial(DecoderBlock, config, recompute, name)) for name in blocks]
-    layers.append(layer("model.norm", lambda: RMSNorm(config)))
+    sparse = set(blocks_with_experts(config))
+    for name in (f"model.layers.{i}" for i in range(config.num_layers)):
+        layers.append(
+            layer(name, partial(DecoderBlock, config, recompute, name, has_experts=name in sparse, axes=axes))
+        )
+    layers.append(layer("model.norm", lambda: RMSNorm(config.hidden_size, config.norm_epsilon)))
     if config.tied_embeddings:
         layers.append(layer("lm_head", lambda: TokenEmbedding(config), tied_to=embedding))
     else:
@@ -65,20 +77,46 @@ def decoder_layers(
     return layers
 
 
+def blocks_with_experts(config: ModelConfig) -> list[str]:
+    """Return the canonical names of the blocks that have routed experts, in running order."""
+    if config.experts is None:
+        return []
+    return [f"model.layers.{i}" for i in range(config.experts.num_dense_layers, config.num_layers)]
+
+
 @torch.no_grad()
 def initialize(module: nn.Module, layer_name: str, config: ModelConfig, seed: int) -> None:
     """Set initial weights from (seed, canonical name): normal with init_std; norms stay at one.
 
-    Projections back into the residual stream get init_std/sqrt(2·num_layers) (GPT-2 report, section 2.3).
+    Projections back into the residual stream get init_std/sqrt(2·num_layers) (GPT-2 report, section 2.3). Each expert's
+    matrices have a name of their own, so that a rank with some of the experts draws what one with all would.
     """
-    for name, parameter in module.named_parameters():
-        if parameter.dim() < 2 or parameter.is_meta:  # one on the meta device has a shape and no values
-            continue
-        key = hashlib.sha256(f"{seed}/{layer_name}.{name}".encode()).digest()
+
+    def draw(values: Tensor, name: str, *, into_residual: bool) -> None:
+        key = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
-        into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-        std = config.init_std / math.sqrt(2 * config.num_layers) if into_residual else config.init_std
-        parameter.normal_(0.0, std, generator=generator)
+        values.normal_(
+            0.0, config.init_std / math.sqrt(2 * config.num_layers if into_residual else 1), generator=generator
+        )
+
+    for name, parameter in module.named_parameters():
+        if parameter.dim() == 2 and not parameter.is_meta:  # one on the meta device has a shape and no values
+            into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+            draw(parameter, f"{layer_name}.{name}", into_residual=into_residual)
+    for name, experts in _experts_of(module):
+        for matrix, parameter in experts.named_parameters():
+            for number, values in enumerate(parameter, experts.first_expert):
+                if not parameter.is_meta:
+                    draw(values, f"{layer_name}.{name}.{number}.{matrix}", into_residual=matrix == "down_proj")
+
+
+def _experts_of(module: nn.Module) -> Iterator[tuple[str, Experts]]:
+    """Yield (name in the module, experts), also those that are spread over ranks and no child of it."""
+    if isinstance(module, DecoderBlock) and module.experts_apart is not None:
+        yield "mlp.experts", module.experts_apart
+    for name, child in module.named_modules():
+        if isinstance(child, Experts):
+            yield name, child
 
 
 def _zeros(make: Callable[[], nn.Module]) -> nn.Module:
@@ -86,9 +124,10 @@ def _zeros(make: Callable[[], nn.Module]) -> nn.Module:
     with torch.device("meta"):
         module = make()
     assert not any(True for _ in module.buffers()), "what a constructor puts into a buffer would be lost"
-    module.to_empty(device="cpu")
-    for parameter in module.parameters():
-        parameter.data.zero_()
+    for part in (module, *(experts for _, experts in _experts_of(module))):
+        part.to_empty(device="cpu")
+        for parameter in part.parameters():
+            parameter.data.zero_()
     return module
 
 
@@ -116,10 +155,24 @@ class Decoder(nn.Module):
         return hidden
 
     def canonical_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield (canonical name, parameter), each parameter once."""
+        """Yield (canonical name, parameter), each parameter once; not those of experts that are spread over ranks."""
         for name in dict.fromkeys(self.names):
             for rest, parameter in self.layers[_key(name)].named_parameters():
                 yield f"{name}.{rest}", parameter
+
+    def experts_apart(self) -> Iterator[tuple[str, Experts]]:
+        """Yield (canonical name, experts) of blocks whose experts are spread over ranks: no part of this module."""
+        for name in dict.fromkeys(self.names):
+            block = self.layers[_key(name)]
+            if isinstance(block, DecoderBlock) and block.experts_apart is not None:
+                yield f"{name}.mlp.experts", block.experts_apart
+
+    def routers(self) -> Iterator[tuple[str, Router]]:
+        """Yield (name of the block, its router)."""
+        for name in dict.fromkeys(self.names):
+            for child in self.layers[_key(name)].modules():
+                if isinstance(child, Router):
+                    yield name, child
 
 
 def _key(layer_name: str) -> str:

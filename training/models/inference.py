@@ -33,7 +33,7 @@ class KeyValueCache:
         self.lengths_B = torch.zeros(num_sequences, dtype=torch.int64)
         """Tokens of each sequence, on CPU."""
         self._kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-        """Attention layer -> keys and values, [B, K, S, H] each."""
+        """Attention layer -> keys and values, [B, K, S, H] each; values may have a head size of their own."""
         self._shared: dict[Hashable, Any] = {}
         """What all layers of a forward share."""
 
@@ -43,8 +43,9 @@ class KeyValueCache:
         The lengths stay: every layer of a forward extends from the same ones.
         """
         if layer not in self._kept:
-            shape = (*k_BKTH.shape[:2], self.capacity_tokens, k_BKTH.shape[-1])
-            self._kept[layer] = (k_BKTH.new_zeros(shape), v_BKTH.new_zeros(shape))
+            B, K = k_BKTH.shape[:2]
+            keys, values = (x.new_zeros((B, K, self.capacity_tokens, x.shape[-1])) for x in (k_BKTH, v_BKTH))
+            self._kept[layer] = keys, values
         num_tokens = k_BKTH.shape[2]
         used, first, is_even = self.once(num_tokens, lambda: self._place(num_tokens))
         if is_even:
@@ -53,9 +54,8 @@ class KeyValueCache:
                 kept[:, :, places] = new
         else:
             positions_BT = self.once((num_tokens, "positions"), lambda: self.positions(num_tokens, k_BKTH.device))
-            places_BKTH = positions_BT[:, None, :, None].expand_as(k_BKTH)
             for kept, new in zip(self._kept[layer], (k_BKTH, v_BKTH), strict=True):
-                kept.scatter_(2, places_BKTH, new)
+                kept.scatter_(2, positions_BT[:, None, :, None].expand_as(new), new)
         keys, values = self._kept[layer]
         return keys[:, :, :used], values[:, :, :used]
 
@@ -128,6 +128,11 @@ def inferring(this: InferencePass) -> Iterator[None]:
         yield
     finally:
         _current_pass.reset(token)
+
+
+def is_inferring() -> bool:
+    """Return whether the forward that runs is one in which nothing is learned."""
+    return _current_pass.get() is not None
 
 
 def current_cache() -> KeyValueCache | None:

@@ -48,16 +48,16 @@ def layer_costs(config: ModelConfig, sequence_length: int) -> list[LayerCost]:
 def _block(config: ModelConfig, sequence_length: int, experts: ExpertsConfig | None) -> LayerCost:
     """Return the cost of a decoder block, with routed experts or one feed-forward layer of ffn_size."""
     D, F = config.hidden_size, config.ffn_size
-    kv_size = config.num_kv_heads * (D // config.num_heads)
-    attention = 2 * D * D + 2 * D * kv_size
-    attention_flops = 2 * 2 * D * sequence_length / 2
+    projections, norms = attention_matrices(config), 2 * D + _attention_norms(config)
+    attention = sum(projections.values())
+    attention_flops = 2 * config.num_heads * sum(head_sizes(config)) * sequence_length / 2
     if experts is None:
         matrices = attention + 3 * D * F
         return LayerCost(
             name="model.layers",
-            num_parameters=matrices + 2 * D,
+            num_parameters=matrices + norms,
             forward_flops_per_token=2 * matrices + attention_flops,
-            largest_parameter=max(D * D, D * F),
+            largest_parameter=max(*projections.values(), D * F),
         )
     one_expert, router = 3 * D * experts.expert_ffn_size, D * experts.num_experts
     routed = experts.num_experts * one_expert
@@ -65,12 +65,46 @@ def _block(config: ModelConfig, sequence_length: int, experts: ExpertsConfig | N
     active = always + experts.experts_per_token * one_expert
     return LayerCost(
         name="model.layers",
-        num_parameters=always + routed + 2 * D,
+        num_parameters=always + routed + norms,
         forward_flops_per_token=2 * active + attention_flops,
-        largest_parameter=max(D * D, D * experts.expert_ffn_size),
+        largest_parameter=max(*projections.values(), routed // 3, experts.num_shared_experts * one_expert // 3),
         num_expert_parameters=routed,
-        num_active_parameters=active + 2 * D,
+        num_active_parameters=active + norms,
     )
+
+
+def head_sizes(config: ModelConfig) -> tuple[int, int]:
+    """Return the width of a head's queries and keys, and of its values, as attention computes with them."""
+    latent = config.latent_attention
+    if latent is not None:
+        return latent.head_size + latent.rope_head_size, latent.value_head_size
+    return config.attention_head_size, config.attention_head_size
+
+
+def attention_matrices(config: ModelConfig) -> dict[str, int]:
+    """Return the elements of each matrix of an attention layer, by its name (training/models/attention.py)."""
+    D, N = config.hidden_size, config.num_heads
+    latent = config.latent_attention
+    key_size, value_size = head_sizes(config)
+    if latent is None:
+        queries, keys = N * key_size, config.num_kv_heads * key_size
+        return {"q_proj": D * queries, "k_proj": D * keys, "v_proj": D * keys, "o_proj": queries * D}
+    direct = {"q_proj": D * N * key_size}
+    rank = latent.query_rank
+    return {
+        **(direct if rank is None else {"q_a_proj": D * rank, "q_b_proj": rank * N * key_size}),
+        "kv_a_proj_with_mqa": D * (latent.kv_rank + latent.rope_head_size),
+        "kv_b_proj": latent.kv_rank * N * (latent.head_size + value_size),
+        "o_proj": N * value_size * D,
+    }
+
+
+def _attention_norms(config: ModelConfig) -> int:
+    """Return the parameters of the norms inside an attention layer."""
+    latent = config.latent_attention
+    if latent is not None:
+        return (latent.query_rank or 0) + latent.kv_rank
+    return 2 * config.attention_head_size if config.qk_norm else 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
