@@ -89,7 +89,7 @@ class EngineLM:
             batch = batches[turn.batch_index]
             rows = [continuations[index] for index in batch]
             scores = self._after_contexts(rows) if in_two else self.engine.score(_whole(rows, self.eos_id))
-            if turn.counts and self.engine.layout.pipeline_stage_of(rank) == 0:
+            if turn.counts and self.engine.layout.speaks_for_replica(rank):
                 found[0, batch], found[1, batch] = scores.logprob_B, scores.is_greedy_B.double()
         return found
 
@@ -109,7 +109,7 @@ class EngineLM:
         for turn in self._turns(len(batches), rank):
             batch = batches[turn.batch_index]
             new = self._continue([prompts[index] for index in batch], is_wanted=turn.counts)
-            if turn.counts and layout.pipeline_stage_of(rank) == 0:
+            if turn.counts and layout.speaks_for_replica(rank):
                 own |= dict(zip(batch, new, strict=True))
         return own
 

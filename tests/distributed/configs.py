@@ -3,6 +3,7 @@
 import torch
 
 from training.config.eval_schema import EvalConfig
+from training.config.model_schema import ExpertsConfig
 from training.config.reporting_schema import ReportingConfig
 from training.config.schema import (
     AcceleratorConfig,
@@ -27,6 +28,17 @@ from training.config.schema import (
 from training.data.batch import IGNORED_LABEL, MicroBatch
 
 STAGE = "only"
+EXPERTS = ExpertsConfig(
+    num_experts=4,
+    experts_per_token=2,
+    expert_ffn_size=56,
+    num_shared_experts=1,
+    num_dense_layers=1,
+    bias_update_rate=0.02,
+    balance_loss=0.02,
+    z_loss=0.01,
+)
+"""A few experts with every kind of balancing at once, strong enough to be seen in the gradient."""
 VOCAB = 128
 LENGTH = 24
 GLOBAL_BATCH = 16
@@ -47,6 +59,9 @@ def small_config(
     pipeline_engine: PipelineEngineKind = PipelineEngineKind.autarky,
     dropout: float = 0.0,
     narrow: bool = False,
+    sequence: int = 1,
+    expert: int = 1,
+    experts: ExpertsConfig | None = None,
 ) -> RunConfig:
     """A run of one training stage; a narrow model's parameters cannot be cut into 4 equal parts without padding."""
     return RunConfig(
@@ -64,9 +79,12 @@ def small_config(
             tied_embeddings=tied,
             init_std=0.03,
             dropout=dropout,
+            experts=experts,
         ),
         parallel=ParallelConfig(
             pipeline=pipeline,
+            sequence=sequence,
+            expert=expert,
             zero_stage=zero_stage,
             recompute=recompute,
             schedule=schedule,

@@ -17,12 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.distributed.matrix_cells import all_cells, covering_cells
+from tests.distributed.matrix_cells import AXES, NUM_LAYOUT_AXES, all_cells, covering_cells
 from tests.integration.running import run_to_end
 
 TOLERANCE = 1e-5
 """Largest relative difference, in fp32."""
 WORLD_SIZES = (1, 2, 4)
+LAYOUT_AXES = list(AXES)[:NUM_LAYOUT_AXES]
+KINDS = ("losses", "norms", "gradients", "auxiliary", "loads")
 _PAGE = Path(__file__).parents[2] / "docs" / "equivalence.md"
 _LIMIT_SECONDS = {"covering": 300, "all": 2400}
 
@@ -55,7 +57,7 @@ def page(lines: list[dict[str, Any]], *, command: str, seconds: float) -> str:
     rows: dict[tuple[object, ...], dict[str, float]] = {}
     for line in lines:
         cell = line["cell"]
-        key = tuple(cell[axis] for axis in ("pipeline", "data", "zero_stage", "schedule", "engine"))
+        key = tuple(cell[axis] for axis in LAYOUT_AXES)
         row = rows.setdefault(key, {"cells": 0})
         row["cells"] += 1
         for kind, error in line["errors"].items():
@@ -63,7 +65,7 @@ def page(lines: list[dict[str, Any]], *, command: str, seconds: float) -> str:
     worst = max(error for line in lines for error in line["errors"].values())
     table = [
         f"| {' | '.join(map(str, key))} | {row['cells']} | "
-        + " | ".join(f"{row[kind]:.1e}" if kind in row else "" for kind in ("losses", "norms", "gradients"))
+        + " | ".join(f"{row[kind]:.1e}" if kind in row else "" for kind in KINDS)
         + " |"
         for key, row in sorted(rows.items(), key=lambda item: tuple(map(str, item[0])))
     ]
@@ -76,16 +78,18 @@ def page(lines: list[dict[str, Any]], *, command: str, seconds: float) -> str:
             f"gloo. Largest relative difference of all: **{worst:.1e}**; the limit is {TOLERANCE:.0e}. A cell that",
             "differs more makes the command, and the tests, fail.",
             "",
-            "Each row is a layout; its cells are accumulation 1 and 4 × recompute none and full × tied and untied",
-            "embeddings × SGD and AdamW (Adam alone would hide a wrong scale). The model has 8 blocks, a batch",
+            "Each row is a layout; its cells are accumulation 1 and 4 × recompute none and full × a dense model, one",
+            "with tied embeddings and one with experts × SGD and AdamW (Adam alone would hide a wrong scale). The model",
+            "with experts has all kinds of balancing at once, and is also compared by its auxiliary losses and by the",
+            "share of tokens that went to another expert than in one process. The models have 8 blocks, a batch",
             "16 sequences with between 1 and 24 valid targets each: micro-batches and ranks have unequal numbers of",
             "tokens; fp32, gradients clipped. Compared with plain torch in one process on the whole batch: losses and",
             "global gradient norms of 6 steps, and the gradient of every parameter in the first step (L2, relative,",
             "the worst parameter; with SGD, read from checkpoints before and after it, so on every pipeline stage).",
             "Dropout, bf16, checkpoints between layouts and scoring have tests of their own in `tests/distributed`.",
             "",
-            "| pipeline | data | ZeRO | schedule | engine | cells | losses | norms | gradients |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            f"| {' | '.join((*LAYOUT_AXES, 'cells', *KINDS))} |".replace("zero_stage", "ZeRO"),
+            f"|{' --- |' * (len(LAYOUT_AXES) + 1 + len(KINDS))}",
             *table,
             "",
         ]

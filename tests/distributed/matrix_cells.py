@@ -8,8 +8,8 @@ from tests.distributed.configs import GLOBAL_BATCH
 
 NUM_BLOCKS = 8
 """Enough for 4 pipeline stages of 2 chunks."""
-NUM_LAYOUT_AXES = 5
-"""The first axes of a cell: pipeline, data, ZeRO stage, schedule, engine."""
+NUM_LAYOUT_AXES = 7
+"""The first axes of a cell: pipeline, data, sequence, expert, ZeRO stage, schedule, engine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,19 +18,22 @@ class Cell:
 
     pipeline: int
     data: int
+    sequence: int
+    expert: int
     zero_stage: int
     schedule: str
     engine: str
     """ours or deepspeed (its PipelineEngine)."""
     accumulation: int
     recompute: str
-    tied: bool
+    model: str
+    """dense, tied (embeddings) or experts."""
     optimizer: str
 
     @property
     def world_size(self) -> int:
         """Processes it takes."""
-        return self.pipeline * self.data
+        return self.pipeline * self.data * self.sequence
 
     @property
     def micro_batch(self) -> int:
@@ -40,15 +43,18 @@ class Cell:
     @property
     def name(self) -> str:
         """A readable id."""
-        tied = "-tied" if self.tied else ""
+        axes = f"p{self.pipeline}-d{self.data}-s{self.sequence}-e{self.expert}-z{self.zero_stage}"
         return (
-            f"p{self.pipeline}-d{self.data}-z{self.zero_stage}-{self.schedule}-{self.engine}"
-            f"-a{self.accumulation}-{self.recompute}-{self.optimizer}{tied}"
+            f"{axes}-{self.schedule}-{self.engine}-a{self.accumulation}-{self.recompute}-{self.optimizer}-{self.model}"
         )
 
     def is_possible(self) -> bool:
         """Return whether there is such a thing: 4 processes at most, and what each engine can do."""
-        if self.world_size > 4:
+        if self.world_size > 4 or (self.data * self.sequence) % self.expert:
+            return False
+        if self.expert > 1 and self.model != "experts":
+            return False
+        if self.engine == "deepspeed" and self.sequence * self.expert > 1:
             return False
         if self.pipeline == 1:
             return self.engine == "ours" and self.schedule == "1f1b"
@@ -60,12 +66,14 @@ class Cell:
 AXES: dict[str, Sequence[object]] = {
     "pipeline": (1, 2, 4),
     "data": (1, 2),
+    "sequence": (1, 2),
+    "expert": (1, 2),
     "zero_stage": (1, 2, 3),
     "schedule": ("1f1b", "interleaved"),
     "engine": ("ours", "deepspeed"),
     "accumulation": (1, 4),
     "recompute": ("none", "full"),
-    "tied": (False, True),
+    "model": ("dense", "tied", "experts"),
     "optimizer": ("sgd", "adamw"),
 }
 

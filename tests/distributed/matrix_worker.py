@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from operator import sub
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,15 +16,15 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from tests.distributed.configs import STAGE, micro_batches, small_config
+from tests.distributed.configs import EXPERTS, STAGE, micro_batches, small_config
 from tests.distributed.ending import leave
 from tests.distributed.engine_checks import progress_at, save
 from tests.distributed.matrix_cells import NUM_BLOCKS, Cell, all_cells, covering_cells
-from tests.distributed.reference import first_gradients, train_plain
+from tests.distributed.reference import first_gradients, routing_numbers, train_plain
 from training.checkpoint.load import CheckpointReader
 from training.config.schema import OptimizerConfig, PipelineEngineKind, PipelineSchedule, Recompute, RunConfig
 from training.engine import chunk, pipeline, zero
-from training.engine.base import Engine
+from training.engine.base import Engine, StepResult
 from training.engine.build import build_engine
 from training.engine.optimizer import adamw
 from training.engine.process_group import ProcessGroup, start
@@ -49,7 +50,10 @@ def config_of(cell: Cell) -> RunConfig:
         world_size=cell.world_size,
         pipeline=cell.pipeline,
         zero_stage=cell.zero_stage,
-        tied=cell.tied,
+        sequence=cell.sequence,
+        expert=cell.expert,
+        tied=cell.model == "tied",
+        experts=EXPERTS if cell.model == "experts" else None,
         micro_batch=cell.micro_batch,
         recompute=Recompute(cell.recompute),
         schedule=PipelineSchedule(cell.schedule),
@@ -65,16 +69,17 @@ def train(cell: Cell, processes: ProcessGroup, folder: Path) -> dict[str, Any]:
     with patch.object(chunk, "adamw", make), patch.object(zero, "adamw", make), patch.object(pipeline, "adamw", make):
         engine = build_engine(config_of(cell), STAGE, processes)
     gradients = gradients_of_first_step(cell, engine, processes, folder) if cell.optimizer == "sgd" else {}
-    losses, norms = [], []
-    for step, lr in enumerate(LRS[cell.optimizer]):
-        result = one_step(cell, engine, step, lr)
-        losses.append(result.loss)
-        norms.append(result.grad_norm)
+    results = [one_step(cell, engine, step, lr) for step, lr in enumerate(LRS[cell.optimizer])]
     engine.close()
-    return {"losses": losses, "norms": norms, "gradients": gradients}
+    return {
+        "losses": [result.loss for result in results],
+        "norms": [result.grad_norm for result in results],
+        "gradients": gradients,
+        **routing_numbers([result.routing for result in results]),
+    }
 
 
-def one_step(cell: Cell, engine: Engine, step: int, lr: float) -> Any:
+def one_step(cell: Cell, engine: Engine, step: int, lr: float) -> StepResult:
     """One optimizer step of a cell."""
     rank = torch.distributed.get_rank()
     replica = engine.layout.replica_of(rank)
@@ -96,7 +101,7 @@ def gradients_of_first_step(cell: Cell, engine: Engine, processes: ProcessGroup,
     gradients = {}
     for tensor, shape in shapes.items():
         kind, _, parameter = tensor.partition("/")
-        if kind == "weight":
+        if kind == "weight" and not parameter.endswith(".gate.bias"):  # no gradient moves that one
             old, new = (torch.from_numpy(reader.read(tensor, 0, torch.Size(shape).numel())) for reader in readers)
             gradients[parameter] = ((old.double() - new.double()) / HUGE_LR).view(shape)
     return gradients
@@ -108,7 +113,10 @@ def compare(found: dict[str, Any], plain: dict[str, Any]) -> dict[str, float]:
     def of_numbers(kind: str) -> float:
         return max(abs(one - other) / abs(other) for one, other in zip(found[kind], plain[kind], strict=True))
 
-    errors = {"losses": of_numbers("losses"), "norms": of_numbers("norms")}
+    errors = {kind: of_numbers(kind) for kind in ("losses", "norms", "auxiliary") if kind in plain}
+    if "loads" in plain:  # tokens that went to another expert, as a share
+        pairs = zip(found["loads"], plain["loads"], strict=True)
+        errors["loads"] = max(sum(map(abs, map(sub, one, other))) / sum(other) for one, other in pairs)
     if found["gradients"]:
         assert found["gradients"].keys() == plain["gradients"].keys()
         errors["gradients"] = max(
@@ -128,12 +136,12 @@ def plain_run(cell: Cell) -> dict[str, Any]:
 def main(output: Path, folder: Path, which: str) -> None:
     """Run all cells of this world size."""
     processes = start(60)
-    truths: dict[tuple[bool, str], dict[str, Any]] = {}
+    truths: dict[tuple[str, str], dict[str, Any]] = {}
     lines = []
     for cell in all_cells() if which == "all" else covering_cells():
         if cell.world_size != processes.world_size:
             continue
-        key = (cell.tied, cell.optimizer)
+        key = (cell.model, cell.optimizer)
         if processes.rank == 0 and key not in truths:
             truths[key] = plain_run(cell)
         found = train(cell, processes, folder)

@@ -1,5 +1,8 @@
 """Plain single-process torch training: the truth that every engine is compared with. Nothing of the engines is used."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -8,23 +11,50 @@ from training.config.schema import Precision, RunConfig
 from training.models.decoder import Decoder, decoder_layers
 from training.models.dropout import dropout_of
 from training.models.loss import summed_cross_entropy
+from training.models.routing_log import RoutingLog, RoutingResult, routing_into
 
 
-def train_plain(config: RunConfig, lrs: list[float], *, optimizer: str = "adamw") -> dict[str, list[float]]:
-    """Losses and global gradient norms of full-batch steps with AdamW (or SGD without weight decay)."""
+def train_plain(config: RunConfig, lrs: list[float], *, optimizer: str = "adamw") -> dict[str, Any]:
+    """Losses and global gradient norms of full-batch steps with AdamW (or SGD without weight decay).
+
+    Of a model with experts also its routing: [auxiliary loss, loads of all blocks…] of each step.
+    """
     assert STAGE in config.stages
     model = plain_model(config)
     stepper = torch.optim.SGD(model.parameters(), lr=1.0) if optimizer == "sgd" else plain_adamw(model, config)
     losses, norms = [], []
+    routing: list[RoutingResult] = []
     for step, lr in enumerate(lrs):
         for group in stepper.param_groups:
             group["lr"] = lr
         stepper.zero_grad()
-        loss, norm = backward(model, config, step)
+        loss, norm = backward(model, config, step, routing)
         stepper.step()
+        if config.model.experts is not None:
+            move_biases(model, config.model.experts.bias_update_rate, routing[-1].loads)
         losses.append(loss)
         norms.append(norm)
-    return {"losses": losses, "norms": norms}
+    return {"losses": losses, "norms": norms, **routing_numbers(routing)}
+
+
+def routing_numbers(routing: Sequence[RoutingResult | None]) -> dict[str, Any]:
+    """The auxiliary losses of steps, and the loads of all blocks one after the other."""
+    known = [result for result in routing if result is not None]
+    if not known:
+        return {}
+    return {
+        "auxiliary": [result.balance_loss + result.z_loss for result in known],
+        "loads": [[load for loads in result.loads for load in loads] for result in known],
+    }
+
+
+def move_biases(model: Decoder, rate: float, loads: Sequence[Sequence[int]]) -> None:
+    """Balance without a loss: an expert with less than the mean is preferred a little more from now on."""
+    for (_, router), load_E in zip(model.routers(), loads, strict=True):
+        if router.bias_E is not None:
+            mean = sum(load_E) / len(load_E)
+            for expert, load in enumerate(load_E):
+                router.bias_E[expert] += rate * ((load < mean) - (load > mean))
 
 
 def first_gradients(config: RunConfig) -> dict[str, Tensor]:
@@ -51,14 +81,24 @@ def plain_adamw(model: Decoder, config: RunConfig) -> torch.optim.AdamW:
     )
 
 
-def backward(model: Decoder, config: RunConfig, step: int) -> tuple[float, float]:
+def backward(
+    model: Decoder, config: RunConfig, step: int, routing: list[RoutingResult] | None = None
+) -> tuple[float, float]:
     """Leave the clipped gradient of a step's whole batch; return the mean loss and the norm before clipping."""
     batch = global_batch(step)
+    experts, log = config.model.experts, None
+    if experts is not None:
+        places = {name: place for place, (name, _) in enumerate(model.routers())}
+        log = RoutingLog(places, num_experts=experts.num_experts, experts_per_token=experts.experts_per_token)
+        log.begin(1 / batch.num_tokens)
     with (
         torch.autocast("cpu", torch.bfloat16, enabled=config.precision is Precision.bf16),
         dropout_of(batch.sample_ids_B, config.run.seed),
+        routing_into(log),
     ):
         logits = model(batch.input_ids_BT)
+    if log is not None and routing is not None:
+        routing.append(log.result(log.sums(), batch.num_tokens))
     loss = summed_cross_entropy(logits, batch.labels_BT) / batch.num_tokens
     loss.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]

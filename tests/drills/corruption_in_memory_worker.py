@@ -101,10 +101,10 @@ class Bench:
         self.engine._restored(0)
 
     def digest(self) -> list[int]:
-        copies = self.engine.weight_copies().by_owner.values()
+        [copies] = self.engine.weight_copies()
         return [
             *(tensor_digest(piece.live) for piece in self.engine.snapshot.pieces),
-            *(tensor_digest(part) for parts in copies for part in parts),
+            *(tensor_digest(part) for parts in copies.by_owner.values() for part in parts),
         ]
 
     def throw_away(self) -> None:
@@ -125,7 +125,7 @@ def chosen(tensors: list[Tensor], trial: Trial) -> tuple[Tensor, int]:
 
 def flips_of(bench: Bench, fault: str) -> list[Tensor]:
     """The tensors of this rank of which one is hit."""
-    copies = bench.engine.weight_copies()
+    [copies] = bench.engine.weight_copies()
     if fault == "copy":
         return [part for parts in copies.by_owner.values() for part in parts]
     if fault == "fp32 weight":

@@ -5,13 +5,13 @@ from training.config.schema import ParallelConfig, RunConfig
 from training.errors import ConfigError
 
 
-def check_axes(config: RunConfig, layout: ParallelConfig, key: str) -> None:
-    """Check a layout's axes but the pipeline, which has its own checks; `key` is where it stands in the config.
+def check_axes(config: RunConfig, training_stage: str, key: str) -> None:
+    """Check a training stage's axes but the pipeline, which has its own checks; `key` is where its layout stands.
 
     Raises:
         ConfigError: an axis does not divide what it is to divide.
     """
-    model = config.model
+    model, layout = config.model, config.layout_of(training_stage)
     _check_divides(
         f"{key}.tensor",
         layout.tensor,
@@ -29,6 +29,7 @@ def check_axes(config: RunConfig, layout: ParallelConfig, key: str) -> None:
         # Ulysses deals heads to ranks, on top of tensor parallelism.
         ((f"model.num_heads / {key}.tensor", model.num_heads // layout.tensor),),
     )
+    _check_tokens(config, training_stage, layout, key)
     _check_world(config, layout, key)
     _check_expert(config, layout, key)
     _check_secondary(config, layout, key)
@@ -51,6 +52,11 @@ def _check_world(config: RunConfig, layout: ParallelConfig, key: str) -> None:
     )
 
 
+def _check_tokens(config: RunConfig, training_stage: str, layout: ParallelConfig, key: str) -> None:
+    name, length = f"stages.{training_stage}.sequence_length", config.stages[training_stage].sequence_length
+    _check_divides(f"{key}.sequence", layout.sequence, ((name, length),))
+
+
 def _check_divides(key: str, axis: int, dims: tuple[tuple[str, int], ...]) -> None:
     for name, size in dims:
         if size % axis:
@@ -66,6 +72,9 @@ def _check_expert(config: RunConfig, layout: ParallelConfig, key: str) -> None:
     if experts is None:
         reason = "the model has no experts (model.experts=null)"
         raise ConfigError(f"{key}.expert", layout.expert, reason, f"{key}.expert=1, or a model with experts")
+    if layout.zero_stage == 0:
+        reason = "experts spread over ranks are sharded by ZeRO over other ranks than the rest of the model"
+        raise ConfigError(f"{key}.zero_stage", layout.zero_stage, reason, f"{key}.zero_stage=1, or {key}.expert=1")
     holders = config.world_size // (layout.pipeline * layout.tensor)
     fits = sorted(set(divisors(experts.num_experts)) & set(divisors(holders)))
     if layout.expert not in fits:

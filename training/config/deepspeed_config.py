@@ -6,7 +6,7 @@ Every value that changes numbers is named, none is left to a default: DeepSpeed 
 
 from typing import Any
 
-from training.config.schema import PipelineEngineKind, Precision, RunConfig
+from training.config.schema import Precision, RunConfig
 
 NEVER = 2**31
 """A step interval that is never reached."""
@@ -17,7 +17,11 @@ REDUCE_BUCKET_ELEMENTS = 500_000_000
 
 
 def deepspeed_config(
-    config: RunConfig, training_stage: str, *, reduce_bucket_elements: int = REDUCE_BUCKET_ELEMENTS
+    config: RunConfig,
+    training_stage: str,
+    *,
+    reduce_bucket_elements: int = REDUCE_BUCKET_ELEMENTS,
+    num_shards: int | None = None,
 ) -> dict[str, Any]:
     """Return the DeepSpeed dictionary of one training stage, `deepspeed.extra` merged in.
 
@@ -27,18 +31,22 @@ def deepspeed_config(
         config: the run.
         training_stage: its training stage.
         reduce_bucket_elements: gradients that are collected before they are reduced, in elements.
+        num_shards: ranks that the engine's state is divided among; None is all of a pipeline stage. DeepSpeed takes
+            them all for readers of samples of their own, and wants a batch size to match.
     """
     stage = config.stages[training_stage]
     layout = config.layout_of(training_stage)
     bf16 = config.precision is Precision.bf16
-    own_pipeline = layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.autarky
+    own_pipeline = layout.runs_in_chunks
+    accumulation_steps = config.accumulation_steps(training_stage)
+    num_shards = num_shards or config.num_shards(training_stage)
     # Without ZeRO the engine clips by itself: DeepSpeed's own raises IndexError there when a NaN left no gradient. Our
     # pipeline does too: DeepSpeed would know the norm of one pipeline stage only.
     clips_itself = layout.zero_stage == 0 or own_pipeline
     derived: dict[str, Any] = {
-        "train_batch_size": stage.global_batch_sequences,
+        "train_batch_size": stage.micro_batch_sequences * accumulation_steps * num_shards,
         "train_micro_batch_size_per_gpu": stage.micro_batch_sequences,
-        "gradient_accumulation_steps": config.accumulation_steps(training_stage),
+        "gradient_accumulation_steps": accumulation_steps,
         "gradient_clipping": 0.0 if clips_itself else config.optimizer.gradient_clip_norm,
         "bf16": {"enabled": bf16, "check_grad_overflow": True},
         "fp16": {"enabled": False},

@@ -14,11 +14,8 @@ def check_engine_exists(config: RunConfig, training_stage: str) -> None:
     own = config.stages[training_stage].parallel is not None
     key = f"stages.{training_stage}.parallel" if own else "parallel"
     planned = "this version plans and rehearses it (launch.plan, launch.rehearse), but no engine can run it yet"
-    if config.model.experts is not None:
-        raise ConfigError("model.experts", "…", planned, "model.experts=null, or a dense model")
-    for axis, size in (("tensor", layout.tensor), ("sequence", layout.sequence), ("expert", layout.expert)):
-        if size > 1:
-            raise ConfigError(f"{key}.{axis}", size, planned, f"{key}.{axis}=1")
+    if layout.tensor > 1:
+        raise ConfigError(f"{key}.tensor", layout.tensor, planned, f"{key}.tensor=1")
     if layout.zero_secondary_ranks is not None:
         name = f"{key}.zero_secondary_ranks"
         raise ConfigError(name, layout.zero_secondary_ranks, planned, f"{name}=null")

@@ -86,7 +86,7 @@ def check_layout(config: RunConfig, training_stage: str) -> None:
     layout = config.layout_of(training_stage)
     own = config.stages[training_stage].parallel is not None
     key = f"stages.{training_stage}.parallel" if own else "parallel"
-    check_axes(config, layout, key)
+    check_axes(config, training_stage, key)
     check_pipeline(config, training_stage, key)
     _check_precision(config, layout, key)
     _check_batch(config, training_stage)

@@ -118,6 +118,14 @@ def _check_engine(config: RunConfig, layout: ParallelConfig, key: str) -> None:
     if layout.pipeline_engine is PipelineEngineKind.autarky:
         return
     remedy = f"{key}.pipeline_engine=autarky can"
+    for axis, size in (("sequence", layout.sequence), ("expert", layout.expert)):
+        if size > 1:
+            raise ConfigError(
+                f"{key}.{axis}",
+                size,
+                f"with pipeline_engine={layout.pipeline_engine}: DeepSpeed's engine knows pipeline and data only",
+                f"{remedy}, or {key}.{axis}=1",
+            )
     if layout.zero_stage > 1:
         raise ConfigError(
             f"{key}.zero_stage",

@@ -135,10 +135,10 @@ class ParallelConfig:
     tensor: int = 1
     """Ranks that share every matrix product of a block (arXiv:1909.08053). Planned only: no engine runs it."""
     sequence: int = 1
-    """Ranks that share the tokens of each sequence (Ulysses, arXiv:2309.14509). Planned only so far."""
+    """Ranks that share the tokens of each sequence (Ulysses, arXiv:2309.14509)."""
     expert: int = 1
     """Ranks that the experts of a block are spread over (arXiv:2006.16668), out of the replicas and the ranks of
-    `sequence`. Planned only so far."""
+    `sequence`."""
     zero_stage: int = 1
     """What data replicas shard: 0 nothing, 1 optimizer state, 2 + gradients, 3 + weights (arXiv:1910.02054)."""
     zero_secondary_ranks: int | None = None
@@ -156,6 +156,11 @@ class ParallelConfig:
     """When a pipeline under ZeRO-3 gathers its weights; auto decides from the memory plan and says why."""
     pipeline_engine: PipelineEngineKind = PipelineEngineKind.autarky
     """Whose engine runs a pipeline."""
+
+    @property
+    def runs_in_chunks(self) -> bool:
+        """Whether our engine of one DeepSpeedEngine per chunk runs it: our pipelines, and experts spread over ranks."""
+        return self.expert > 1 or (self.pipeline > 1 and self.pipeline_engine is PipelineEngineKind.autarky)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -396,6 +401,10 @@ class RunConfig:
         """Return the number of data replicas of a training stage (a validated config divides evenly)."""
         layout = self.layout_of(training_stage)
         return self.world_size // (layout.pipeline * layout.tensor * layout.sequence)
+
+    def num_shards(self, training_stage: str) -> int:
+        """Return the ranks of a pipeline stage that ZeRO shards over: replicas times those that share sequences."""
+        return self.num_replicas(training_stage) * self.layout_of(training_stage).sequence
 
     def accumulation_steps(self, training_stage: str) -> int:
         """Return micro-batches per data replica and optimizer step."""

@@ -1,6 +1,6 @@
 """The unit of work of an engine: token ids and what each position should predict."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -17,6 +17,17 @@ class MicroBatch:
     """int64 targets, IGNORED_LABEL where there is none."""
     sample_ids_B: Tensor | None = None
     """int64, on CPU: identity of each sequence within the run, what dropout masks depend on; None in evaluation."""
+
+    def part_of_sequences(self, part: int, num_parts: int) -> "MicroBatch":
+        """Return the n-th of equal parts of every sequence's tokens, with their targets."""
+        size, rest = divmod(self.input_ids_BT.shape[1], num_parts)
+        assert rest == 0, "a validated config divides evenly"
+        mine = slice(part * size, (part + 1) * size)
+        return replace(
+            self,
+            input_ids_BT=self.input_ids_BT[:, mine].contiguous(),
+            labels_BT=self.labels_BT[:, mine].contiguous(),
+        )
 
     @property
     def num_tokens(self) -> int:

@@ -15,6 +15,7 @@ from training.checkpoint.load import Loaded, WeightSource
 from training.checkpoint.snapshot import Snapshot
 from training.data.batch import MicroBatch
 from training.models.inference import KeyValueCache
+from training.models.routing_log import RoutingResult
 from training.parallel.layout import Layout
 
 
@@ -32,6 +33,8 @@ class StepResult:
     """True if the gradient was not finite or the loss not accepted: no weight, no moment was changed on any rank."""
     culprit: str = ""
     """Of a skipped step: rank, pipeline stage, micro-batch and parameter it came from; empty if that is not known."""
+    routing: RoutingResult | None = None
+    """What the routers did with the global batch; None of a dense model, or where their numbers are not finite."""
     bubble: float | None = None
     """Share of a pipeline's forwards and backwards in which ranks computed nothing, mean over ranks; else None."""
 
@@ -53,11 +56,13 @@ USUAL_STEP = StepInstructions()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightCopies:
-    """The weights of a rank's pipeline stage as the model runs with them, in the parts that its replicas own."""
+    """The weights of a rank's pipeline stage as the model runs with them, in the parts that its shards own."""
 
+    ranks: list[int]
+    """Those that the parts are dealt to."""
     by_owner: dict[int, list[Tensor]]
-    """Replica -> the flat parts of the weights that are copies of what it keeps in fp32; under ZeRO-3 only this rank's
-    own. Without ZeRO there is one part, replica 0's."""
+    """Place in `ranks` -> the flat parts of the weights that are copies of what that rank keeps in fp32; under ZeRO-3
+    only this rank's own. Without ZeRO there is one part, the first rank's."""
     kept: list[Tensor]
     """The fp32 weights that this rank keeps, in the order of its own entry of `by_owner`."""
 
@@ -109,8 +114,11 @@ class Engine(Protocol):
         """
         ...
 
-    def weight_copies(self) -> WeightCopies:
-        """Return views of the weights that the model runs with, beside the fp32 weights that they are copies of."""
+    def weight_copies(self) -> list[WeightCopies]:
+        """Return views of the weights that the model runs with, beside the fp32 weights that they are copies of.
+
+        One entry; another one where experts are spread over ranks and so dealt to other ranks.
+        """
         ...
 
     def score(self, batch: MicroBatch, cache: KeyValueCache | None = None) -> SequenceScores:

@@ -24,7 +24,7 @@ def build_engine(
     """
     gc.collect()  # engines are webs of cycles: one that was closed before must be gone before this one takes its memory
     layout = config.layout_of(training_stage)
-    if layout.pipeline == 1:
+    if layout.pipeline == 1 and not layout.runs_in_chunks:
         return ZeroEngine(config, training_stage, processes, initial_weights=initial_weights)
     if layout.pipeline_engine is PipelineEngineKind.deepspeed:
         return PipelineEngine(config, training_stage, processes, initial_weights=initial_weights)

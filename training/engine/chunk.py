@@ -1,6 +1,6 @@
 """A contiguous part of the model in one DeepSpeedEngine, sharded by ZeRO over the replicas of its pipeline stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import deepspeed
@@ -34,6 +34,7 @@ class Chunk:
         tied: names of layers whose weights another pipeline stage holds too.
         copied: names of those among them that the other pipeline stage owns.
         regather: per_step or per_microbatch.
+        experts_place: the ranks that hold the same experts, where experts are spread over ranks.
     """
 
     def __init__(
@@ -46,45 +47,80 @@ class Chunk:
         tied: frozenset[str],
         copied: frozenset[str],
         regather: Regather,
+        experts_place: PipelineStagePlace | None = None,
     ) -> None:
         zero_stage = config.layout_of(training_stage).zero_stage
         if zero_stage == 3:
-            layers = sharded_layers(layers, config, training_stage, place)
+            layers = sharded_layers(layers, config, training_stage, place, experts_place)
         self.model = Decoder(layers)
         shared = {name: p for name, p in self.model.canonical_parameters() if name.rpartition(".")[0] in tied}
         for name, parameter in shared.items():
             tie_across_pipeline_stages(parameter, is_copy=name.rpartition(".")[0] in copied)
         if zero_stage == 3 and any(isinstance(layer, DecoderBlock) for layer in self.model.sequence):
             set_z3_leaf_modules(self.model, [DecoderBlock])  # one collective per block, not one per matrix
-        largest_layer = max(sum(whole_numel(p) for p in layer.parameters()) for layer in self.model.sequence)
-        engine, *_ = deepspeed.initialize(
-            model=self.model,
-            optimizer=adamw(config.optimizer, self.model.parameters(), shared=shared.values()),
-            mpu=place,
+
+        def initialize(module: nn.Module, place: PipelineStagePlace, units: Iterable[nn.Module], **groups: Any) -> Any:
             # One reduction per layer; ZeRO-3 keeps a buffer of that size for every chunk.
-            config=deepspeed_config(
-                config, training_stage, reduce_bucket_elements=min(largest_layer, REDUCE_BUCKET_ELEMENTS)
-            ),
-        )
-        self.engine: Any = engine
+            largest = max(sum(whole_numel(p) for p in unit.parameters()) for unit in units)
+            engine, *_ = deepspeed.initialize(
+                model=module,
+                optimizer=adamw(config.optimizer, module.parameters(), **groups),
+                mpu=place,
+                config=deepspeed_config(
+                    config,
+                    training_stage,
+                    reduce_bucket_elements=min(largest, REDUCE_BUCKET_ELEMENTS),
+                    num_shards=place.num_shards,
+                ),
+            )
+            return engine
+
+        self.engine: Any = initialize(self.model, place, self.model.sequence, shared=shared.values())
+        self.experts = dict(self.model.experts_apart())
+        """Canonical name -> experts that are spread over ranks: they are sharded over other ranks than the rest."""
+        self.experts_engine: Any = None
+        """None without any."""
+        if self.experts:
+            assert experts_place is not None
+            apart = nn.ModuleDict({name.replace(".", "/"): module for name, module in self.experts.items()})
+            self.experts_engine = initialize(apart, experts_place, self.experts.values())
         self.held = zero_stage == 3 and regather is Regather.per_step
-        self._arriving: dict[nn.Module, Callable[[], None]] = {}
+        self._arriving: dict[nn.Module, list[Callable[[], None]]] = {}
+
+    @property
+    def engines(self) -> list[Any]:
+        """Its DeepSpeedEngines: that of its layers, and that of experts that are spread over ranks."""
+        return [self.engine] if self.experts_engine is None else [self.engine, self.experts_engine]
+
+    def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield (canonical name, parameter) of all engines; of experts that are spread over ranks, the part here."""
+        yield from self.model.canonical_parameters()
+        for name, module in self.experts.items():
+            yield from ((f"{name}.{matrix}", parameter) for matrix, parameter in module.named_parameters())
 
     def begin_step(self) -> None:
         """Start to gather the weights, layer by layer, where they stay for the whole step."""
         if self.held:
-            self._arriving = {layer: hold_weights(layer) for layer in dict.fromkeys(self.model.sequence)}
+            self._arriving = {
+                layer: [hold_weights(module) for module in modules_of(layer)]
+                for layer in dict.fromkeys(self.model.sequence)
+            }
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the hidden states (of the last chunk: the logits) for token ids or hidden states."""
         hidden = inputs
         for layer in self.model.sequence:
-            arrived = self._arriving.pop(layer, None)
-            if arrived is not None:
+            for arrived in self._arriving.pop(layer, []):
                 arrived()
             hidden = layer(hidden)
         return hidden
 
     def backward(self, output: Tensor, gradient: Tensor | None, *, is_last: bool) -> None:
         """Run one micro-batch's backward; see `deepspeed_private.backward`."""
-        backward(self.engine, output, gradient, is_last=is_last)
+        backward(self.engines, output, gradient, is_last=is_last)
+
+
+def modules_of(layer: nn.Module) -> list[nn.Module]:
+    """Return a layer, and its experts if they are spread over ranks and so no part of it."""
+    apart = layer.experts_apart if isinstance(layer, DecoderBlock) else None
+    return [layer] if apart is None else [layer, apart]

@@ -6,8 +6,9 @@ tests/unit/engine/test_deepspeed_private.py says which part has gone.
 
 import gc
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,6 +25,9 @@ from torch import Tensor, nn
 from training.checkpoint.manifest import MOMENTS
 from training.checkpoint.snapshot import Fragment
 from training.models.decoder import LayerDefinition
+from training.models.experts import MixtureOfExperts
+from training.models.layers import DecoderBlock
+from training.models.router import Router
 
 _HELD = -1
 """Stands among the ids of the submodules that are using a weight; DeepSpeed's own count from 0."""
@@ -91,6 +95,12 @@ class ManualPipelineModule(PipelineModule):
             else:
                 yield f"{self._names[int(head)]}.{rest}", parameter
 
+    def routers(self) -> Iterator[tuple[str, Router]]:
+        """Yield (name of the block, its router) of this pipeline stage."""
+        for module in self.modules():
+            if isinstance(module, DecoderBlock) and isinstance(module.mlp, MixtureOfExperts):
+                yield module.layer_name, module.mlp.gate
+
 
 class _Spec(LayerSpec):
     def __init__(self, layer: LayerDefinition) -> None:
@@ -112,14 +122,14 @@ class _TiedSpec(TiedLayerSpec):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineStagePlace:
-    """What a DeepSpeedEngine asks of its `mpu` (runtime/engine.py, utils/groups.py): only its replicas concern it.
+    """What a DeepSpeedEngine asks of its `mpu` (runtime/engine.py, utils/groups.py): only its shards concern it.
 
     Nothing is said of other pipeline stages, so that no collective of an engine ever leaves its own.
     """
 
     data_parallel_group: dist.ProcessGroup
-    replica: int
-    num_replicas: int
+    shard: int
+    num_shards: int
 
     def get_data_parallel_group(self) -> dist.ProcessGroup:
         """Return the group that ZeRO shards over."""
@@ -127,11 +137,11 @@ class PipelineStagePlace:
 
     def get_data_parallel_rank(self) -> int:
         """Return the place in that group."""
-        return self.replica
+        return self.shard
 
     def get_data_parallel_world_size(self) -> int:
         """Return the size of that group."""
-        return self.num_replicas
+        return self.num_shards
 
     def get_model_parallel_group(self) -> None:
         """Return no group: ZeRO takes None for an absent axis (comm/pg_utils.py, `is_parallel`).
@@ -148,8 +158,8 @@ class PipelineStagePlace:
         return 1
 
 
-def backward(engine: Any, output: Tensor, gradient: Tensor | None, *, is_last: bool) -> None:
-    """Run one micro-batch's backward through an engine's module and reduce what ZeRO reduces then.
+def backward(engines: Sequence[Any], output: Tensor, gradient: Tensor | None, *, is_last: bool) -> None:
+    """Run one micro-batch's backward through the modules of engines and reduce what ZeRO reduces then.
 
     `engine.backward` takes a loss only, and the public route for other tensors counts on forwards and backwards in
     turn, which a pipeline schedule has not. So what `engine.backward` does around the call of autograd is done here
@@ -157,20 +167,24 @@ def backward(engine: Any, output: Tensor, gradient: Tensor | None, *, is_last: b
     backward was the last one (runtime/zero/stage3.py, `clear_backward_seen_flag`), else gradients are overwritten.
 
     Args:
-        engine: the engine of one model chunk.
+        engines: those of one model chunk: its own, and that of its experts if they are spread over ranks.
         output: what the module's forward returned, or the loss.
         gradient: the loss's gradient with respect to `output`; None if it is the loss.
         is_last: whether the step's gradients are complete after this one.
     """
-    engine.optimizer.clear_backward_seen_flag()
-    engine.set_gradient_accumulation_boundary(is_last)
-    engine._running_engine_backward = True
+    for engine in engines:
+        engine.optimizer.clear_backward_seen_flag()
+        engine.set_gradient_accumulation_boundary(is_last)
+        engine._running_engine_backward = True
     try:
-        engine._backward_prologue()
+        for engine in engines:
+            engine._backward_prologue()
         torch.autograd.backward(output, gradient)
-        engine._backward_epilogue()
+        for engine in engines:
+            engine._backward_epilogue()
     finally:
-        engine._running_engine_backward = False
+        for engine in engines:
+            engine._running_engine_backward = False
 
 
 def hold_weights(layer: nn.Module) -> Callable[[], None]:
@@ -199,21 +213,50 @@ def whole_numel(parameter: nn.Parameter) -> int:
     return getattr(parameter, "ds_numel", parameter.numel())
 
 
+def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """Return the shape of a weight that ZeRO-3 may have cut (`ds_shape`, as above)."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
 def tie_across_pipeline_stages(parameter: nn.Parameter, *, is_copy: bool) -> None:
     """Mark a weight that another pipeline stage holds too; a copy as runtime/pipe/module.py does it."""
     parameter.tied_across_pipeline_stages = True  # type: ignore[attr-defined]
     parameter.ds_pipe_replicated = is_copy  # type: ignore[attr-defined]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """Which part of a canonical parameter a module's parameter is: a range of the flattened whole."""
+
+    start: int
+    """First element."""
+    whole_shape: tuple[int, ...]
+    """Shape of the canonical parameter."""
+
+
 class TrainingState:
     """The fp32 weights, AdamW moments and gradients that this rank holds, as parts of canonical parameters.
 
     Works on the live buffers of the engine's optimizer, whichever of DeepSpeed's four kinds it is.
+
+    Args:
+        engine: the engine.
+        parameters: (canonical name, parameter) of its module.
+        parts: of those that are a part of their canonical parameter: which.
+        shard: this rank's place among those that the engine's state is divided among.
     """
 
-    def __init__(self, engine: Any, parameters: Iterable[tuple[str, nn.Parameter]], *, replica: int) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        parts: Mapping[str, Part] = MappingProxyType({}),
+        *,
+        shard: int,
+    ) -> None:
         self._engine = engine
-        self._replica = replica
+        self._shard = shard
+        self._parts = parts
         self._optimizer = engine.optimizer
         self._base: torch.optim.AdamW = getattr(self._optimizer, "optimizer", self._optimizer)
         for flat in self._flat_weights():
@@ -229,7 +272,7 @@ class TrainingState:
         elif isinstance(self._optimizer, DeepSpeedZeroOptimizer | BF16_Optimizer):
             self.fragments = list(self._partitioned_fragments(named))
         else:
-            self.fragments = list(self._replicated_fragments(named, replica))
+            self.fragments = list(self._replicated_fragments(named))
 
     def before_update(self, act: Callable[[], None]) -> None:
         """Let `act` be called before weights and moments change, in every step of the optimizer that does it."""
@@ -254,7 +297,7 @@ class TrainingState:
             optimizer.update_lp_params()
 
     def copied_weights(self) -> tuple[dict[int, list[Tensor]], list[Tensor]]:
-        """Return (replica -> flat parts of the weights the model runs with, which it owns; the fp32 parts kept here).
+        """Return (shard -> flat parts of the weights the model runs with, which it owns; the fp32 parts kept here).
 
         runtime/zero/stage_1_and_2.py and runtime/bf16_optimizer.py cut each group into as many parts as there are
         replicas; each updates its own in fp32 and all gather the results. Under ZeRO-3 a rank has its own parts only;
@@ -263,7 +306,7 @@ class TrainingState:
         """
         optimizer = self._optimizer
         if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
-            return {self._replica: list(optimizer.fp16_partitioned_groups_flat)}, self._flat_weights()
+            return {self._shard: list(optimizer.fp16_partitioned_groups_flat)}, self._flat_weights()
         if isinstance(optimizer, DeepSpeedZeroOptimizer | BF16_Optimizer):
             is_bf16 = isinstance(optimizer, BF16_Optimizer)
             groups = optimizer.bf16_partitioned_groups if is_bf16 else optimizer.parallel_partitioned_bit16_groups
@@ -326,7 +369,7 @@ class TrainingState:
     def _numel_held(self, parameter: nn.Parameter) -> int:
         """Return how many elements of a ZeRO-3 parameter this rank holds, without padding."""
         _, _, padded = self._optimizer.grad_position[self._optimizer.get_param_id(parameter)]
-        return max(0, min(padded, parameter.ds_numel - self._replica * padded))  # type: ignore[attr-defined]
+        return max(0, min(padded, parameter.ds_numel - self._shard * padded))  # type: ignore[attr-defined]
 
     def _bf16_gradients(self) -> Iterator[Tensor]:
         flats = self._optimizer.fp32_groups_gradient_flat_partition
@@ -355,15 +398,20 @@ class TrainingState:
         tensors = {"weight": flat, **{moment: state[moment] for moment in MOMENTS}}
         return {kind: tensor.data.view(-1).narrow(0, start, numel) for kind, tensor in tensors.items()}
 
-    def _replicated_fragments(self, named: list[tuple[str, nn.Parameter]], replica: int) -> Iterator[Fragment]:
+    def _fragment(self, name: str, parameter: nn.Parameter, start: int, tensors: dict[str, Tensor]) -> Fragment:
+        part = self._parts.get(name)
+        return Fragment(
+            parameter=name,
+            shape=whole_shape(parameter) if part is None else part.whole_shape,
+            start=start if part is None else part.start + start,
+            tensors=tensors,
+            is_owner=not _is_tied_copy(parameter),
+        )
+
+    def _replicated_fragments(self, named: list[tuple[str, nn.Parameter]]) -> Iterator[Fragment]:
         for name, parameter in named:
-            yield Fragment(
-                parameter=name,
-                shape=tuple(parameter.shape),
-                start=0,
-                tensors=self._views(parameter, 0, parameter.numel()),
-                is_owner=replica == 0,
-            )
+            fragment = self._fragment(name, parameter, 0, self._views(parameter, 0, parameter.numel()))
+            yield replace(fragment, is_owner=self._shard == 0)
 
     def _partitioned_fragments(self, named: list[tuple[str, nn.Parameter]]) -> Iterator[Fragment]:
         # utils/tensor_fragment.py: `_hp_mapping` is where this rank's flat partition overlaps a parameter, or None.
@@ -373,13 +421,8 @@ class TrainingState:
             if mapping is None:
                 continue
             inside, flat = mapping.lp_fragment_address, mapping.hp_fragment_address
-            yield Fragment(
-                parameter=name,
-                shape=tuple(parameter.shape),
-                start=inside.start,
-                tensors=self._views(flats[mapping.param_group_index], flat.start, flat.numel),
-                is_owner=not _is_tied_copy(parameter),
-            )
+            views = self._views(flats[mapping.param_group_index], flat.start, flat.numel)
+            yield self._fragment(name, parameter, inside.start, views)
 
     def _sharded_fragments(self, named: list[tuple[str, nn.Parameter]]) -> Iterator[Fragment]:
         # runtime/zero/stage3.py, `grad_position`: parameter -> (sub-group, offset in its flat partition, padded size).
@@ -390,13 +433,8 @@ class TrainingState:
             numel = self._numel_held(parameter)
             if numel == 0:
                 continue
-            yield Fragment(
-                parameter=name,
-                shape=tuple(parameter.ds_shape),  # type: ignore[attr-defined]
-                start=self._replica * padded,
-                tensors=self._views(flats[sub_group], offset, numel),
-                is_owner=not _is_tied_copy(parameter),
-            )
+            views = self._views(flats[sub_group], offset, numel)
+            yield self._fragment(name, parameter, self._shard * padded, views)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

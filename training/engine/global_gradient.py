@@ -19,7 +19,7 @@ class GlobalGradient:
     """Works on the reduced gradients between the last backward and the optimizers' step; its methods are collective.
 
     A tied weight has a copy on the first and on the last pipeline stage, each with a part of the gradient. ZeRO cuts
-    both copies alike (training/engine/optimizer.py), so ranks with the same replica hold the same range of both: they
+    both copies alike (training/engine/optimizer.py), so ranks with the same shard hold the same range of both: they
     add them up, and the copies, updated alike, stay bitwise equal.
     """
 
@@ -37,7 +37,7 @@ class GlobalGradient:
         self._clip_norm = clip_norm
         self._tied_group: dist.ProcessGroup | None = None
         if tied:
-            pipelines = [layout.pipeline_group(replica) for replica in range(layout.num_replicas)]
+            pipelines = [layout.pipeline_group(shard) for shard in range(layout.num_shards)]
             self._tied_group = my_group([(ranks[0], ranks[-1]) for ranks in pipelines], rank=processes.rank)
 
     def reduce(self, more: list[float]) -> tuple[float, list[float]]:

@@ -17,10 +17,12 @@ from training.engine.deepspeed_private import ManualPipelineModule
 from training.engine.inference import Inference
 from training.engine.optimizer import adamw, set_learning_rate
 from training.engine.process_group import ProcessGroup
+from training.engine.routing import Routing
 from training.engine.stateful import StatefulEngine
 from training.models.cut import cut, describe
 from training.models.decoder import decoder_layers
 from training.models.loss import summed_cross_entropy
+from training.models.routing_log import routing_into
 from training.parallel.layout import Layout
 
 
@@ -50,14 +52,17 @@ class PipelineEngine(StatefulEngine, Inference):
             optimizer=adamw(config.optimizer, model.parameters()),
             config=deepspeed_config(config, training_stage),
         )
-        super().__init__(layout, processes, [(engine, model.canonical_parameters())])
+        routing = Routing(
+            config.model, model.routers(), device=processes.device, is_owner=layout.shard_of(processes.rank) == 0
+        )
+        super().__init__(layout, processes, [(engine, model.canonical_parameters())], routing)
         self._engine: Any = engine
         self.notes = tuple(describe(config, training_stage, parts))
         self._hidden_size = config.model.hidden_size
         group = model.mpu().get_pipe_parallel_group()
         assert isinstance(group, dist.ProcessGroup)
         self._pipeline_group = group
-        self._pipeline_ranks = layout.pipeline_group(layout.replica_of(processes.rank))
+        self._pipeline_ranks = layout.pipeline_group(layout.shard_of(processes.rank))
         self._place = layout.pipeline_stage_of(processes.rank)
         self._scale = 1.0
 
@@ -74,10 +79,20 @@ class PipelineEngine(StatefulEngine, Inference):
         num_tokens = self._count_tokens(micro_batches)
         # DeepSpeed averages over micro-batches and replicas; scaled so, its mean is the global batch's mean per token.
         self._scale = len(micro_batches) * self.layout.num_replicas / num_tokens
-        loss = self._engine.train_batch(iter([(batch.input_ids_BT, batch.labels_BT) for batch in micro_batches]))
+        self._routing.begin(self.layout.num_replicas / num_tokens)
+        with routing_into(self._routing.log):
+            loss = self._engine.train_batch(iter([(batch.input_ids_BT, batch.labels_BT) for batch in micro_batches]))
         norm = float(self._engine.get_global_grad_norm())
-        self._processes.sum([])  # what the ballot says at the end of the step; the sum above was at its beginning
-        return StepResult(loss=float(loss), grad_norm=norm, num_tokens=num_tokens, skipped=not math.isfinite(norm))
+        # Also what the ballot says at the end of the step; the sum above was at its beginning.
+        routed = self._processes.sum(self._routing.sums())
+        skipped = not math.isfinite(norm)
+        return StepResult(
+            loss=float(loss),
+            grad_norm=norm,
+            num_tokens=num_tokens,
+            skipped=skipped,
+            routing=self._routing.end(routed, num_tokens=num_tokens, is_used=not skipped),
+        )
 
     def _modules(self) -> list[nn.Module]:
         return [self._engine.module]

@@ -10,8 +10,10 @@ from torch import Tensor
 from training.data.batch import MicroBatch
 from training.engine.chunk import Chunk
 from training.engine.links import Links, empty_like_hidden
+from training.engine.routing import Routing
 from training.models.dropout import dropout_of
 from training.models.loss import summed_cross_entropy
+from training.models.routing_log import routing_into
 from training.parallel.program import Compute, Program, Receive, Send
 from training.parallel.schedule import Action, Kind
 
@@ -44,6 +46,7 @@ class PipelineStep:
         dtype: torch.dtype,
         device: torch.device,
         seed: int,
+        routing: Routing,
     ) -> None:
         self._program = program
         self._num_micro_batches = 1 + max(s.action.micro_batch for s in program if isinstance(s, Compute))
@@ -54,6 +57,7 @@ class PipelineStep:
         self._dtype = dtype
         self._device = device
         self._seed = seed
+        self._routing = routing
         self._micro_batches: Sequence[MicroBatch] = ()
         self._scale = 1.0
         self._made: dict[Action, Tensor] = {}
@@ -78,6 +82,7 @@ class PipelineStep:
         assert len(micro_batches) == self._num_micro_batches, "the schedule was made for another number"
         self._micro_batches, self._scale = micro_batches, scale
         self._losses = []
+        self._routing.begin(scale)
         for chunk in self._chunks.values():
             chunk.begin_step()
         watch = Stopwatch(self._device)
@@ -118,7 +123,7 @@ class PipelineStep:
 
     def _forward(self, action: Action) -> None:
         batch = self._micro_batches[action.micro_batch]
-        with dropout_of(batch.sample_ids_B, self._seed):
+        with dropout_of(batch.sample_ids_B, self._seed), routing_into(self._routing.log):
             output = self._chunks[action.chunk].forward(self._inputs[action])
         if action.chunk == self._last_chunk:
             loss = summed_cross_entropy(output, batch.labels_BT.to(self._device))

@@ -14,17 +14,20 @@ from torch import Tensor, nn
 from training.config.schema import Precision, Regather, RunConfig
 from training.data.batch import MicroBatch
 from training.engine.base import USUAL_STEP, StepInstructions, StepResult
-from training.engine.chunk import Chunk
+from training.engine.chunk import Chunk, modules_of
 from training.engine.deepspeed_private import PipelineStagePlace
 from training.engine.global_gradient import GlobalGradient
+from training.engine.groups import axes_of, sharding_group
 from training.engine.inference import Inference
 from training.engine.links import Links, empty_like_hidden
 from training.engine.non_finite import NonFiniteWatch
 from training.engine.optimizer import set_learning_rate
 from training.engine.pipeline_step import PipelineStep
-from training.engine.process_group import ProcessGroup, my_group
+from training.engine.process_group import ProcessGroup
 from training.engine.repeated_step import StepTrace, compare
+from training.engine.routing import Routing
 from training.engine.stateful import StatefulEngine
+from training.models.axes import Axes
 from training.models.cut import cut, describe
 from training.models.decoder import decoder_layers
 from training.models.memory import choose_regather, device_memory_bytes
@@ -44,10 +47,12 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         layout = Layout(
             world_size=processes.world_size,
             num_pipeline_stages=parallel.pipeline,
+            sequence=parallel.sequence,
+            expert=parallel.expert,
             zero_stage=parallel.zero_stage,
         )
         self._place = layout.pipeline_stage_of(processes.rank)
-        replica = layout.replica_of(processes.rank)
+        shard = layout.shard_of(processes.rank)
         parts = cut(config, training_stage)
         schedule = make_schedule(
             parallel.schedule,
@@ -67,34 +72,50 @@ class PipelineZeroEngine(StatefulEngine, Inference):
             "the same and backward twice the forward",
             f"regather {reason}",
         )
-        pipelines = [layout.pipeline_group(r) for r in range(layout.num_replicas)]
-        across = my_group(pipelines, rank=processes.rank)
-        along = my_group([layout.replica_group(s) for s in range(parallel.pipeline)], rank=processes.rank)
-        assert across is not None  # every rank is in one of each
-        assert along is not None
+        across = sharding_group([layout.pipeline_group(s) for s in range(layout.num_shards)], processes)
+        along = sharding_group([layout.shard_group(s) for s in range(parallel.pipeline)], processes)
+        axes = axes_of(layout, processes)
+        experts_place = None
+        if layout.expert > 1:
+            experts_place = PipelineStagePlace(
+                data_parallel_group=sharding_group(layout.expert_shard_groups(), processes),
+                shard=shard // layout.expert,
+                num_shards=layout.num_shards // layout.expert,
+            )
         self._chunks = _build_chunks(
             config,
             training_stage,
             parts,
-            PipelineStagePlace(data_parallel_group=along, replica=replica, num_replicas=layout.num_replicas),
+            PipelineStagePlace(data_parallel_group=along, shard=shard, num_shards=layout.num_shards),
+            experts_place,
+            axes=axes,
             my_chunks=range(self._place, len(parts), parallel.pipeline),
             regather=regather,
             initial_weights=initial_weights,
         )
+        chunks = self._chunks.values()
         super().__init__(
             layout,
             processes,
-            [(chunk.engine, chunk.model.canonical_parameters()) for chunk in self._chunks.values()],
+            [(chunk.engine, chunk.model.canonical_parameters()) for chunk in chunks],
+            Routing(
+                config.model,
+                [router for chunk in chunks for router in chunk.model.routers()],
+                device=processes.device,
+                is_owner=shard == 0,
+            ),
+            experts=[(chunk.experts_engine, chunk.experts.items()) for chunk in chunks if chunk.experts],
         )
         self._num_chunks = len(parts)
-        self._numbered_layers = [
+        numbered = [
             pair
             for index, chunk in self._chunks.items()
             for pair in zip(parts[index], chunk.model.sequence, strict=True)
         ]
+        self._numbered_layers = [(number, module) for number, layer in numbered for module in modules_of(layer)]
         self._hidden_size = config.model.hidden_size
         self._dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
-        self._links = Links(across, layout.pipeline_group(replica), num_chunks=len(parts))
+        self._links = Links(across, layout.pipeline_group(shard), num_chunks=len(parts))
         self._step = PipelineStep(
             programs(schedule)[self._place],
             self._chunks,
@@ -104,11 +125,12 @@ class PipelineZeroEngine(StatefulEngine, Inference):
             dtype=self._dtype,
             device=processes.device,
             seed=config.run.seed,
+            routing=self._routing,
         )
         self._gradient = GlobalGradient(
             self._states,
             processes,
-            tied=config.model.tied_embeddings,
+            tied=config.model.tied_embeddings and len(parts) > 1,
             layout=layout,
             clip_norm=config.optimizer.gradient_clip_norm,
         )
@@ -118,13 +140,14 @@ class PipelineZeroEngine(StatefulEngine, Inference):
     ) -> StepResult:
         """Do one optimizer step; see `Engine.train_batch`."""
         self._set_mode(learns=True)
-        for chunk in self._chunks.values():
-            set_learning_rate(chunk.engine.optimizer, lr)
+        for engine in self._engines:
+            set_learning_rate(engine.optimizer, lr)
+        micro_batches = self._my_part(micro_batches)
         num_tokens = self._count_tokens(micro_batches)
-        # ZeRO averages over replicas; so scaled, its mean is the global batch's mean per token.
-        scale = self.layout.num_replicas / num_tokens
+        # ZeRO averages over shards; so scaled, its mean is the global batch's mean per token.
+        scale = self.layout.num_shards / num_tokens
         compute = self._compute_twice if instructions.twice else self._compute
-        norm, loss_sum, idle = compute(micro_batches, scale)
+        norm, (loss_sum, idle, *routed) = compute(micro_batches, scale)
         loss = loss_sum / num_tokens
         accepted = math.isfinite(loss) and (instructions.accept is None or instructions.accept(loss))
         skipped = not accepted or not math.isfinite(norm)
@@ -136,17 +159,20 @@ class PipelineZeroEngine(StatefulEngine, Inference):
             grad_norm=norm,
             num_tokens=num_tokens,
             skipped=skipped,
+            routing=self._routing.end(routed, num_tokens=num_tokens, is_used=not skipped),
             culprit="" if math.isfinite(norm) else self._find_culprit(micro_batches, scale),
             bubble=idle / self._processes.world_size,
         )
 
-    def _compute(self, micro_batches: Sequence[MicroBatch], scale: float) -> tuple[float, float, float]:
-        """Make the step's gradient, complete and clipped; return its norm before, the summed loss, the idle shares."""
-        passed = self._step.run(micro_batches, scale=scale)
-        norm, (loss_sum, idle) = self._gradient.reduce([passed.loss_sum, passed.idle_share])
-        return norm, loss_sum, idle
+    def _compute(self, micro_batches: Sequence[MicroBatch], scale: float) -> tuple[float, list[float]]:
+        """Make the step's gradient, complete and clipped; return its norm before, and sums over all ranks.
 
-    def _compute_twice(self, micro_batches: Sequence[MicroBatch], scale: float) -> tuple[float, float, float]:
+        They are the loss, the idle shares and what the routers did.
+        """
+        passed = self._step.run(micro_batches, scale=scale)
+        return self._gradient.reduce([passed.loss_sum, passed.idle_share, *self._routing.sums()])
+
+    def _compute_twice(self, micro_batches: Sequence[MicroBatch], scale: float) -> tuple[float, list[float]]:
         """Do as `_compute`, twice, and compare.
 
         Raises:
@@ -165,14 +191,12 @@ class PipelineZeroEngine(StatefulEngine, Inference):
 
     def _update(self) -> None:
         """Let every chunk's optimizer use its gradients, or throw away what is not finite."""
-        for chunk in self._chunks.values():
-            chunk.engine.step()
+        for engine in self._engines:
+            engine.step()
 
     def _find_culprit(self, micro_batches: Sequence[MicroBatch], scale: float) -> str:
         """Return where a step's gradient stopped to be finite: the weights are unchanged, so the step is run again."""
-        with NonFiniteWatch(
-            [pair for chunk in self._chunks.values() for pair in chunk.model.canonical_parameters()]
-        ) as watch:
+        with NonFiniteWatch([pair for chunk in self._chunks.values() for pair in chunk.parameters()]) as watch:
             self._step.run(micro_batches, scale=scale, on_backward=watch.begin_micro_batch)
         self._gradient.reduce([])
         self._gradient.void()
@@ -207,15 +231,20 @@ def _build_chunks(
     training_stage: str,
     parts: Sequence[range],
     place: PipelineStagePlace,
+    experts_place: PipelineStagePlace | None,
     *,
+    axes: Axes,
     my_chunks: range,
     regather: Regather,
     initial_weights: bool,
 ) -> dict[int, Chunk]:
     """Return this rank's chunks by their number; collective."""
     recompute = config.layout_of(training_stage).recompute
-    layers = decoder_layers(config.model, seed=config.run.seed, recompute=recompute, initial_weights=initial_weights)
-    owners = frozenset(layer.tied_to for layer in layers if layer.tied_to)
+    layers = decoder_layers(
+        config.model, seed=config.run.seed, recompute=recompute, initial_weights=initial_weights, axes=axes
+    )
+    # In one chunk alone a tied layer runs its owner's own module.
+    owners = frozenset(layer.tied_to for layer in layers if layer.tied_to and len(parts) > 1)
     chunks = {}
     for index in my_chunks:
         mine = [layers[number] for number in parts[index]]
@@ -225,7 +254,8 @@ def _build_chunks(
             mine,
             place,
             tied=owners,
-            copied=frozenset(layer.tied_to for layer in mine if layer.tied_to),
+            copied=frozenset(layer.tied_to for layer in mine if layer.tied_to in owners if layer.tied_to),
             regather=regather,
+            experts_place=experts_place,
         )
     return chunks

@@ -10,10 +10,15 @@ from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import Precision, RunConfig
 from training.engine.deepspeed_private import PipelineStagePlace
 from training.models.decoder import LayerDefinition
+from training.models.layers import DecoderBlock
 
 
 def sharded_layers(
-    layers: list[LayerDefinition], config: RunConfig, training_stage: str, place: PipelineStagePlace | None = None
+    layers: list[LayerDefinition],
+    config: RunConfig,
+    training_stage: str,
+    place: PipelineStagePlace | None = None,
+    experts_place: PipelineStagePlace | None = None,
 ) -> list[LayerDefinition]:
     """Return the same layers for ZeRO-3: what they build holds this rank's shards of the weights alone.
 
@@ -29,18 +34,24 @@ def sharded_layers(
         layers: of the whole model or a part of it.
         config: the run.
         training_stage: its training stage.
-        place: the replicas to shard over; None for all ranks.
+        place: the ranks to shard over; None for all of them.
+        experts_place: those to shard experts over where they are spread over ranks.
     """
-    settings = deepspeed_config(config, training_stage)
-    group = None if place is None else place.data_parallel_group
+
+    def cut(module: nn.Module, place: PipelineStagePlace | None) -> None:
+        if config.precision is Precision.bf16:
+            for parameter in module.parameters():
+                parameter.data = parameter.data.to(torch.bfloat16)
+        group = None if place is None else place.data_parallel_group
+        settings = deepspeed_config(config, training_stage, num_shards=None if place is None else place.num_shards)
+        deepspeed.zero.Init(module=module, data_parallel_group=group, config_dict_or_path=settings, mpu=place)
 
     def sharded(layer: LayerDefinition) -> LayerDefinition:
         def build() -> nn.Module:
             module = layer.build()
-            if config.precision is Precision.bf16:
-                for parameter in module.parameters():
-                    parameter.data = parameter.data.to(torch.bfloat16)
-            deepspeed.zero.Init(module=module, data_parallel_group=group, config_dict_or_path=settings, mpu=place)
+            cut(module, place)
+            if isinstance(module, DecoderBlock) and module.experts_apart is not None:
+                cut(module.experts_apart, experts_place)
             return module
 
         return replace(layer, build=build)

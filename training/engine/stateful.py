@@ -1,6 +1,7 @@
 """What all engines over DeepSpeed share: saving, loading and freeing; the global token count of a batch."""
 
 from collections.abc import Callable, Iterable, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from training.checkpoint.load import Loaded, WeightSource, load_checkpoint, load
 from training.checkpoint.snapshot import Snapshot
 from training.data.batch import MicroBatch
 from training.engine.base import WeightCopies
-from training.engine.deepspeed_private import TrainingState, forget_engines
+from training.engine.deepspeed_private import Part, TrainingState, forget_engines, whole_shape
 from training.engine.process_group import ProcessGroup
+from training.engine.routing import Routing
+from training.models.experts import Experts
 from training.parallel.layout import Layout
 
 
@@ -26,13 +29,21 @@ class StatefulEngine:
         layout: Layout,
         processes: ProcessGroup,
         parts: Sequence[tuple[Any, Iterable[tuple[str, nn.Parameter]]]],
+        routing: Routing,
+        experts: Sequence[tuple[Any, Iterable[tuple[str, Experts]]]] = (),
     ) -> None:
         self.layout = layout
         self._processes = processes
-        self._engines = [engine for engine, _ in parts]
-        replica = layout.replica_of(processes.rank)
-        self._states = [TrainingState(engine, parameters, replica=replica) for engine, parameters in parts]
-        self.snapshot = Snapshot([fragment for state in self._states for fragment in state.fragments])
+        self._routing = routing
+        self._engines = [engine for engine, _ in (*parts, *experts)]
+        shard = layout.shard_of(processes.rank)
+        self._dense_states = [TrainingState(engine, parameters, shard=shard) for engine, parameters in parts]
+        self._expert_states = [
+            TrainingState(engine, *_parameters(modules), shard=shard // layout.expert) for engine, modules in experts
+        ]
+        self._states = [*self._dense_states, *self._expert_states]
+        fragments = [fragment for state in self._states for fragment in state.fragments]
+        self.snapshot = Snapshot([*fragments, *routing.fragments()])
         for state in self._states:
             state.before_update(self.snapshot.settle)
 
@@ -57,16 +68,15 @@ class StatefulEngine:
             state.set_updates(num_updates)
             state.publish()
 
-    def weight_copies(self) -> WeightCopies:
+    def weight_copies(self) -> list[WeightCopies]:
         """Return views of the weights the model runs with and of the fp32 ones; see `Engine.weight_copies`."""
-        by_owner: dict[int, list[Tensor]] = {}
-        kept: list[Tensor] = []
-        for state in self._states:
-            copies, own = state.copied_weights()
-            for owner, parts in copies.items():
-                by_owner.setdefault(owner, []).extend(parts)
-            kept += own
-        return WeightCopies(by_owner=by_owner, kept=kept)
+        rank = self._processes.rank
+        dense = self.layout.shard_group(self.layout.pipeline_stage_of(rank))
+        found = [_copies(self._dense_states, dense)]
+        if self._expert_states:
+            [same] = [ranks for ranks in self.layout.expert_shard_groups() if rank in ranks]
+            found.append(_copies(self._expert_states, same))
+        return found
 
     def held_bytes(self) -> dict[str, int]:
         """Return the bytes this rank holds between steps, by what they are: weights, gradients, optimizer."""
@@ -76,10 +86,39 @@ class StatefulEngine:
     def close(self) -> None:
         """Free the engine; see `Engine.close`."""
         forget_engines(self._engines)
-        del self._engines, self._states, self.snapshot
+        del self._engines, self._states, self._dense_states, self._expert_states, self.snapshot
+
+    def _my_part(self, micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+        """Return this rank's part of its replica's sequences."""
+        part = self.layout.sequence_part_of(self._processes.rank)
+        return [batch.part_of_sequences(part, self.layout.sequence) for batch in micro_batches]
 
     def _count_tokens(self, micro_batches: Sequence[MicroBatch]) -> int:
-        """Return the valid targets of the global batch: all replicas, each counted once."""
+        """Return the valid targets of the global batch, of which every rank passes its part; each is counted once."""
         mine = sum(batch.num_tokens for batch in micro_batches)
         first_of_pipeline = self.layout.pipeline_stage_of(self._processes.rank) == 0
         return int(self._processes.sum([mine if first_of_pipeline else 0.0])[0])
+
+
+def _copies(states: Sequence[TrainingState], ranks: list[int]) -> WeightCopies:
+    by_owner: dict[int, list[Tensor]] = {}
+    kept: list[Tensor] = []
+    for state in states:
+        copies, own = state.copied_weights()
+        for owner, parts in copies.items():
+            by_owner.setdefault(owner, []).extend(parts)
+        kept += own
+    return WeightCopies(ranks=ranks, by_owner=by_owner, kept=kept)
+
+
+def _parameters(modules: Iterable[tuple[str, Experts]]) -> tuple[list[tuple[str, nn.Parameter]], dict[str, Part]]:
+    """Return the parameters of experts that are spread over ranks, and which part of the whole tensor each is."""
+    parameters: list[tuple[str, nn.Parameter]] = []
+    parts: dict[str, Part] = {}
+    for block, experts in modules:
+        for name, parameter in experts.named_parameters():
+            shape = whole_shape(parameter)
+            start = experts.first_expert * prod(shape[1:])
+            parameters.append((f"{block}.{name}", parameter))
+            parts[f"{block}.{name}"] = Part(start=start, whole_shape=(experts.num_experts, *shape[1:]))
+    return parameters, parts

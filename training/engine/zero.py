@@ -1,4 +1,4 @@
-"""ZeRO 0-3 over DeepSpeedEngine: every rank is one data replica and runs the whole list of layers."""
+"""ZeRO 0-3 over DeepSpeedEngine: every rank runs the whole list of layers, on whole sequences or a part of each."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,17 +13,20 @@ from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import RunConfig
 from training.data.batch import MicroBatch
 from training.engine.base import USUAL_STEP, StepInstructions, StepResult
+from training.engine.groups import axes_of
 from training.engine.inference import Inference
 from training.engine.non_finite import NonFiniteWatch
 from training.engine.optimizer import adamw, set_learning_rate
 from training.engine.process_group import ProcessGroup
 from training.engine.repeated_step import StepTrace, compare
+from training.engine.routing import Routing
 from training.engine.sharded_layers import sharded_layers
 from training.engine.stateful import StatefulEngine
 from training.models.decoder import Decoder, decoder_layers
 from training.models.dropout import dropout_of
 from training.models.layers import DecoderBlock
 from training.models.loss import summed_cross_entropy
+from training.models.routing_log import routing_into
 from training.parallel.layout import Layout
 
 
@@ -34,8 +37,13 @@ class ZeroEngine(StatefulEngine, Inference):
         self, config: RunConfig, training_stage: str, processes: ProcessGroup, *, initial_weights: bool
     ) -> None:
         parallel = config.layout_of(training_stage)
+        layout = Layout(world_size=processes.world_size, sequence=parallel.sequence, zero_stage=parallel.zero_stage)
         layers = decoder_layers(
-            config.model, seed=config.run.seed, recompute=parallel.recompute, initial_weights=initial_weights
+            config.model,
+            seed=config.run.seed,
+            recompute=parallel.recompute,
+            initial_weights=initial_weights,
+            axes=axes_of(layout, processes),
         )
         if parallel.zero_stage == 3:
             layers = sharded_layers(layers, config, training_stage)
@@ -47,8 +55,10 @@ class ZeroEngine(StatefulEngine, Inference):
             optimizer=adamw(config.optimizer, model.parameters()),
             config=deepspeed_config(config, training_stage),
         )
-        layout = Layout(world_size=processes.world_size, zero_stage=parallel.zero_stage)
-        super().__init__(layout, processes, [(engine, model.canonical_parameters())])
+        routing = Routing(
+            config.model, model.routers(), device=processes.device, is_owner=layout.shard_of(processes.rank) == 0
+        )
+        super().__init__(layout, processes, [(engine, model.canonical_parameters())], routing)
         self._engine: Any = engine
         self._seed = config.run.seed
         self._clip_norm = config.optimizer.gradient_clip_norm
@@ -59,18 +69,23 @@ class ZeroEngine(StatefulEngine, Inference):
         """Do one optimizer step; see `Engine.train_batch`."""
         self._set_mode(learns=True)
         set_learning_rate(self._engine.optimizer, lr)
+        micro_batches = self._my_part(micro_batches)
         num_tokens = self._count_tokens(micro_batches)
-        # DeepSpeed divides by micro-batches and replicas; we want the division by the global batch's tokens alone.
-        scale = len(micro_batches) * self.layout.num_replicas / num_tokens
+        # DeepSpeed divides by micro-batches and ranks; we want the division by the global batch's tokens alone.
+        scale = len(micro_batches) * self.layout.num_shards / num_tokens
         compute = self._compute_twice if instructions.twice else self._forward_backward
-        loss = self._processes.sum([compute(micro_batches, scale)])[0] / num_tokens
+        loss_sum = compute(micro_batches, scale)
+        loss_sum, *routed = self._processes.sum([loss_sum, *self._routing.sums()])
+        loss = loss_sum / num_tokens
         accepted = math.isfinite(loss) and (instructions.accept is None or instructions.accept(loss))
         norm = self._update() if accepted else self._refuse()
+        skipped = not accepted or not math.isfinite(norm)
         return StepResult(
             loss=loss,
             grad_norm=norm,
             num_tokens=num_tokens,
-            skipped=not accepted or not math.isfinite(norm),
+            skipped=skipped,
+            routing=self._routing.end(routed, num_tokens=num_tokens, is_used=not skipped),
             culprit="" if math.isfinite(norm) else self._find_culprit(micro_batches, scale),
         )
 
@@ -84,7 +99,7 @@ class ZeroEngine(StatefulEngine, Inference):
         """Throw the gradient away; return its norm."""
         gradients = self._local_gradients()
         square = torch.stack(torch._foreach_norm(gradients)).double().square().sum().item() if gradients else 0.0
-        shares = 1 if self.layout.zero_stage else self.layout.num_replicas  # without ZeRO every rank has all of it
+        shares = 1 if self.layout.zero_stage else self.layout.num_shards  # without ZeRO every rank has all of it
         total = self._processes.sum([square])[0] / shares
         self._drop()
         return math.sqrt(total) if total >= 0 else math.nan
@@ -128,6 +143,7 @@ class ZeroEngine(StatefulEngine, Inference):
         on_backward: Callable[[int], None] = lambda _micro_batch: None,
     ) -> float:
         """Run all micro-batches up to the step that ends them; return the summed loss of this replica."""
+        self._routing.begin(scale / len(micro_batches))
         loss_sum = 0.0
         for number, batch in enumerate(micro_batches):
             if number > 0:
@@ -137,7 +153,7 @@ class ZeroEngine(StatefulEngine, Inference):
         return loss_sum
 
     def _backward(self, batch: MicroBatch, scale: float) -> float:
-        with dropout_of(batch.sample_ids_B, self._seed):
+        with dropout_of(batch.sample_ids_B, self._seed), routing_into(self._routing.log):
             logits = self._engine(batch.input_ids_BT.to(self._engine.device))
         loss = summed_cross_entropy(logits, batch.labels_BT.to(self._engine.device))
         self._engine.backward(loss * scale)

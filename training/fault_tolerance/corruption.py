@@ -16,10 +16,9 @@ import torch
 from training.checkpoint.digest import MODULUS
 from training.checkpoint.tensor_digest import tensor_digest
 from training.config.fault_tolerance_schema import CorruptionConfig
-from training.engine.base import Engine
+from training.engine.base import Engine, WeightCopies
 from training.engine.process_group import ProcessGroup
 from training.errors import SilentCorruption
-from training.parallel.layout import Layout
 from training.process_identity import host_name
 
 _REMEDY = "\n  -> nothing of this step is saved; take that node out and test it, then resume=auto"
@@ -72,17 +71,19 @@ class CorruptionChecks:
         if not self._config.check_replicas:
             return
         layout = engine.layout
-        differing = _differing_owners(engine, self._processes)
-        told = self._tell(",".join(map(str, sorted(differing))))
-        if not told:
-            return
-        by_rank = [{int(owner) for owner in words.split(",") if words} for _, words in told]
-        found = {
-            rank: what
-            for pipeline_stage in range(layout.num_pipeline_stages)
-            for rank, what in blamed_of_stage(by_rank, layout, pipeline_stage).items()
-        }
-        raise _error("weights that must be equal are not", found, told)
+        dense = [layout.shard_group(pipeline_stage) for pipeline_stage in range(layout.num_pipeline_stages)]
+        for copies, groups in zip(engine.weight_copies(), (dense, layout.expert_shard_groups()), strict=False):
+            differing = _differing_owners(copies, self._processes)
+            told = self._tell(",".join(map(str, sorted(differing))))
+            if not told:
+                continue
+            by_rank = [{int(owner) for owner in words.split(",") if words} for _, words in told]
+            found = {
+                rank: what
+                for ranks in groups
+                for rank, what in blamed_of_group(by_rank, ranks, zero_stage=layout.zero_stage).items()
+            }
+            raise _error("weights that must be equal are not", found, told)
 
     def _tell(self, words: str) -> list[tuple[str, str]]:
         """Return (host, words) of every rank, or [] on all if none has words."""
@@ -99,28 +100,28 @@ def _error(what: str, found: Mapping[int, str], told: Sequence[tuple[str, str]])
     return SilentCorruption(f"{what}: {named}{_REMEDY}", blamed=hosts)
 
 
-def blamed_of_stage(differing: Sequence[Collection[int]], layout: Layout, pipeline_stage: int) -> dict[int, str]:
-    """Return rank -> what is wrong with it, of one pipeline stage's replicas.
+def blamed_of_group(differing: Sequence[Collection[int]], ranks: Sequence[int], *, zero_stage: int) -> dict[int, str]:
+    """Return rank -> what is wrong with it, of ranks that share the same weights.
 
     An owner has two witnesses of its own, the fp32 weights and the copy it runs with: if no copy anywhere agrees with
     the fp32 weights, these have changed. So the odd rank is known even of two. Without ZeRO there are only copies:
     the odd one of three or more is known, of two it is one or the other.
 
     Args:
-        differing: of every rank of the job: the replicas whose weights it holds copies of that differ from theirs.
-        layout: of the job.
-        pipeline_stage: whose replicas are looked at.
+        differing: of every rank of the job: the places in its group of those whose weights it holds copies of that
+            differ from theirs.
+        ranks: one group: what ZeRO shards weights over.
+        zero_stage: of the layout.
     """
-    ranks = layout.replica_group(pipeline_stage)
     found: dict[int, str] = {}
     for owner in sorted({owner for rank in ranks for owner in differing[rank]}):
-        holders = ranks if layout.zero_stage in (1, 2) else [ranks[owner]] if layout.zero_stage == 3 else ranks[1:]
+        holders = ranks if zero_stage in (1, 2) else [ranks[owner]] if zero_stage == 3 else ranks[1:]
         wrong = [rank for rank in ranks if owner in differing[rank]]
         if len(wrong) < len(holders):
-            found |= {rank: f"its copy of the weights of replica {owner} differs" for rank in wrong}
-        elif layout.zero_stage == 3:
+            found |= {rank: f"its copy of the weights of rank {ranks[owner]} differs" for rank in wrong}
+        elif zero_stage == 3:
             found[ranks[owner]] = "its fp32 weights and the copy that it runs with differ"
-        elif layout.zero_stage > 0 or len(holders) > 1:
+        elif zero_stage > 0 or len(holders) > 1:
             found[ranks[owner]] = "its own weights differ from the copies that all replicas run with"
         else:
             what = "its state and the other replica's differ; without ZeRO there is no telling which is right"
@@ -128,13 +129,12 @@ def blamed_of_stage(differing: Sequence[Collection[int]], layout: Layout, pipeli
     return found
 
 
-def _differing_owners(engine: Engine, processes: ProcessGroup) -> set[int]:
-    """Return the replicas whose fp32 weights are not what this rank holds copies of; collective."""
-    layout, rank = engine.layout, processes.rank
-    copies, me = engine.weight_copies(), layout.replica_of(rank)
-    ranks = layout.replica_group(layout.pipeline_stage_of(rank))
+def _differing_owners(copies: WeightCopies, processes: ProcessGroup) -> set[int]:
+    """Return the places, among this rank's group, of those whose fp32 weights are not what it holds copies of."""
+    rank, ranks = processes.rank, copies.ranks
+    me = ranks.index(rank)
     # One number of every owner, all in one sum: this is the only traffic of the check.
-    truths = [0] * layout.world_size
+    truths = [0] * processes.world_size
     if me in copies.by_owner:
         pairs = zip(copies.kept, copies.by_owner[me], strict=True)
         truths[rank] = _sum(tensor_digest(kept.detach().to(copy.dtype)) for kept, copy in pairs)
@@ -151,8 +151,10 @@ def _state_digests(engine: Engine) -> dict[str, int]:
     found = {
         f"{piece.tensor} from element {piece.start}": tensor_digest(piece.live) for piece in engine.snapshot.pieces
     }
-    for owner, parts in engine.weight_copies().by_owner.items():
-        found[f"the copy of replica {owner}'s weights"] = _sum(map(tensor_digest, parts))
+    for copies in engine.weight_copies():
+        for owner, parts in copies.by_owner.items():
+            name = f"the copy of rank {copies.ranks[owner]}'s weights"
+            found[name] = _sum([found.get(name, 0), *map(tensor_digest, parts)])
     return found
 
 

@@ -75,7 +75,7 @@ class _Poison:
             with self._hooked():
                 result = train_batch(micro_batches, **rest)
             if self._kind == "copy_bit":
-                self._flip(next(iter(engine.weight_copies().by_owner.values()))[0])
+                self._flip(next(iter(engine.weight_copies()[0].by_owner.values()))[0])
             return result
 
         engine.train_batch = poisoned_step  # type: ignore[method-assign]

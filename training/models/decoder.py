@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from training.config.schema import ModelConfig, Recompute
 from training.models.axes import ALONE, Axes
-from training.models.experts import Experts
+from training.models.experts import Experts, MixtureOfExperts
 from training.models.layers import DecoderBlock, OutputProjection, TokenEmbedding
 from training.models.norm import RMSNorm
 from training.models.router import Router
@@ -170,9 +170,9 @@ class Decoder(nn.Module):
     def routers(self) -> Iterator[tuple[str, Router]]:
         """Yield (name of the block, its router)."""
         for name in dict.fromkeys(self.names):
-            for child in self.layers[_key(name)].modules():
-                if isinstance(child, Router):
-                    yield name, child
+            block = self.layers[_key(name)]
+            if isinstance(block, DecoderBlock) and isinstance(block.mlp, MixtureOfExperts):
+                yield name, block.mlp.gate
 
 
 def _key(layer_name: str) -> str:

@@ -67,7 +67,9 @@ def current_keys(place: str) -> DropoutKeys:
     return keys
 
 
-def drop_elements(hidden_BTD: Tensor, probability: float, keys: DropoutKeys, place: str) -> Tensor:
+def drop_elements(
+    hidden_BTD: Tensor, probability: float, keys: DropoutKeys, place: str, *, part: int = 0, num_parts: int = 1
+) -> Tensor:
     """Return hidden states with elements set to zero with a probability, the others scaled by 1/(1 - probability).
 
     Shape, dtype and, over many masks, the expectation stay (arXiv:1207.0580; scaled in training as in torch's own).
@@ -78,15 +80,19 @@ def drop_elements(hidden_BTD: Tensor, probability: float, keys: DropoutKeys, pla
         probability: 0 <= probability < 1.
         keys: one sample id per sequence of the batch.
         place: canonical name of the branch; each place has its own masks.
+        part: which of equal parts of each sequence's tokens these are.
+        num_parts: how many there are; each draws the whole sequence's mask.
 
     Raises:
         RuntimeError: the keys are those of another number of sequences.
     """
     if len(keys.sample_ids) != len(hidden_BTD):
         raise RuntimeError(f"{place}: {len(keys.sample_ids)} sample ids for {len(hidden_BTD)} sequences")
-    dropped_BTD = torch.empty(hidden_BTD.shape, dtype=torch.bool, device=hidden_BTD.device)
+    B, T, D = hidden_BTD.shape
+    dropped_BTD = torch.empty((B, T * num_parts, D), dtype=torch.bool, device=hidden_BTD.device)
     generator = torch.Generator(hidden_BTD.device)
     for sample, dropped_TD in enumerate(dropped_BTD):
         dropped_TD.bernoulli_(probability, generator=generator.manual_seed(keys.generator_seed(sample, place)))
+    dropped_BTD = dropped_BTD[:, part * T : (part + 1) * T]
     # The scale is a number, not part of a mask in the hidden dtype: bf16 would round 1/(1 - 0.1) by 0.16 %.
     return (hidden_BTD * (1 / (1 - probability))).masked_fill(dropped_BTD, 0.0)

@@ -27,6 +27,8 @@ class Experts(nn.Module):
     def __init__(self, hidden_size: int, config: ExpertsConfig, axis: Axis) -> None:
         super().__init__()
         count, width = config.num_experts // axis.size, config.expert_ffn_size
+        self.num_experts = config.num_experts
+        """Experts of the block."""
         self.first_expert = axis.place * count
         """Number, within the block, of the first expert here."""
         self.gate_proj = nn.Parameter(torch.empty(count, width, hidden_size))

@@ -79,6 +79,7 @@ class DecoderBlock(nn.Module):
         self.layer_name = layer_name
         self.dropout = config.dropout
         self.recompute = recompute
+        self.axes = axes
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_epsilon)
         self.self_attn = make_attention(config, axes)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_epsilon)
@@ -110,4 +111,5 @@ class DecoderBlock(nn.Module):
     def _drop(self, branch_BTD: Tensor, keys: DropoutKeys | None, branch: str) -> Tensor:
         if keys is None:
             return branch_BTD
-        return drop_elements(branch_BTD, self.dropout, keys, f"{self.layer_name}.{branch}")
+        axis, place = self.axes.sequence, f"{self.layer_name}.{branch}"
+        return drop_elements(branch_BTD, self.dropout, keys, place, part=axis.place, num_parts=axis.size)

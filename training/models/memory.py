@@ -183,7 +183,7 @@ def device_memory_bytes(config: RunConfig, layout: ParallelConfig) -> float:
 
 def _bucket_elements(config: RunConfig, training_stage: str, chunk: ChunkSize) -> int:
     layout = config.layout_of(training_stage)
-    if layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.autarky:
+    if layout.runs_in_chunks:
         return min(max(chunk.layers), REDUCE_BUCKET_ELEMENTS)  # engine/chunk.py
     return deepspeed_config(config, training_stage)["zero_optimization"]["reduce_bucket_size"]
 

@@ -32,6 +32,18 @@ def refused(*overrides: str, to_plan: bool = True) -> ConfigError:
         (["model.experts.experts_per_token=65"], "model.experts.experts_per_token", "experts_per_token=64 is the most"),
         (["model.experts.num_dense_layers=60"], "model.experts.num_dense_layers", "num_dense_layers=59 is the most"),
         (["model.experts=null"], "parallel.expert", "parallel.expert=1, or a model with experts"),
+        (
+            ["parallel.pipeline=1", "parallel.zero_stage=0", "precision=fp32", "parallel.recompute=none"],
+            "parallel.zero_stage",
+            "parallel.zero_stage=1, or parallel.expert=1",
+        ),
+        (["stages.pretrain.sequence_length=4098"], "parallel.sequence", "parallel.sequence=6 works"),
+        (["parallel.pipeline_engine=deepspeed"], "parallel.sequence", "parallel.pipeline_engine=autarky can"),
+        (
+            ["parallel.pipeline_engine=deepspeed", "parallel.sequence=1"],
+            "parallel.expert",
+            "parallel.pipeline_engine=autarky can",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_does(overrides: list[str], key: str, remedy: str) -> None:
@@ -48,9 +60,7 @@ def test_the_advice_fits() -> None:
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
-        ([], "model.experts"),
-        (["model.experts=null", "parallel.expert=1"], "parallel.sequence"),
-        (["model.experts=null", "parallel.expert=1", "parallel.sequence=1", "parallel.tensor=8"], "parallel.tensor"),
+        (["parallel.expert=1", "parallel.sequence=1", "parallel.tensor=8"], "parallel.tensor"),
         (
             [
                 *("model.experts=null", "parallel.expert=1", "parallel.sequence=1", "parallel.zero_stage=3"),

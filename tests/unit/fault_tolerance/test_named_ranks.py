@@ -3,12 +3,7 @@
 import pytest
 
 from training.engine.repeated_step import blamed
-from training.fault_tolerance.corruption import blamed_of_stage
-from training.parallel.layout import Layout
-
-
-def layout(world_size: int, zero_stage: int, pipeline: int = 1) -> Layout:
-    return Layout(world_size=world_size, num_pipeline_stages=pipeline, zero_stage=zero_stage)
+from training.fault_tolerance.corruption import blamed_of_group
 
 
 @pytest.mark.parametrize("zero_stage", [1, 2])
@@ -25,23 +20,23 @@ def layout(world_size: int, zero_stage: int, pipeline: int = 1) -> Layout:
 def test_of_two_replicas_the_odd_one_is_named_because_the_owner_knows(
     zero_stage: int, differing: list[set[int]], named: set[int]
 ) -> None:
-    assert set(blamed_of_stage(differing, layout(2, zero_stage), 0)) == named
+    assert set(blamed_of_group(differing, range(2), zero_stage=zero_stage)) == named
 
 
 def test_without_zero_the_odd_one_of_three_is_named_and_of_two_both() -> None:
-    assert set(blamed_of_stage([set(), {0}, set()], layout(3, 0), 0)) == {1}
-    assert set(blamed_of_stage([set(), {0}, {0}], layout(3, 0), 0)) == {0}
-    assert set(blamed_of_stage([set(), {0}], layout(2, 0), 0)) == {0, 1}
+    assert set(blamed_of_group([set(), {0}, set()], range(3), zero_stage=0)) == {1}
+    assert set(blamed_of_group([set(), {0}, {0}], range(3), zero_stage=0)) == {0}
+    assert set(blamed_of_group([set(), {0}], range(2), zero_stage=0)) == {0, 1}
 
 
 def test_under_zero_3_a_rank_is_its_own_witness() -> None:
-    assert set(blamed_of_stage([set(), {1}, set()], layout(3, 3), 0)) == {1}
+    assert set(blamed_of_group([set(), {1}, set()], range(3), zero_stage=3)) == {1}
 
 
-def test_only_the_replicas_of_a_pipeline_stage_are_compared() -> None:
+def test_only_the_ranks_that_share_weights_are_compared() -> None:
     differing: list[set[int]] = [set(), set(), {1}, set()]
-    assert blamed_of_stage(differing, layout(4, 1, pipeline=2), 0) == {}
-    assert set(blamed_of_stage(differing, layout(4, 1, pipeline=2), 1)) == {2}
+    assert blamed_of_group(differing, [0, 1], zero_stage=1) == {}
+    assert set(blamed_of_group(differing, [2, 3], zero_stage=1)) == {2}
 
 
 def told(

@@ -31,7 +31,7 @@ def test_without_planned_axes_ranks_are_numbered_as_in_the_layout(pipeline: int,
         assert grid.pipeline_stage_of(rank) == layout.pipeline_stage_of(rank)
         assert grid.replica_of(rank) == grid.shard_of(rank) == layout.replica_of(rank)
     assert grid.groups(GroupKind.pipeline).tolist() == [layout.pipeline_group(r) for r in range(data)]
-    assert grid.groups(GroupKind.shards).tolist() == [layout.replica_group(s) for s in range(pipeline)]
+    assert grid.groups(GroupKind.shards).tolist() == [layout.shard_group(s) for s in range(pipeline)]
     assert [row.tolist() for row in grid.groups(GroupKind.tied)] == [
         [row[0], row[-1]] for row in grid.groups(GroupKind.pipeline).tolist()
     ]
