@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.distributed.configs import STAGE, micro_batches, small_config
+from tests.distributed.configs import EXPERTS, STAGE, micro_batches, small_config
 from tests.distributed.ending import leave
 from tests.distributed.engine_checks import crossings, poisonings, progress_at, save, scoring
 from training.config.schema import PipelineEngineKind, PipelineSchedule, Precision, Recompute, Regather, RunConfig
@@ -73,6 +73,18 @@ WIDE: dict[str, dict[str, Any]] = {
     "pipeline_zero2_2x2_tied": {"pipeline": 2, "zero_stage": 2, "tied": True},
     "pipeline_zero1_2x2_tied": {"pipeline": 2, "zero_stage": 1, "tied": True},
     "pipeline_zero3_4": {"pipeline": 4, "zero_stage": 3, "micro_batch": 4, "regather": Regather.per_microbatch},
+    "sequence_dropout": {"sequence": 2, "zero_stage": 3, **DROPOUT},
+    "experts_zero3": {"zero_stage": 3, "experts": EXPERTS},
+    "experts_over_2": {"zero_stage": 1, "expert": 2, "experts": EXPERTS},
+    "experts_over_2_pipeline_zero3": {"pipeline": 2, "zero_stage": 3, "expert": 2, "experts": EXPERTS},
+    "experts_over_4_sequence": {
+        **{"zero_stage": 2, "sequence": 2, "expert": 4, "recompute": Recompute.full, "tied": False},
+        "experts": EXPERTS,
+    },
+    "experts_over_2_pipeline_zero3_bf16": {
+        **{"pipeline": 2, "zero_stage": 3, "expert": 2, "experts": EXPERTS, "precision": Precision.bf16},
+        "regather": Regather.per_microbatch,
+    },
 }
 """Layouts of four processes, replicas and pipeline stages together among them."""
 CROSSED = (
@@ -84,14 +96,22 @@ WIDE_CROSSED = (
     ("zero3_on_4", "pipeline_2x2", "pipeline_zero3_2x2"),
     ("pipeline_2x2_tied", "pipeline_zero3_2x2_tied", "pipeline_zero1_2x2_tied"),
     ("zero3_on_4_padded",),
+    ("experts_zero3", "experts_over_2", "experts_over_2_pipeline_zero3", "experts_over_4_sequence"),
 )
 """Within a group, what any layout saves any layout loads."""
 WORLDS = {2: (LAYOUTS | VARIANTS, CROSSED), 4: (WIDE, WIDE_CROSSED)}
 """Number of processes -> layouts trained, groups crossed."""
 ALL = LAYOUTS | VARIANTS | WIDE
-PLAIN = (*CROSSED[0], "pipeline_zero3_2x2")
+PLAIN = (*CROSSED[0], "pipeline_zero3_2x2", "experts_over_2_pipeline_zero3", "experts_over_4_sequence")
 """Layouts that also score."""
-POISONED = (*PLAIN, "zero3_on_4_padded", "pipeline_zero1_bf16", "pipeline_zero3_bf16", "pipeline_zero1_2x2_tied")
+POISONED = (
+    *CROSSED[0],
+    "pipeline_zero3_2x2",
+    "zero3_on_4_padded",
+    "pipeline_zero1_bf16",
+    "pipeline_zero3_bf16",
+    "pipeline_zero1_2x2_tied",
+)
 """Layouts that also meet a NaN."""
 
 

@@ -79,7 +79,7 @@ def page(lines: list[dict[str, Any]], *, command: str, seconds: float) -> str:
             "differs more makes the command, and the tests, fail.",
             "",
             "Each row is a layout; its cells are accumulation 1 and 4 × recompute none and full × a dense model, one",
-            "with tied embeddings and one with experts × SGD and AdamW (Adam alone would hide a wrong scale). The model",
+            "with tied embeddings and one with experts × SGD and AdamW (Adam alone would hide a wrong scale). The one",
             "with experts has all kinds of balancing at once, and is also compared by its auxiliary losses and by the",
             "share of tokens that went to another expert than in one process. The models have 8 blocks, a batch",
             "16 sequences with between 1 and 24 valid targets each: micro-batches and ranks have unequal numbers of",

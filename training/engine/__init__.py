@@ -2,6 +2,8 @@
 
 base               the Engine protocol and its results
 build              layout -> engine
+routing            what a step's routers did, over all ranks; biases that balance experts
+groups             process groups of the sequence and expert axes
 inference          scores and next tokens, under any layout
 zero               ZeRO 0-3 over DeepSpeedEngine
 pipeline           DeepSpeed's PipelineEngine with ZeRO-1

@@ -1,13 +1,19 @@
 """Models: one list of layers per model, run plain, under ZeRO, or cut into pipeline stages.
 
-layers      the modules: embedding, attention, feed-forward, block, projection
-rope        rotary position tables
-decoder     `decoder_layers` is the only place that lists layers; `Decoder` runs the list
-recompute   which activations are recomputed in backward
-dropout     masks that follow from each sample's identity, not from the layout
-shapes      names and shapes of all parameters, without values
-inference   key/value cache; logits of wanted positions only
-loss        summed cross-entropy
+layers        what a pipeline cuts between: embedding, block, projection
+attention     grouped-query and latent attention, and `attend`, the kernels below them
+feed_forward  the dense feed-forward layer; `norm` the norms
+experts       feed-forward layers of routed experts, on one rank or spread over several
+router        which experts a token passes, and the losses that balance them
+routing_log   what routers did in a step, noted beside the forward
+axes          ranks that share a sequence or a block's experts, and their exchanges
+rope          rotary position tables
+decoder       `decoder_layers` is the only place that lists layers; `Decoder` runs the list
+recompute     which activations are recomputed in backward
+dropout       masks that follow from each sample's identity, not from the layout
+shapes        names and shapes of all parameters, without values
+inference     key/value cache; logits of wanted positions only
+loss          summed cross-entropy
 
 Without torch:
 hugging_face   families of Hugging Face: config.json <-> ModelConfig, names of weights

@@ -4,6 +4,7 @@ A router's losses join the gradient where its block's output is passed on (`join
 without the model's loss makes them too. They are sums over tokens, like the model's loss, and get the same factor.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,6 +27,25 @@ class RoutingResult:
     """Router z-loss, likewise."""
     entropy: float
     """Mean over tokens and blocks of the entropy of a token's scores over all experts, in nats."""
+
+    def numbers(self, expert_ranks: int) -> dict[str, float]:
+        """Return what a person looks at to tell whether the experts are well; a share of 1 is what is even.
+
+        Args:
+            expert_ranks: ranks that a block's experts are spread over.
+        """
+        worst = [_over_mean(loads) for loads in self.loads]
+        by_rank = [[sum(part) for part in _parts(loads, expert_ranks)] for loads in self.loads]
+        return {
+            "worst_load": max(worst),
+            "worst_block": float(worst.index(max(worst))),
+            "dead": float(sum(loads.count(0) for loads in self.loads)),
+            "worst_rank_load": max(map(_over_mean, by_rank)),
+            "entropy": self.entropy,
+            "entropy_of_even": self.entropy / math.log(len(self.loads[0])),
+            "balance_loss": self.balance_loss,
+            "z_loss": self.z_loss,
+        }
 
 
 class RoutingLog:
@@ -134,3 +154,12 @@ class _JoinLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         return gradients[0], ctx.gradient, None
+
+
+def _over_mean(loads: Sequence[int]) -> float:
+    return max(loads) * len(loads) / sum(loads) if any(loads) else 1.0
+
+
+def _parts(loads: Sequence[int], num_parts: int) -> list[Sequence[int]]:
+    size = len(loads) // num_parts
+    return [loads[start : start + size] for start in range(0, len(loads), size)]

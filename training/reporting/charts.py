@@ -32,6 +32,15 @@ def charts_html(summary: RunSummary) -> dict[str, str]:
         figures["grad_norm"] = _curve(summary, "gradient norm before clipping", lambda step: step.grad_norm)
         figures["tokens_per_second"] = _curve(summary, "tokens per second", lambda step: step.tokens_per_second)
         figures["mfu"] = _curve(summary, "MFU, %", lambda step: 100 * step.mfu)
+        if any(step.experts for step in summary.steps):
+            figures["expert_load"] = _curve(
+                summary,
+                "busiest expert's tokens over the mean, 1 is even",
+                lambda step: _of_experts(step, "worst_load"),
+            )
+            figures["router_entropy"] = _curve(
+                summary, "router entropy, share of even scores'", lambda step: _of_experts(step, "entropy_of_even")
+            )
         _add_gates(figures["loss"], summary)
         figures["loss"].update_layout(showlegend=True)
         for name in ("tokens_per_second", "mfu"):
@@ -91,6 +100,11 @@ def _curve(summary: RunSummary, title: str, value: Callable[[StepRecord], float]
         )
     _add_bands(figure, summary)
     return figure
+
+
+def _of_experts(step: StepRecord, name: str) -> float:
+    """Return a number of a step's experts; NaN, which is not drawn, where it has none."""
+    return (step.experts or {}).get(name, float("nan"))
 
 
 def _add_bands(figure: go.Figure, summary: RunSummary, *, named: bool = False) -> None:

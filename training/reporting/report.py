@@ -10,6 +10,7 @@ from training.durable_files import write_durably
 from training.reporting import formatting
 from training.reporting.charts import charts_html
 from training.reporting.evaluations import MOST_IN_BETWEEN, newest_of_stages, suite_tables
+from training.reporting.expert_health import expert_health
 from training.reporting.item_tables import ReportItems, items_in_run
 from training.reporting.pages import MOST_ROWS, render_page
 from training.reporting.records import EvalRecord
@@ -46,6 +47,7 @@ def _render(summary: RunSummary, newest: Sequence[tuple[EvalRecord, ReportItems]
         shown_evals=[record for record in summary.evals if id(record) in shown],
         charts={name: Markup(html) for name, html in charts_html(summary).items()},
         plotly_js=Markup(get_plotlyjs() if summary.steps else ""),
+        expert_health=expert_health(summary.steps),
         prompts=list(dict.fromkeys(sample["prompt"] for record in summary.evals for sample in record.samples)),
     )
 
@@ -62,6 +64,7 @@ def text_summary(summary: RunSummary) -> str:
         loss = f", loss {stage.first_loss:.4f} -> {stage.last_loss:.4f}" if stage.first_loss is not None else ""
         bits = f", {stage.bits_per_byte:.4f} bits per byte" if stage.bits_per_byte is not None else ""
         lines.append(f"  {stage.name}: {stage.status}, {stage.num_steps} steps{loss}{bits}")
+    lines += [f"  {health}"] if (health := expert_health(summary.steps)) else []
     lines.append(f"  {len(summary.checkpoints)} checkpoint(s), {len(summary.incidents)} incident(s)")
     lines += [f"  note: {note}" for note in summary.notes]
     lines.append(f"  continue: {summary.resume_command}")

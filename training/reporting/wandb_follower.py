@@ -43,7 +43,9 @@ def wandb_row(record: Record) -> dict[str, Any]:
     match record:
         case StepRecord():
             row["tokens"] = record.tokens
-            return row | {f"train/{name}": value for name, value in values.items()}
+            experts = values.pop("experts") or {}
+            numbers = {f"train/{name}": value for name, value in values.items()}
+            return row | numbers | {f"experts/{name}": value for name, value in experts.items()}
         case EvalRecord():
             texts = [f"{sample['prompt']}|{sample['text']}" for sample in values.pop("samples")]
             numbers = values.pop("metrics") | values | {"samples": "\n\n".join(texts)}

@@ -34,6 +34,7 @@ class Journal:
         """Write down the step that `progress` has just counted."""
         assert self.progress is not None
         stage = self._config.stages[self.progress.training_stage]
+        layout = self._config.layout_of(self.progress.training_stage)
         flops = result.num_tokens * training_flops_per_token(self._config.model, stage.sequence_length)
         self._reporter.record(
             StepRecord(
@@ -50,6 +51,7 @@ class Journal:
                 seconds=seconds,
                 skipped=result.skipped,
                 bubble=result.bubble,
+                experts=None if result.routing is None else result.routing.numbers(layout.expert),
             )
         )
 
