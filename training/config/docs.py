@@ -20,6 +20,7 @@ from training.config import (
     fault_tolerance_schema,
     gate_schema,
     model_schema,
+    optimizer_schema,
     reliability_schema,
     reporting_schema,
     schema,
@@ -89,6 +90,7 @@ def text() -> str:
         reporting_schema,
         gate_schema,
         model_schema,
+        optimizer_schema,
         reliability_schema,
     ):
         meanings |= _meanings(module)

@@ -18,6 +18,7 @@ from training.config.eval_schema import EvalConfig
 from training.config.fault_tolerance_schema import CorruptionConfig, RecoveryConfig
 from training.config.gate_schema import GateConfig
 from training.config.model_schema import ModelConfig
+from training.config.optimizer_schema import OptimizerConfig
 from training.config.reliability_schema import PowerConfig, ReliabilityConfig, StorageConfig
 from training.config.reporting_schema import ReportingConfig
 from training.config.slurm_schema import SlurmConfig
@@ -184,24 +185,6 @@ class DataConfig:
     """Folder of prepared data; a relative path counts from the launch directory."""
     prepare: PrepareData = PrepareData.auto
     """auto prepares missing data at the start; require refuses and prints the command."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptimizerConfig:
-    """AdamW (arXiv:1711.05101). Norms, biases and other vectors get no weight decay."""
-
-    lr: float
-    """Peak learning rate; a training stage may set its own."""
-    beta1: float = 0.9
-    """Decay of the first moment."""
-    beta2: float = 0.95
-    """Decay of the second moment."""
-    epsilon: float = 1e-8
-    """Added to the root of the second moment."""
-    weight_decay: float = 0.1
-    """Decoupled weight decay of matrices."""
-    gradient_clip_norm: float = 1.0
-    """Largest global gradient norm, over all parameters of the model; 0 switches clipping off."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -85,6 +85,8 @@ _RANGES: list[tuple[str, Range | OpenRange]] = [
     ("optimizer.epsilon", OpenRange(usual=1e-8)),
     ("optimizer.weight_decay", Range(low=0.0)),
     ("optimizer.gradient_clip_norm", Range(low=0.0)),
+    ("optimizer.groups.*.lr_ratio", Range(low=0.0)),
+    ("optimizer.groups.*.weight_decay", Range(low=0.0)),
     ("*schedule.*_fraction", _SHARE),
     ("*schedule.final_ratio", _SHARE),
     ("stages.*.mixture.*", OpenRange(usual=1.0)),

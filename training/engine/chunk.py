@@ -59,7 +59,7 @@ class Chunk:
         largest_layer = max(sum(whole_numel(p) for p in layer.parameters()) for layer in self.model.sequence)
         engine, *_ = deepspeed.initialize(
             model=self.model,
-            optimizer=adamw(config.optimizer, self.model.parameters(), shared=shared.values()),
+            optimizer=adamw(config.optimizer, self.model.canonical_parameters(), shared=shared),
             mpu=place,
             # One reduction per layer; ZeRO-3 keeps a buffer of that size for every chunk.
             config=deepspeed_config(

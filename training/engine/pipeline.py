@@ -47,7 +47,7 @@ class PipelineEngine(StatefulEngine, Inference):
         model = ManualPipelineModule(layers, parts, loss_fn=self._scaled_loss)
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=adamw(config.optimizer, model.parameters()),
+            optimizer=adamw(config.optimizer, model.canonical_parameters()),
             config=deepspeed_config(config, training_stage),
         )
         super().__init__(layout, processes, [(engine, model.canonical_parameters())])

@@ -44,7 +44,7 @@ class ZeroEngine(StatefulEngine, Inference):
             set_z3_leaf_modules(model, [DecoderBlock])  # one collective per block, not one per matrix
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=adamw(config.optimizer, model.parameters()),
+            optimizer=adamw(config.optimizer, model.canonical_parameters()),
             config=deepspeed_config(config, training_stage),
         )
         layout = Layout(world_size=processes.world_size, zero_stage=parallel.zero_stage)

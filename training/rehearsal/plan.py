@@ -155,6 +155,7 @@ class Plan:
             layers=layers,
             zero_stage=self.layout.zero_stage,
             precision=precision,
+            optimizer=self.config.optimizer,
             num_shards=self.shards,
             bucket_elements=bucket,
             sub_group_elements=self.zero_settings.get("sub_group_size", SUB_GROUP_ELEMENTS),
