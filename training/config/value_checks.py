@@ -93,6 +93,7 @@ _RANGES: list[tuple[str, Range | OpenRange]] = [
     ("stages.*.tokens", _COUNT),
     ("stages.*.sequence_length", _COUNT),
     ("stages.*.*_batch_sequences", _COUNT),
+    ("stages.*.batch_ramp.*.until_tokens", _COUNT),
     ("stages.*.lr", OpenRange(usual=1e-3)),
     ("stages.*.gate.confidence", OpenRange(high=1.0, usual=0.95)),
     ("stages.*.gate.max_looks", _COUNT),

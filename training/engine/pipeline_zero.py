@@ -49,13 +49,17 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         self._place = layout.pipeline_stage_of(processes.rank)
         replica = layout.replica_of(processes.rank)
         parts = cut(config, training_stage)
-        schedule = make_schedule(
-            parallel.schedule,
-            num_pipeline_stages=parallel.pipeline,
-            chunks_per_rank=parallel.chunks_per_rank,
-            num_micro_batches=config.accumulation_steps(training_stage),
-        )
-        check(schedule)
+        schedules = [
+            make_schedule(
+                parallel.schedule,
+                num_pipeline_stages=parallel.pipeline,
+                chunks_per_rank=parallel.chunks_per_rank,
+                num_micro_batches=num_micro_batches,
+            )
+            for num_micro_batches in config.micro_batch_counts(training_stage)
+        ]
+        for schedule in schedules:
+            check(schedule)
         regather, reason = choose_regather(
             config, training_stage, parts=parts, memory_bytes=device_memory_bytes(config, parallel)
         )
@@ -63,8 +67,12 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         regather = Regather(processes.broadcast_text(regather))
         self.notes = (
             *describe(config, training_stage, parts),
-            f"schedule {schedule.name}: bubble {100 * unit_time(schedule).bubble:.1f} % of the step if all chunks cost "
-            "the same and backward twice the forward",
+            *(
+                f"schedule {schedule.name} of {schedule.num_micro_batches} micro-batches: bubble "
+                f"{100 * unit_time(schedule).bubble:.1f} % of the step if all chunks cost the same and backward twice "
+                "the forward"
+                for schedule in schedules
+            ),
             f"regather {reason}",
         )
         pipelines = [layout.pipeline_group(r) for r in range(layout.num_replicas)]
@@ -95,16 +103,20 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         self._hidden_size = config.model.hidden_size
         self._dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
         self._links = Links(across, layout.pipeline_group(replica), num_chunks=len(parts))
-        self._step = PipelineStep(
-            programs(schedule)[self._place],
-            self._chunks,
-            self._links,
-            num_chunks=len(parts),
-            hidden_size=config.model.hidden_size,
-            dtype=self._dtype,
-            device=processes.device,
-            seed=config.run.seed,
-        )
+        self._steps = {
+            schedule.num_micro_batches: PipelineStep(
+                programs(schedule)[self._place],
+                self._chunks,
+                self._links,
+                num_chunks=len(parts),
+                hidden_size=config.model.hidden_size,
+                dtype=self._dtype,
+                device=processes.device,
+                seed=config.run.seed,
+            )
+            for schedule in schedules
+        }
+        """Number of micro-batches -> how they are run; batches of a ramp have fewer."""
         self._gradient = GlobalGradient(
             self._states,
             processes,
@@ -142,7 +154,7 @@ class PipelineZeroEngine(StatefulEngine, Inference):
 
     def _compute(self, micro_batches: Sequence[MicroBatch], scale: float) -> tuple[float, float, float]:
         """Make the step's gradient, complete and clipped; return its norm before, the summed loss, the idle shares."""
-        passed = self._step.run(micro_batches, scale=scale)
+        passed = self._steps[len(micro_batches)].run(micro_batches, scale=scale)
         norm, (loss_sum, idle) = self._gradient.reduce([passed.loss_sum, passed.idle_share])
         return norm, loss_sum, idle
 
@@ -173,7 +185,7 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         with NonFiniteWatch(
             [pair for chunk in self._chunks.values() for pair in chunk.model.canonical_parameters()]
         ) as watch:
-            self._step.run(micro_batches, scale=scale, on_backward=watch.begin_micro_batch)
+            self._steps[len(micro_batches)].run(micro_batches, scale=scale, on_backward=watch.begin_micro_batch)
         self._gradient.reduce([])
         self._gradient.void()
         self._update()

@@ -60,8 +60,9 @@ class ZeroEngine(StatefulEngine, Inference):
         self._set_mode(learns=True)
         set_learning_rate(self._engine.optimizer, lr)
         num_tokens = self._count_tokens(micro_batches)
-        # DeepSpeed divides by micro-batches and replicas; we want the division by the global batch's tokens alone.
-        scale = len(micro_batches) * self.layout.num_replicas / num_tokens
+        # DeepSpeed divides by replicas and by the micro-batches of its dictionary, however many there are; we want the
+        # division by the global batch's tokens alone.
+        scale = self._engine.gradient_accumulation_steps() * self.layout.num_replicas / num_tokens
         compute = self._compute_twice if instructions.twice else self._forward_backward
         loss = self._processes.sum([compute(micro_batches, scale)])[0] / num_tokens
         accepted = math.isfinite(loss) and (instructions.accept is None or instructions.accept(loss))
@@ -130,8 +131,8 @@ class ZeroEngine(StatefulEngine, Inference):
         """Run all micro-batches up to the step that ends them; return the summed loss of this replica."""
         loss_sum = 0.0
         for number, batch in enumerate(micro_batches):
-            if number > 0:
-                self._engine.step()  # counts the micro-batch before; DeepSpeed's boundary is the last one
+            # Batches of a ramp have fewer micro-batches than DeepSpeed's dictionary says, so it cannot count them.
+            self._engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             on_backward(number)
             loss_sum += self._backward(batch, scale)
         return loss_sum

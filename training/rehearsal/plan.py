@@ -74,7 +74,7 @@ class Plan:
 
     @property
     def global_batch(self) -> int:
-        """Samples of one step."""
+        """Samples of one step, after a batch ramp if there is one."""
         return self.config.stages[self.training_stage].global_batch_sequences
 
     @property

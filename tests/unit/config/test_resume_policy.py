@@ -59,6 +59,7 @@ GUARDED = {
     "stages.*.tokens",
     "stages.*.sequence_length",
     "stages.*.global_batch_sequences",
+    "stages.*.batch_ramp",
     "stages.*.lr",
     "stages.*.eval_suite",
     "eval.suites.*.version",
