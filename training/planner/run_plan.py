@@ -175,6 +175,7 @@ def planned_stages(config: RunConfig, stages: Sequence[StagePlan]) -> dict[str, 
             tokens_per_second=stage.tokens_per_second,
             mfu=stage.mfu,
             memory_bytes=stage.memory[0].tensors_bytes,
+            num_ramp_steps=sum(steps for steps, _ in stage.batch_ramp),
         )
     return planned
 
