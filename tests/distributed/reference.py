@@ -1,5 +1,7 @@
 """Plain single-process torch training: the truth that every engine is compared with. Nothing of the engines is used."""
 
+from fnmatch import fnmatchcase
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ def train_plain(config: RunConfig, lrs: list[float], *, optimizer: str = "adamw"
     losses, norms = [], []
     for step, lr in enumerate(lrs):
         for group in stepper.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_ratio", 1.0)
         stepper.zero_grad()
         loss, norm = backward(model, config, step)
         stepper.step()
@@ -40,20 +42,27 @@ def plain_model(config: RunConfig) -> Decoder:
 
 
 def plain_adamw(model: Decoder, config: RunConfig) -> torch.optim.AdamW:
-    """AdamW with decayed matrices and undecayed vectors."""
+    """AdamW with decayed matrices and undecayed vectors, but for what a group says: each parameter by itself."""
     return torch.optim.AdamW(
-        [
-            {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": config.optimizer.weight_decay},
-            {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
-        ],
+        [{"params": [p], **plain_settings(name, p, config)} for name, p in model.canonical_parameters()],
         betas=(config.optimizer.beta1, config.optimizer.beta2),
         eps=config.optimizer.epsilon,
     )
 
 
+def plain_settings(name: str, parameter: Tensor, config: RunConfig) -> dict[str, float]:
+    """Rate, as a multiple of the step's, and decay of a parameter."""
+    decay = config.optimizer.weight_decay if parameter.dim() >= 2 else 0.0
+    for group in config.optimizer.groups.values():
+        if any(fnmatchcase(name, pattern) for pattern in group.parameters):
+            own = group.weight_decay
+            return {"lr_ratio": group.lr_ratio, "weight_decay": decay if own is None else own}
+    return {"lr_ratio": 1.0, "weight_decay": decay}
+
+
 def backward(model: Decoder, config: RunConfig, step: int) -> tuple[float, float]:
     """Leave the clipped gradient of a step's whole batch; return the mean loss and the norm before clipping."""
-    batch = global_batch(step)
+    batch = global_batch(step, config.batch_sizes(STAGE).sequences(step))
     with (
         torch.autocast("cpu", torch.bfloat16, enabled=config.precision is Precision.bf16),
         dropout_of(batch.sample_ids_B, config.run.seed),
