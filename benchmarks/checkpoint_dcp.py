@@ -39,7 +39,7 @@ class DcpCheckpoint:
     def __init__(self, config: RunConfig, variant: str) -> None:
         self._config = config
         self._model = _shard(Decoder(decoder_layers(config.model, seed=config.run.seed)))
-        self._optimizer = adamw(config.optimizer, self._model.parameters())
+        self._optimizer = adamw(config.optimizer, self._model.canonical_parameters())
         self._variant = variant
         # Pinned memory and copies that overlap with computing need a GPU; a writing process needs shared memory.
         self._stager = DefaultStager(

@@ -37,7 +37,7 @@ class DeepSpeedCheckpoint:
         set_z3_leaf_modules(model, [DecoderBlock])
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=adamw(config.optimizer, model.parameters()),
+            optimizer=adamw(config.optimizer, model.canonical_parameters()),
             config=deepspeed_config(config, training_stage) | {"checkpoint": {"load_universal": is_universal}},
         )
         self._engine: Any = engine

@@ -22,8 +22,9 @@ def train(config: RunConfig, training_stage: str, steps: Steps) -> None:
     dist.init_process_group("gloo")
     world_size = dist.get_world_size()
     loader = StageLoader(ensure(config.data), config, training_stage)
-    model = DistributedDataParallel(Decoder(decoder_layers(config.model, seed=config.run.seed)))
-    optimizer = adamw(config.optimizer, model.parameters())
+    decoder = Decoder(decoder_layers(config.model, seed=config.run.seed))
+    model = DistributedDataParallel(decoder)
+    optimizer = adamw(config.optimizer, decoder.canonical_parameters())
     steps.open()
     for step in count():
         batches = loader.micro_batches(step, replica=dist.get_rank(), num_replicas=world_size)

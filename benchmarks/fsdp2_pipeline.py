@@ -42,7 +42,7 @@ def train(config: RunConfig, training_stage: str, steps: Steps) -> None:
     end = model.sequence[0 if is_first else -1]
     tied_weight = next(end.parameters()) if config.model.tied_embeddings else None
     optimizer = torch.optim.AdamW(
-        [group | {"fused": True} for group in adamw(config.optimizer, model.parameters()).param_groups]
+        [group | {"fused": True} for group in adamw(config.optimizer, model.canonical_parameters()).param_groups]
     )
     num_tokens = 1
 

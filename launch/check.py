@@ -45,13 +45,15 @@ def summary(config: RunConfig) -> str:
     for name, stage in config.stages.items():
         layout = config.layout_of(name)
         steps, batch = config.num_steps(name), stage.global_batch_sequences
+        *ramp, _ = config.batch_sizes(name).lengths(steps)
+        ramped = "".join(f"{number:,} steps of {sequences}, then " for number, sequences in ramp)
         described = Layout(
             world_size=config.world_size, num_pipeline_stages=layout.pipeline, zero_stage=layout.zero_stage
         ).describe()
         lines.append(
-            f"  {name:{width}}  {steps:,} steps, {steps * batch * stage.sequence_length:,} tokens; {described}; "
-            f"batch {batch} = {config.num_replicas(name)} replicas x {config.accumulation_steps(name)} accumulated x "
-            f"{stage.micro_batch_sequences} sequences"
+            f"  {name:{width}}  {steps:,} steps, {config.num_tokens(name):,} tokens; {described}; "
+            f"batch {ramped}{batch} = {config.num_replicas(name)} replicas x {config.accumulation_steps(name)} "
+            f"accumulated x {stage.micro_batch_sequences} sequences"
         )
     return "\n".join(lines)
 

@@ -45,6 +45,8 @@ def _stage(stage: StagePlan) -> dict[str, Any]:
         "split": asdict(stage.job.split),
         "batch": asdict(stage.job.batch),
         "num_steps": stage.num_steps,
+        "batch_ramp": [{"num_steps": steps, "sequences": sequences} for steps, sequences in stage.batch_ramp],
+        "mean_step_seconds": stage.mean_step_seconds,
         "tokens": stage.tokens,
         "memory": [{**asdict(part), "total_bytes": part.total_bytes} for part in stage.memory],
         "verdict": asdict(stage.verdict),

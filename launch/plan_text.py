@@ -131,6 +131,11 @@ def _stage_lines(stage: StagePlan) -> list[str]:
         f"  length   {count(stage.tokens)} tokens in {stage.num_steps:,} steps, "
         f"{duration(86_400 * stage.undisturbed_days)} if nothing fails"
     )
+    if stage.batch_ramp:
+        ramp = ", ".join(f"{steps:,} steps of {sequences:,} sequences" for steps, sequences in stage.batch_ramp)
+        lines.append(
+            f"  ramp     {ramp}: they are in the length; memory, step, speed and traffic are of the full batch"
+        )
     return lines
 
 

@@ -2,8 +2,10 @@
 
 import torch
 
+from training.config.batch_sizes import BatchRampStep
 from training.config.eval_schema import EvalConfig
 from training.config.model_schema import ExpertsConfig
+from training.config.optimizer_schema import ParameterGroup
 from training.config.reporting_schema import ReportingConfig
 from training.config.schema import (
     AcceleratorConfig,
@@ -42,6 +44,12 @@ EXPERTS = ExpertsConfig(
 VOCAB = 128
 LENGTH = 24
 GLOBAL_BATCH = 16
+RAMP = [BatchRampStep(until_tokens=3 * 8 * LENGTH, global_batch_sequences=8)]
+"""Three half batches first."""
+GROUPS = {
+    "ends": ParameterGroup(parameters=["model.embed_tokens.*", "lm_head.*"], lr_ratio=0.5, weight_decay=0.0),
+    "queries": ParameterGroup(parameters=["*.q_proj.weight", "*.input_layernorm.weight"], lr_ratio=2.0),
+}
 
 
 def small_config(
@@ -62,6 +70,8 @@ def small_config(
     sequence: int = 1,
     expert: int = 1,
     experts: ExpertsConfig | None = None,
+    ramped: bool = False,
+    grouped: bool = False,
 ) -> RunConfig:
     """A run of one training stage; a narrow model's parameters cannot be cut into 4 equal parts without padding."""
     return RunConfig(
@@ -93,14 +103,15 @@ def small_config(
             pipeline_engine=pipeline_engine,
         ),
         data=DataConfig(sources={}),
-        optimizer=OptimizerConfig(lr=1e-2, gradient_clip_norm=0.5),
+        optimizer=OptimizerConfig(lr=1e-2, gradient_clip_norm=0.5, groups=GROUPS if grouped else {}),
         schedule=ScheduleConfig(),
         stages={
             STAGE: StageConfig(
                 mixture={},
-                tokens=1,
+                tokens=10**6,
                 sequence_length=LENGTH,
                 global_batch_sequences=GLOBAL_BATCH,
+                batch_ramp=RAMP if ramped else [],
                 micro_batch_sequences=micro_batch,
             )
         },
@@ -113,20 +124,24 @@ def small_config(
     )
 
 
-def global_batch(step: int) -> MicroBatch:
-    """A learnable batch whose sequences have very different numbers of valid targets."""
+def global_batch(step: int, sequences: int = GLOBAL_BATCH) -> MicroBatch:
+    """A learnable batch; its sequences, the first of GLOBAL_BATCH, have very different numbers of valid targets."""
     generator = torch.Generator().manual_seed(1000 + step)
     ids_BT = torch.randint(0, VOCAB, (GLOBAL_BATCH, LENGTH), generator=generator)
     labels_BT = (ids_BT * 7 + 3) % VOCAB
     valid_B = torch.randint(1, LENGTH + 1, (GLOBAL_BATCH,), generator=generator)
     labels_BT = labels_BT.masked_fill(torch.arange(LENGTH) >= valid_B[:, None], IGNORED_LABEL)
     sample_ids_B = torch.arange(GLOBAL_BATCH) + step * GLOBAL_BATCH
-    return MicroBatch(input_ids_BT=ids_BT, labels_BT=labels_BT, sample_ids_B=sample_ids_B)
+    return MicroBatch(
+        input_ids_BT=ids_BT[:sequences], labels_BT=labels_BT[:sequences], sample_ids_B=sample_ids_B[:sequences]
+    )
 
 
-def micro_batches(step: int, *, replica: int, num_replicas: int, micro_batch: int) -> list[MicroBatch]:
+def micro_batches(
+    step: int, *, replica: int, num_replicas: int, micro_batch: int, sequences: int = GLOBAL_BATCH
+) -> list[MicroBatch]:
     """This replica's share of the global batch, in accumulation order."""
-    whole = global_batch(step)
+    whole = global_batch(step, sequences)
     width = micro_batch * num_replicas
     assert whole.sample_ids_B is not None
     return [
@@ -135,5 +150,5 @@ def micro_batches(step: int, *, replica: int, num_replicas: int, micro_batch: in
             labels_BT=whole.labels_BT[start:][:micro_batch],
             sample_ids_B=whole.sample_ids_B[start:][:micro_batch],
         )
-        for start in range(replica * micro_batch, GLOBAL_BATCH, width)
+        for start in range(replica * micro_batch, sequences, width)
     ]

@@ -153,6 +153,9 @@ def plain_decoder(config: RunConfig, checkpoint: Path) -> Decoder:
     for name, parameter in model.canonical_parameters():
         values = torch.from_numpy(reader.read(f"weight/{name}", 0, parameter.numel()))
         parameter.copy_(values.view_as(parameter))
+    for name, router in model.routers():
+        if router.bias_E is not None:
+            router.bias_E.copy_(torch.from_numpy(reader.read(f"weight/{name}.mlp.gate.bias", 0, len(router.bias_E))))
     return model.requires_grad_(False)
 
 

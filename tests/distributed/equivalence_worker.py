@@ -26,6 +26,7 @@ AFTER_SAVE = range(SAVED_STEP, SAVED_STEP + 2)
 DEEPSPEED = {"pipeline_engine": PipelineEngineKind.deepspeed}
 INTERLEAVED = {"schedule": PipelineSchedule.interleaved, "chunks_per_rank": 2}
 DROPOUT = {"dropout": 0.2}
+GROWN = {"ramped": True, "grouped": True}
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "zero0": {"zero_stage": 0},
@@ -54,6 +55,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         **{"pipeline": 2, "zero_stage": 3, "micro_batch": 2, "recompute": Recompute.selective},
         "regather": Regather.per_microbatch,
     },
+    "zero1_ramp_groups": {"zero_stage": 1, **GROWN},
+    "zero3_ramp_groups": {"zero_stage": 3, **GROWN},
+    "pipeline_ramp": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "ramped": True, **DEEPSPEED},
+    "pipeline_zero3_ramp_groups": {"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "tied": True, **GROWN},
     "zero1_dropout": {"zero_stage": 1, **DROPOUT},
     "pipeline_zero3_dropout": {
         **{"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "recompute": Recompute.full},
@@ -123,6 +128,7 @@ def steps(engine: Engine, config: RunConfig, processes: ProcessGroup, which: ran
             replica=engine.layout.replica_of(processes.rank),
             num_replicas=engine.layout.num_replicas,
             micro_batch=config.stages[STAGE].micro_batch_sequences,
+            sequences=config.batch_sizes(STAGE).sequences(step),
         )
         result = engine.train_batch(batches, lr=LRS[step])
         assert not result.skipped

@@ -36,11 +36,11 @@ HUGE_LR = 1e4
 
 
 def sgd(
-    config: OptimizerConfig, parameters: Iterable[nn.Parameter], *, shared: Iterable[nn.Parameter] = ()
+    config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]], *, shared: Iterable[str] = ()
 ) -> torch.optim.Optimizer:
     """SGD over the same parameter groups as AdamW's, without weight decay."""
     groups = adamw(config, parameters, shared=shared).param_groups
-    return torch.optim.SGD([{"params": group["params"], "weight_decay": 0.0} for group in groups], lr=1.0)
+    return torch.optim.SGD([group | {"weight_decay": 0.0} for group in groups], lr=1.0)
 
 
 def config_of(cell: Cell) -> RunConfig:

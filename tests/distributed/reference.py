@@ -1,6 +1,7 @@
 """Plain single-process torch training: the truth that every engine is compared with. Nothing of the engines is used."""
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def train_plain(config: RunConfig, lrs: list[float], *, optimizer: str = "adamw"
     routing: list[RoutingResult] = []
     for step, lr in enumerate(lrs):
         for group in stepper.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_ratio", 1.0)
         stepper.zero_grad()
         loss, norm = backward(model, config, step, routing)
         stepper.step()
@@ -70,22 +71,29 @@ def plain_model(config: RunConfig) -> Decoder:
 
 
 def plain_adamw(model: Decoder, config: RunConfig) -> torch.optim.AdamW:
-    """AdamW with decayed matrices and undecayed vectors."""
+    """AdamW with decayed matrices and undecayed vectors, but for what a group says: each parameter by itself."""
     return torch.optim.AdamW(
-        [
-            {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": config.optimizer.weight_decay},
-            {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
-        ],
+        [{"params": [p], **plain_settings(name, p, config)} for name, p in model.canonical_parameters()],
         betas=(config.optimizer.beta1, config.optimizer.beta2),
         eps=config.optimizer.epsilon,
     )
+
+
+def plain_settings(name: str, parameter: Tensor, config: RunConfig) -> dict[str, float]:
+    """Rate, as a multiple of the step's, and decay of a parameter."""
+    decay = config.optimizer.weight_decay if parameter.dim() >= 2 else 0.0
+    for group in config.optimizer.groups.values():
+        if any(fnmatchcase(name, pattern) for pattern in group.parameters):
+            own = group.weight_decay
+            return {"lr_ratio": group.lr_ratio, "weight_decay": decay if own is None else own}
+    return {"lr_ratio": 1.0, "weight_decay": decay}
 
 
 def backward(
     model: Decoder, config: RunConfig, step: int, routing: list[RoutingResult] | None = None
 ) -> tuple[float, float]:
     """Leave the clipped gradient of a step's whole batch; return the mean loss and the norm before clipping."""
-    batch = global_batch(step)
+    batch = global_batch(step, config.batch_sizes(STAGE).sequences(step))
     experts, log = config.model.experts, None
     if experts is not None:
         places = {name: place for place, (name, _) in enumerate(model.routers())}

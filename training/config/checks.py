@@ -10,6 +10,7 @@ from training.config.engine_checks import check_engine_exists
 from training.config.fault_tolerance_checks import check_fault_tolerance
 from training.config.initial_weights import split_initial_weights
 from training.config.layout_checks import check_layout, check_model, check_sizes
+from training.config.optimizer_checks import check_groups_in_pipeline, check_optimizer
 from training.config.path_checks import check_names, check_paths
 from training.config.recovery_checks import check_recovery
 from training.config.resume_policy import check_allow
@@ -63,11 +64,13 @@ def check(config: RunConfig, *, to_plan: bool = False) -> None:
     check_paths(config)
     check_values(config)
     check_model(config)
+    check_optimizer(config)
     check_sources(config)
     check_suites(config)
     for training_stage in config.stages:
         check_training_stage(config, training_stage)
         check_layout(config, training_stage)
+        check_groups_in_pipeline(config, training_stage)
         if not to_plan:
             check_engine_exists(config, training_stage)
     check_checkpoints(config)

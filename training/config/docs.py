@@ -15,11 +15,13 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from training import errors
 from training.config import (
+    batch_sizes,
     cluster_schema,
     eval_schema,
     fault_tolerance_schema,
     gate_schema,
     model_schema,
+    optimizer_schema,
     reliability_schema,
     reporting_schema,
     schema,
@@ -81,6 +83,7 @@ def text() -> str:
     meanings = {}
     for module in (
         schema,
+        batch_sizes,
         watchdog_schema,
         fault_tolerance_schema,
         cluster_schema,
@@ -89,6 +92,7 @@ def text() -> str:
         reporting_schema,
         gate_schema,
         model_schema,
+        optimizer_schema,
         reliability_schema,
     ):
         meanings |= _meanings(module)
@@ -113,12 +117,14 @@ def _shown_groups() -> list[str]:
 
 
 def _sections(dataclass: type, path: str) -> Iterator[tuple[str, type]]:
-    """Yield (dotted path, dataclass) of the schema in order; `<name>` stands for an entry of a dictionary."""
+    """Yield (dotted path, dataclass) of the schema in order; `<name>`, `<number>` stand for an entry."""
     yield path, dataclass
     for name, hint in get_type_hints(dataclass).items():
         child, here = without_none(hint), f"{path}.{name}" if path else name
         if get_origin(child) is dict:
             child, here = get_args(child)[1], f"{here}.<name>"
+        if get_origin(child) is list:
+            child, here = get_args(child)[0], f"{here}.<number>"
         if isinstance(child, type) and is_dataclass(child) and not _is_repeated(path, name):
             yield from _sections(child, here)
 

@@ -1,6 +1,7 @@
 """Whether world size, pipeline, ZeRO stage, batch and model fit each other; each refusal computes the nearest fit."""
 
 from training.config.axis_checks import check_axes
+from training.config.batch_checks import check_batches, check_ramp
 from training.config.model_schema import ExpertsConfig, ModelConfig
 from training.config.nearest_numbers import closest, divisors, listed
 from training.config.pipeline_checks import check_pipeline
@@ -89,7 +90,8 @@ def check_layout(config: RunConfig, training_stage: str) -> None:
     check_axes(config, training_stage, key)
     check_pipeline(config, training_stage, key)
     _check_precision(config, layout, key)
-    _check_batch(config, training_stage)
+    check_ramp(config, training_stage)
+    check_batches(config, training_stage)
 
 
 def _check_precision(config: RunConfig, layout: ParallelConfig, key: str) -> None:
@@ -100,24 +102,3 @@ def _check_precision(config: RunConfig, layout: ParallelConfig, key: str) -> Non
             "with precision=bf16 DeepSpeed 0.19.8 has no well-trodden optimizer without ZeRO",
             f"{key}.zero_stage=1 works, or precision=fp32",
         )
-
-
-def _check_batch(config: RunConfig, training_stage: str) -> None:
-    stage, replicas = config.stages[training_stage], config.num_replicas(training_stage)
-    batch, micro, key = stage.global_batch_sequences, stage.micro_batch_sequences, f"stages.{training_stage}"
-    unit = micro * replicas
-    if batch % unit == 0:
-        return
-    batches = sorted({max(unit, batch // unit * unit), (batch // unit + 1) * unit}, key=lambda n: abs(n - batch))
-    remedy = f"{key}.global_batch_sequences={batches[0]} works"
-    remedy += f" ({batches[1]} too)" if len(batches) > 1 else ""
-    if batch % replicas == 0:
-        micros = divisors(batch // replicas)
-        fit = closest(micro, micros)
-        remedy += f", or {key}.micro_batch_sequences={fit} ({listed(micros)} divide {batch // replicas})"
-    raise ConfigError(
-        f"{key}.global_batch_sequences",
-        batch,
-        f"is no multiple of micro_batch_sequences={micro} times {replicas} data replicas = {unit}",
-        remedy,
-    )

@@ -1,5 +1,6 @@
 """Whether a pipeline's stages, chunks, schedule, ZeRO stage and engine fit each other, the world and the model."""
 
+from training.config.batch_checks import check_rounds
 from training.config.nearest_numbers import closest, divisors, listed
 from training.config.schema import ParallelConfig, PipelineEngineKind, PipelineSchedule, Regather, RunConfig
 from training.errors import ConfigError
@@ -18,7 +19,7 @@ def check_pipeline(config: RunConfig, training_stage: str, key: str) -> None:
     _check_zero_stage(layout, key)
     _check_regather(layout, key)
     _check_engine(config, layout, key)
-    _check_rounds(config, training_stage, key)
+    check_rounds(config, training_stage, key)
 
 
 def _check_stages(config: RunConfig, layout: ParallelConfig, key: str) -> None:
@@ -147,22 +148,3 @@ def _check_engine(config: RunConfig, layout: ParallelConfig, key: str) -> None:
             "masks follow the identity of each sample, which does not travel through DeepSpeed's PipelineEngine",
             f"{remedy}, or model.dropout=0",
         )
-
-
-def _check_rounds(config: RunConfig, training_stage: str, key: str) -> None:
-    layout, stage = config.layout_of(training_stage), config.stages[training_stage]
-    unit = stage.micro_batch_sequences * config.num_replicas(training_stage)
-    if layout.schedule is not PipelineSchedule.interleaved or stage.global_batch_sequences % unit:
-        return  # uneven batches are refused by their own check
-    num_micro_batches = config.accumulation_steps(training_stage)
-    if num_micro_batches % max(1, num_micro_batches // layout.pipeline) == 0:
-        return
-    down, up = (num_micro_batches // layout.pipeline * layout.pipeline + more for more in (0, layout.pipeline))
-    raise ConfigError(
-        f"stages.{training_stage}.global_batch_sequences",
-        stage.global_batch_sequences,
-        f"makes {num_micro_batches} micro-batches per replica, and interleaved runs them in equal rounds of "
-        f"about pipeline={layout.pipeline}",
-        f"stages.{training_stage}.global_batch_sequences={up * unit} works ({down * unit} too), or {key}.schedule=1f1b "
-        f"and {key}.chunks_per_rank=1",
-    )

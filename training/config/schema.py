@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from training.config.batch_sizes import BatchRampStep, BatchSizes, batch_sizes
 from training.config.cluster_schema import (
     AcceleratorConfig,
     HostfileConfig,
@@ -18,6 +19,7 @@ from training.config.eval_schema import EvalConfig
 from training.config.fault_tolerance_schema import CorruptionConfig, RecoveryConfig
 from training.config.gate_schema import GateConfig
 from training.config.model_schema import ModelConfig
+from training.config.optimizer_schema import OptimizerConfig
 from training.config.reliability_schema import PowerConfig, ReliabilityConfig, StorageConfig
 from training.config.reporting_schema import ReportingConfig
 from training.config.slurm_schema import SlurmConfig
@@ -192,24 +194,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OptimizerConfig:
-    """AdamW (arXiv:1711.05101). Norms, biases and other vectors get no weight decay."""
-
-    lr: float
-    """Peak learning rate; a training stage may set its own."""
-    beta1: float = 0.9
-    """Decay of the first moment."""
-    beta2: float = 0.95
-    """Decay of the second moment."""
-    epsilon: float = 1e-8
-    """Added to the root of the second moment."""
-    weight_decay: float = 0.1
-    """Decoupled weight decay of matrices."""
-    gradient_clip_norm: float = 1.0
-    """Largest global gradient norm, over all parameters of the model; 0 switches clipping off."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ScheduleConfig:
     """Learning rate as a function of the step within one training stage."""
 
@@ -235,6 +219,8 @@ class StageConfig:
     """Tokens per sample."""
     global_batch_sequences: int
     """Samples per optimizer step over all ranks."""
+    batch_ramp: list[BatchRampStep] = field(default_factory=list)
+    """Smaller batches at the beginning, in order: [{until_tokens: 1_000_000, global_batch_sequences: 8}]."""
     micro_batch_sequences: int
     """Samples one data replica runs at once; the accumulation steps follow from it."""
     lr: float | None = None
@@ -406,16 +392,32 @@ class RunConfig:
         """Return the ranks of a pipeline stage that ZeRO shards over: replicas times those that share sequences."""
         return self.num_replicas(training_stage) * self.layout_of(training_stage).sequence
 
+    def batch_sizes(self, training_stage: str) -> BatchSizes:
+        """Return the sizes of a training stage's global batches."""
+        stage = self.stages[training_stage]
+        return batch_sizes(
+            stage.batch_ramp,
+            global_batch_sequences=stage.global_batch_sequences,
+            sequence_length=stage.sequence_length,
+        )
+
     def accumulation_steps(self, training_stage: str) -> int:
-        """Return micro-batches per data replica and optimizer step."""
+        """Return micro-batches per data replica and optimizer step; while a batch ramp lasts there are fewer."""
         stage = self.stages[training_stage]
         return stage.global_batch_sequences // (stage.micro_batch_sequences * self.num_replicas(training_stage))
 
+    def micro_batch_counts(self, training_stage: str) -> list[int]:
+        """Return how many micro-batches a data replica has in a step, for each phase of the batch ramp in order."""
+        unit = self.stages[training_stage].micro_batch_sequences * self.num_replicas(training_stage)
+        return [phase.sequences // unit for phase in self.batch_sizes(training_stage).phases]
+
     def num_steps(self, training_stage: str) -> int:
         """Return optimizer steps of a training stage: the token budget, rounded up to whole steps."""
-        stage = self.stages[training_stage]
-        tokens_per_step = stage.global_batch_sequences * stage.sequence_length
-        return -(-stage.tokens // tokens_per_step)
+        return self.batch_sizes(training_stage).num_batches(self.stages[training_stage].tokens)
+
+    def num_tokens(self, training_stage: str) -> int:
+        """Return the tokens of all steps of a training stage: the budget, rounded up."""
+        return self.batch_sizes(training_stage).tokens_before(self.num_steps(training_stage))
 
     def first_step(self, training_stage: str) -> int:
         """Return the global step count before the first step of a training stage."""

@@ -60,7 +60,7 @@ class StageLoader:
     ) -> None:
         stage = config.stages[training_stage]
         self._sequence_length = stage.sequence_length
-        self._global_batch_sequences = stage.global_batch_sequences
+        self._batch_sizes = config.batch_sizes(training_stage)
         self._micro_batch_sequences = stage.micro_batch_sequences
         self._first_sample = _first_sample(config, training_stage, left_out)
         self._mixture = _mixture(config, training_stage, left_out)
@@ -83,7 +83,8 @@ class StageLoader:
             replica: this data replica.
             num_replicas: data replicas; with the micro-batch it divides the global batch.
         """
-        size, remainder = divmod(self._global_batch_sequences, num_replicas * self._micro_batch_sequences)
+        sequences = self._batch_sizes.sequences(batch)
+        size, remainder = divmod(sequences, num_replicas * self._micro_batch_sequences)
         assert remainder == 0, "a validated config divides evenly"
         samples = self._batch_samples(batch).reshape(size, num_replicas, self._micro_batch_sequences)[:, replica]
         return [self._micro_batch(part) for part in samples]
@@ -98,8 +99,7 @@ class StageLoader:
 
     def batch_samples(self, batch: int) -> range:
         """Return the indices in the training stage of a global batch's samples."""
-        first = batch * self._global_batch_sequences
-        return range(first, first + self._global_batch_sequences)
+        return range(self._batch_sizes.samples_before(batch), self._batch_sizes.samples_before(batch + 1))
 
     def _batch_samples(self, batch: int) -> np.ndarray:
         return np.array(self.batch_samples(batch), dtype=np.int64)
@@ -168,7 +168,7 @@ def _draws_before(config: RunConfig, training_stage: str, source: str, left_out:
 def _num_samples(config: RunConfig, training_stage: str, left_out: Mapping[str, int]) -> int:
     """Return the samples that a training stage draws, those it leaves out too."""
     batches = config.num_steps(training_stage) + left_out.get(training_stage, 0)
-    return batches * config.stages[training_stage].global_batch_sequences
+    return config.batch_sizes(training_stage).samples_before(batches)
 
 
 def _earlier_stages(config: RunConfig, training_stage: str) -> list[str]:

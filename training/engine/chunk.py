@@ -59,12 +59,18 @@ class Chunk:
         if zero_stage == 3 and any(isinstance(layer, DecoderBlock) for layer in self.model.sequence):
             set_z3_leaf_modules(self.model, [DecoderBlock])  # one collective per block, not one per matrix
 
-        def initialize(module: nn.Module, place: PipelineStagePlace, units: Iterable[nn.Module], **groups: Any) -> Any:
+        def initialize(
+            module: nn.Module,
+            parameters: Iterable[tuple[str, nn.Parameter]],
+            place: PipelineStagePlace,
+            units: Iterable[nn.Module],
+            **groups: Any,
+        ) -> Any:
             # One reduction per layer; ZeRO-3 keeps a buffer of that size for every chunk.
             largest = max(sum(whole_numel(p) for p in unit.parameters()) for unit in units)
             engine, *_ = deepspeed.initialize(
                 model=module,
-                optimizer=adamw(config.optimizer, module.parameters(), **groups),
+                optimizer=adamw(config.optimizer, parameters, **groups),
                 mpu=place,
                 config=deepspeed_config(
                     config,
@@ -75,7 +81,9 @@ class Chunk:
             )
             return engine
 
-        self.engine: Any = initialize(self.model, place, self.model.sequence, shared=shared.values())
+        self.engine: Any = initialize(
+            self.model, self.model.canonical_parameters(), place, self.model.sequence, shared=shared
+        )
         self.experts = dict(self.model.experts_apart())
         """Canonical name -> experts that are spread over ranks: they are sharded over other ranks than the rest."""
         self.experts_engine: Any = None
@@ -83,7 +91,7 @@ class Chunk:
         if self.experts:
             assert experts_place is not None
             apart = nn.ModuleDict({name.replace(".", "/"): module for name, module in self.experts.items()})
-            self.experts_engine = initialize(apart, experts_place, self.experts.values())
+            self.experts_engine = initialize(apart, self._expert_parameters(), experts_place, self.experts.values())
         self.held = zero_stage == 3 and regather is Regather.per_step
         self._arriving: dict[nn.Module, list[Callable[[], None]]] = {}
 
@@ -95,6 +103,9 @@ class Chunk:
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield (canonical name, parameter) of all engines; of experts that are spread over ranks, the part here."""
         yield from self.model.canonical_parameters()
+        yield from self._expert_parameters()
+
+    def _expert_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, module in self.experts.items():
             yield from ((f"{name}.{matrix}", parameter) for matrix, parameter in module.named_parameters())
 

@@ -1,40 +1,43 @@
-"""AdamW with the usual two parameter groups."""
+"""AdamW over the groups that the config makes of the parameters' names, and the learning rate of each."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 
-from training.config.schema import OptimizerConfig
+from training.config.optimizer_schema import OptimizerConfig
+from training.config.parameter_groups import Named, grouped
 
 
 def adamw(
-    config: OptimizerConfig, parameters: Iterable[nn.Parameter], *, shared: Iterable[nn.Parameter] = ()
+    config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]], *, shared: Iterable[str] = ()
 ) -> torch.optim.AdamW:
-    """Return AdamW over matrices (decayed) and vectors (norm weights: not decayed); empty groups are left out.
-
-    Matrices that several pipeline stages hold (`shared`, among `parameters`) form a group of their own: ZeRO cuts
-    every group into equal ranges, so each of those stages gets the same ranges of them.
+    """Return AdamW over the groups of `training.config.parameter_groups.grouped`.
 
     The learning rate is set anew before every step (`set_learning_rate`).
+
+    Args:
+        config: section `optimizer`.
+        parameters: (canonical name, parameter).
+        shared: names of those that other pipeline stages hold too.
     """
-    apart = list(shared)
-    ids = {id(parameter) for parameter in apart}
-    matrices: list[nn.Parameter] = []
-    vectors: list[nn.Parameter] = []
-    for parameter in parameters:
-        if id(parameter) in ids:
-            continue
+    apart = frozenset(shared)
+
+    def describe(pair: tuple[str, nn.Parameter]) -> Named:
+        name, parameter = pair
         # ZeRO-3 leaves an empty tensor behind; ds_shape is then the real shape.
         num_dims = len(getattr(parameter, "ds_shape", parameter.shape))
-        (matrices if num_dims >= 2 else vectors).append(parameter)
-    groups = [
-        {"params": apart, "weight_decay": config.weight_decay},
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+        return Named(name=name, is_matrix=num_dims >= 2, is_shared=name in apart)
+
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        [
+            {
+                "params": [parameter for _, parameter in pairs],
+                "weight_decay": settings.weight_decay,
+                "lr_ratio": settings.lr_ratio,
+            }
+            for settings, pairs in grouped(config, parameters, describe)
+        ],
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
@@ -42,6 +45,6 @@ def adamw(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group the same learning rate."""
+    """Give every parameter group its multiple of a learning rate."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_ratio"]

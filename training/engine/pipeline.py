@@ -49,7 +49,7 @@ class PipelineEngine(StatefulEngine, Inference):
         model = ManualPipelineModule(layers, parts, loss_fn=self._scaled_loss)
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=adamw(config.optimizer, model.parameters()),
+            optimizer=adamw(config.optimizer, model.canonical_parameters()),
             config=deepspeed_config(config, training_stage),
         )
         routing = Routing(
@@ -77,6 +77,8 @@ class PipelineEngine(StatefulEngine, Inference):
         self._set_mode(learns=True)
         set_learning_rate(self._engine.optimizer, lr)
         num_tokens = self._count_tokens(micro_batches)
+        replica_sequences = sum(len(batch.input_ids_BT) for batch in micro_batches)
+        self._engine.set_train_batch_size(replica_sequences * self.layout.num_replicas)
         # DeepSpeed averages over micro-batches and replicas; scaled so, its mean is the global batch's mean per token.
         self._scale = len(micro_batches) * self.layout.num_replicas / num_tokens
         self._routing.begin(self.layout.num_replicas / num_tokens)

@@ -54,13 +54,17 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         self._place = layout.pipeline_stage_of(processes.rank)
         shard = layout.shard_of(processes.rank)
         parts = cut(config, training_stage)
-        schedule = make_schedule(
-            parallel.schedule,
-            num_pipeline_stages=parallel.pipeline,
-            chunks_per_rank=parallel.chunks_per_rank,
-            num_micro_batches=config.accumulation_steps(training_stage),
-        )
-        check(schedule)
+        schedules = [
+            make_schedule(
+                parallel.schedule,
+                num_pipeline_stages=parallel.pipeline,
+                chunks_per_rank=parallel.chunks_per_rank,
+                num_micro_batches=num_micro_batches,
+            )
+            for num_micro_batches in config.micro_batch_counts(training_stage)
+        ]
+        for schedule in schedules:
+            check(schedule)
         regather, reason = choose_regather(
             config, training_stage, parts=parts, memory_bytes=device_memory_bytes(config, parallel)
         )
@@ -68,8 +72,12 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         regather = Regather(processes.broadcast_text(regather))
         self.notes = (
             *describe(config, training_stage, parts),
-            f"schedule {schedule.name}: bubble {100 * unit_time(schedule).bubble:.1f} % of the step if all chunks cost "
-            "the same and backward twice the forward",
+            *(
+                f"schedule {schedule.name} of {schedule.num_micro_batches} micro-batches: bubble "
+                f"{100 * unit_time(schedule).bubble:.1f} % of the step if all chunks cost the same and backward twice "
+                "the forward"
+                for schedule in schedules
+            ),
             f"regather {reason}",
         )
         across = sharding_group([layout.pipeline_group(s) for s in range(layout.num_shards)], processes)
@@ -116,17 +124,21 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         self._hidden_size = config.model.hidden_size
         self._dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
         self._links = Links(across, layout.pipeline_group(shard), num_chunks=len(parts))
-        self._step = PipelineStep(
-            programs(schedule)[self._place],
-            self._chunks,
-            self._links,
-            num_chunks=len(parts),
-            hidden_size=config.model.hidden_size,
-            dtype=self._dtype,
-            device=processes.device,
-            seed=config.run.seed,
-            routing=self._routing,
-        )
+        self._steps = {
+            schedule.num_micro_batches: PipelineStep(
+                programs(schedule)[self._place],
+                self._chunks,
+                self._links,
+                num_chunks=len(parts),
+                hidden_size=config.model.hidden_size,
+                dtype=self._dtype,
+                device=processes.device,
+                seed=config.run.seed,
+                routing=self._routing,
+            )
+            for schedule in schedules
+        }
+        """Number of micro-batches -> how they are run; batches of a ramp have fewer."""
         self._gradient = GlobalGradient(
             self._states,
             processes,
@@ -169,7 +181,7 @@ class PipelineZeroEngine(StatefulEngine, Inference):
 
         They are the loss, the idle shares and what the routers did.
         """
-        passed = self._step.run(micro_batches, scale=scale)
+        passed = self._steps[len(micro_batches)].run(micro_batches, scale=scale)
         return self._gradient.reduce([passed.loss_sum, passed.idle_share, *self._routing.sums()])
 
     def _compute_twice(self, micro_batches: Sequence[MicroBatch], scale: float) -> tuple[float, list[float]]:
@@ -197,7 +209,7 @@ class PipelineZeroEngine(StatefulEngine, Inference):
     def _find_culprit(self, micro_batches: Sequence[MicroBatch], scale: float) -> str:
         """Return where a step's gradient stopped to be finite: the weights are unchanged, so the step is run again."""
         with NonFiniteWatch([pair for chunk in self._chunks.values() for pair in chunk.parameters()]) as watch:
-            self._step.run(micro_batches, scale=scale, on_backward=watch.begin_micro_batch)
+            self._steps[len(micro_batches)].run(micro_batches, scale=scale, on_backward=watch.begin_micro_batch)
         self._gradient.reduce([])
         self._gradient.void()
         self._update()

@@ -52,7 +52,7 @@ class ZeroEngine(StatefulEngine, Inference):
             set_z3_leaf_modules(model, [DecoderBlock])  # one collective per block, not one per matrix
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=adamw(config.optimizer, model.parameters()),
+            optimizer=adamw(config.optimizer, model.canonical_parameters()),
             config=deepspeed_config(config, training_stage),
         )
         routing = Routing(
@@ -71,8 +71,9 @@ class ZeroEngine(StatefulEngine, Inference):
         set_learning_rate(self._engine.optimizer, lr)
         micro_batches = self._my_part(micro_batches)
         num_tokens = self._count_tokens(micro_batches)
-        # DeepSpeed divides by micro-batches and ranks; we want the division by the global batch's tokens alone.
-        scale = len(micro_batches) * self.layout.num_shards / num_tokens
+        # DeepSpeed divides by ranks and by the micro-batches of its dictionary, however many there are; we want the
+        # division by the global batch's tokens alone.
+        scale = self._engine.gradient_accumulation_steps() * self.layout.num_shards / num_tokens
         compute = self._compute_twice if instructions.twice else self._forward_backward
         loss_sum = compute(micro_batches, scale)
         loss_sum, *routed = self._processes.sum([loss_sum, *self._routing.sums()])
@@ -143,11 +144,11 @@ class ZeroEngine(StatefulEngine, Inference):
         on_backward: Callable[[int], None] = lambda _micro_batch: None,
     ) -> float:
         """Run all micro-batches up to the step that ends them; return the summed loss of this replica."""
-        self._routing.begin(scale / len(micro_batches))
+        self._routing.begin(scale / self._engine.gradient_accumulation_steps())
         loss_sum = 0.0
         for number, batch in enumerate(micro_batches):
-            if number > 0:
-                self._engine.step()  # counts the micro-batch before; DeepSpeed's boundary is the last one
+            # Batches of a ramp have fewer micro-batches than DeepSpeed's dictionary says, so it cannot count them.
+            self._engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             on_backward(number)
             loss_sum += self._backward(batch, scale)
         return loss_sum

@@ -156,7 +156,9 @@ def measured_points(run_directory: Path) -> list[Point]:
     steps = latest_steps(read_metrics(run_directory / FILE_NAME).records)
     points = []
     for name in config.stages:
-        seconds = [step.seconds for step in settled([step for step in steps if step.stage == name])]
+        *ramp, _ = config.batch_sizes(name).lengths(config.num_steps(name))
+        full = [step for step in steps if step.stage == name][sum(number for number, _ in ramp) :]
+        seconds = [step.seconds for step in settled(full)]
         if seconds:
             job, _ = chosen_regather(job_of(config, name), config.layout_of(name).regather)
             what = f"{run_directory.resolve().name} {name}"

@@ -1,7 +1,7 @@
 """The plan of a whole run: memory, speed and traffic of each training stage, finish date, price, energy. No torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from training.config.schema import RunConfig
 from training.models.sizes import num_active_parameters, num_parameters
@@ -46,6 +46,10 @@ class StagePlan:
     num_steps: int
     tokens: int
     """Of all steps."""
+    batch_ramp: tuple[tuple[int, int], ...]
+    """(Steps, sequences of each) with batches smaller than the job's; everything about one step is of the full one."""
+    mean_step_seconds: float
+    """Over all steps, those of the batch ramp with their own time."""
     memory: tuple[StageMemory, ...]
     """Of a rank of each pipeline stage."""
     verdict: Verdict
@@ -66,7 +70,7 @@ class StagePlan:
     @property
     def undisturbed_days(self) -> float:
         """Of the whole training stage, if nothing failed."""
-        return self.num_steps * self.time.seconds / 86_400
+        return self.num_steps * self.mean_step_seconds / 86_400
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +137,11 @@ def plan_stage(
         as_program(job_of(config, training_stage), software), config.layout_of(training_stage).regather, constants
     )
     time = step_time(job, constants)
-    steps = config.num_steps(training_stage)
+    steps, replicas = config.num_steps(training_stage), config.num_replicas(training_stage)
+    *ramp, _ = phases = config.batch_sizes(training_stage).lengths(steps)
+    seconds = sum(
+        number * step_time(_with_batch(job, sequences // replicas), constants).seconds for number, sequences in phases
+    )
     return StagePlan(
         training_stage=training_stage,
         job=job,
@@ -141,7 +149,9 @@ def plan_stage(
         runs_today=runs_today(job),
         regather=regather,
         num_steps=steps,
-        tokens=steps * job.tokens_per_step,
+        tokens=config.num_tokens(training_stage),
+        batch_ramp=tuple(ramp),
+        mean_step_seconds=seconds / steps,
         memory=memory(job, constants),
         verdict=verdict(job, constants),
         time=time,
@@ -165,8 +175,14 @@ def planned_stages(config: RunConfig, stages: Sequence[StagePlan]) -> dict[str, 
             tokens_per_second=stage.tokens_per_second,
             mfu=stage.mfu,
             memory_bytes=stage.memory[0].tensors_bytes,
+            num_ramp_steps=sum(steps for steps, _ in stage.batch_ramp),
         )
     return planned
+
+
+def _with_batch(job: Job, replica_sequences: int) -> Job:
+    """Return the same job with another number of sequences for each replica and step."""
+    return replace(job, batch=replace(job.batch, accumulation=replica_sequences // job.batch.micro_batch))
 
 
 def storage_of(config: RunConfig) -> Storage:
@@ -183,8 +199,10 @@ def storage_of(config: RunConfig) -> Storage:
 
 def _goodput(config: RunConfig, stages: tuple[StagePlan, ...]) -> GoodputPlan:
     cluster, num_steps = config.cluster, sum(stage.num_steps for stage in stages)
-    seconds = sum(stage.num_steps * stage.time.seconds for stage in stages)
-    computing = sum(stage.num_steps * stage.time.passes.compute for stage in stages)
+    seconds = sum(stage.num_steps * stage.mean_step_seconds for stage in stages)
+    computing = sum(
+        stage.num_steps * stage.mean_step_seconds * stage.time.passes.compute / stage.time.seconds for stage in stages
+    )
     watts, power = cluster.accelerator.power_watts, cluster.power
     return plan_goodput(
         RunOutline(

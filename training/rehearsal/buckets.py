@@ -8,6 +8,7 @@ Sources: DeepSpeed 0.19.8, runtime/zero/stage_1_and_2.py (`reduce_independent_p_
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from training.config.optimizer_schema import OptimizerConfig
 from training.rehearsal.parameters import Layer, Parameter, optimizer_groups
 
 ENGINE_BUCKET_ELEMENTS = 500_000_000
@@ -50,12 +51,12 @@ def in_arrival_order(layers: Sequence[Layer]) -> list[Parameter]:
     return list(last.values())
 
 
-def in_release_order(layer: Layer) -> list[Parameter]:
+def in_release_order(layer: Layer, optimizer: OptimizerConfig) -> list[Parameter]:
     """Return a layer's parameters in the order in which ZeRO-3 takes their gradients: those of a block all at once.
 
-    Hooks of a leaf module run through its parameters as AdamW's groups order them: matrices first.
+    Hooks of a leaf module run through its parameters as the optimizer's groups order them: matrices first.
     """
-    return [parameter for group in optimizer_groups(layer.parameters) for parameter in group]
+    return [parameter for group in optimizer_groups(optimizer, layer.parameters) for parameter in group]
 
 
 class Filling:

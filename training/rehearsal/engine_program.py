@@ -8,6 +8,7 @@ the sizes are what they really do is checked by tests/distributed/test_rehearsal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from training.config.optimizer_schema import OptimizerConfig
 from training.config.schema import Precision
 from training.models.zero_memory import element_bytes
 from training.rehearsal.axis_program import AxisProgram
@@ -41,6 +42,7 @@ class EngineProgram:
     layers: Sequence[Layer]
     zero_stage: int
     precision: Precision
+    optimizer: OptimizerConfig
     num_shards: dict[Sharing, int]
     """Ranks that ZeRO shards over."""
     bucket_elements: int
@@ -62,8 +64,8 @@ class EngineProgram:
         return [sharing for sharing in Sharing if sharing in present]
 
     def groups(self, sharing: Sharing) -> list[list[Parameter]]:
-        """Return AdamW's parameter groups of one sharing."""
-        return optimizer_groups([p for p in distinct(self.layers) if p.sharing is sharing])
+        """Return the optimizer's groups of one sharing."""
+        return optimizer_groups(self.optimizer, [p for p in distinct(self.layers) if p.sharing is sharing])
 
     def sub_groups(self, sharing: Sharing) -> list[list[Parameter]]:
         """Return what ZeRO-3 updates at once (stage3.py, `_create_fp16_sub_groups`)."""
@@ -126,7 +128,7 @@ class EngineProgram:
         for layer in reversed(self.layers):
             events += self.gather_layer(layer) if gathers else []
             events += self.axes.backward(layer)
-            events += in_release_order(layer)
+            events += in_release_order(layer, self.optimizer)
         if self.zero_stage == 3:
             return self.with_reductions(events)
         exchanges = [event for event in events if isinstance(event, Collective)]

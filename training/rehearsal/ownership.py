@@ -93,7 +93,7 @@ def build_ownership(plan: Plan) -> Ownership:
                 names[parameter.name] = len(names)
                 numels.append(parameter.numel)
         numbers = np.array([names[parameter.name] for parameter in parameters], np.int32)
-        tables.append(_cut(plan.layout.zero_stage, parameters, numbers, ranks))
+        tables.append(_cut(plan, parameters, numbers, ranks))
     state = Slices(*(np.concatenate([getattr(t, field.name) for t in tables]) for field in fields(Slices)))
     return Ownership(
         names=tuple(names),
@@ -131,7 +131,8 @@ def _named(parameters: Sequence[Parameter], grid: Grid, tensor_place: int) -> li
     ]
 
 
-def _cut(zero_stage: int, parameters: Sequence[Parameter], numbers: NDArray[np.int32], ranks: Ranks) -> Slices:
+def _cut(plan: Plan, parameters: Sequence[Parameter], numbers: NDArray[np.int32], ranks: Ranks) -> Slices:
+    zero_stage = plan.layout.zero_stage
     if zero_stage == 3:
         return _cut_each(parameters, numbers, ranks)
     if zero_stage == 0:
@@ -143,7 +144,7 @@ def _cut(zero_stage: int, parameters: Sequence[Parameter], numbers: NDArray[np.i
     of_name = {parameter.name: number for parameter, number in zip(parameters, numbers.tolist(), strict=True)}
     tables = [
         _cut_flat(group, np.array([of_name[p.name] for p in group], np.int32), ranks)
-        for group in optimizer_groups(parameters)
+        for group in optimizer_groups(plan.config.optimizer, parameters)
     ]
     return Slices(*(np.concatenate([getattr(table, field.name) for table in tables]) for field in fields(Slices)))
 

@@ -9,6 +9,8 @@ from enum import StrEnum
 from math import prod
 
 from training.config.model_schema import ExpertsConfig, ModelConfig
+from training.config.optimizer_schema import OptimizerConfig
+from training.config.parameter_groups import Named, grouped
 
 EMBEDDING = "model.embed_tokens"
 
@@ -109,12 +111,13 @@ def distinct(layers: Sequence[Layer]) -> list[Parameter]:
     return list({parameter.name: parameter for layer in layers for parameter in layer.parameters}.values())
 
 
-def optimizer_groups(parameters: Sequence[Parameter]) -> list[list[Parameter]]:
-    """Return AdamW's parameter groups, as training/engine/optimizer.py makes them: tied, matrices, vectors."""
-    tied = [parameter for parameter in parameters if parameter.is_tied]
-    rest = [parameter for parameter in parameters if not parameter.is_tied]
-    groups = [tied, [p for p in rest if p.is_matrix], [p for p in rest if not p.is_matrix]]
-    return [group for group in groups if group]
+def optimizer_groups(config: OptimizerConfig, parameters: Sequence[Parameter]) -> list[list[Parameter]]:
+    """Return the optimizer's groups, as the engines make them (training/engine/optimizer.py)."""
+    return [group for _, group in grouped(config, parameters, _described)]
+
+
+def _described(parameter: Parameter) -> Named:
+    return Named(name=parameter.name, is_matrix=parameter.is_matrix, is_shared=parameter.is_tied)
 
 
 def _is_routed(experts: ExpertsConfig | None, number: int) -> bool:

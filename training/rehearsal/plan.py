@@ -74,7 +74,7 @@ class Plan:
 
     @property
     def global_batch(self) -> int:
-        """Samples of one step."""
+        """Samples of one step, after a batch ramp if there is one."""
         return self.config.stages[self.training_stage].global_batch_sequences
 
     @property
@@ -155,6 +155,7 @@ class Plan:
             layers=layers,
             zero_stage=self.layout.zero_stage,
             precision=precision,
+            optimizer=self.config.optimizer,
             num_shards=self.shards,
             bucket_elements=bucket,
             sub_group_elements=self.zero_settings.get("sub_group_size", SUB_GROUP_ELEMENTS),

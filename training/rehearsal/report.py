@@ -50,7 +50,8 @@ def describe(rehearsal: Rehearsal, findings: Sequence[Finding]) -> str:
         f"  state       {len(ownership.state):,} ranges of {len(ownership.names):,} parameters, "
         f"{int(ownership.numels.sum()):,} elements",
         f"  samples     {plan.global_batch:,} a step: {_count(grid.data, 'replica')} x "
-        f"{_count(plan.accumulation, 'micro-batch', 'es')} x {plan.micro_batch}",
+        f"{_count(plan.accumulation, 'micro-batch', 'es')} x {plan.micro_batch}"
+        f"{'; counted from the end of the batch ramp' if plan.config.stages[plan.training_stage].batch_ramp else ''}",
         f"  checkpoint  {num_bytes(int(files.sum()))}; files of {num_bytes(int(files.min()))} to "
         f"{num_bytes(int(files.max()))}",
         f"  memory      {_memory_line(rehearsal)}",

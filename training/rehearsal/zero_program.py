@@ -83,7 +83,7 @@ def _sharded_step(engine: EngineProgram, coordinator: Coordinator, accumulation:
                     mine = [p for p in event.parameters if p.sharing is sharing]
                     events += [engine.gather(mine)] if mine else []
             else:
-                ready = in_release_order(engine.layers[event.layer])
+                ready = in_release_order(engine.layers[event.layer], engine.optimizer)
                 events += [p for p in ready if earliest[p.name] == event.layer]
         passes = _passes(engine, micro_batch, engine.with_reductions(events))
         micro_batches.append([passes[0], *checks, *passes[1:]])

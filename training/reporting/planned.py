@@ -30,6 +30,8 @@ class PlannedStage:
     """Model FLOPs utilisation, by the convention of StepRecord."""
     memory_bytes: float
     """Of rank 0 at the highest, without what driver and libraries take."""
+    num_ramp_steps: int = 0
+    """Steps at the beginning whose batches are smaller, which the plan is not of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +82,7 @@ def compare(
     layouts = {event.layout for event in events if event.layout}
     if layouts - {planned.layout}:
         return [], f"planned for another layout ({planned.layout})"
-    measured = settled(steps)
+    measured = settled(steps[planned.num_ramp_steps :])
     if not measured:
         return [], "too few steps to measure"
     comparisons = [

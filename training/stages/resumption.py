@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.checkpoint.manifest import Manifest, Progress
+from training.config.batch_sizes import BatchRampStep, batch_sizes
 from training.config.resume_policy import Change, ChangeKind, compare
 from training.config.schema import RunConfig
 from training.errors import ConfigError, CorruptCheckpoint, DataError
 from training.stages.curriculum import learning_rate
 
-_COUNTED_IN = ("global_batch_sequences", "sequence_length", "mixture")
+_COUNTED_IN = ("global_batch_sequences", "batch_ramp", "sequence_length", "mixture")
 """Keys of a training stage that its sample order and its steps are counted in."""
 
 
@@ -41,8 +42,12 @@ def changes_since(checkpoint: Path, manifest: Manifest, config: RunConfig, *, da
 def _was_complete(manifest: Manifest) -> bool:
     """Return whether a checkpoint ends its training stage, by the config it was written with."""
     stage = manifest.config["stages"][manifest.progress.training_stage]
-    tokens_per_step = stage["global_batch_sequences"] * stage["sequence_length"]
-    return manifest.progress.stage_step * tokens_per_step >= stage["tokens"]
+    sizes = batch_sizes(
+        [BatchRampStep(**step) for step in stage.get("batch_ramp", ())],
+        global_batch_sequences=stage["global_batch_sequences"],
+        sequence_length=stage["sequence_length"],
+    )
+    return manifest.progress.stage_step >= sizes.num_batches(stage["tokens"])
 
 
 def _check_begun_stage(changes: Sequence[Change], progress: Progress, config: RunConfig) -> None:
@@ -55,12 +60,9 @@ def _check_begun_stage(changes: Sequence[Change], progress: Progress, config: Ru
                 reason = f"{done} steps of this training stage are done with {change.old}, its samples are counted so"
                 raise ConfigError(change.key, change.new, reason, remedy)
     if config.num_steps(name) < done:
-        tokens = config.stages[name].tokens
-        per_step = config.stages[name].global_batch_sequences * config.stages[name].sequence_length
+        tokens, done_tokens = config.stages[name].tokens, config.batch_sizes(name).tokens_before(done)
         reason = f"that is {config.num_steps(name)} steps, and {done} are done"
-        raise ConfigError(
-            f"stages.{name}.tokens", tokens, reason, f"stages.{name}.tokens={done * per_step} ends it now"
-        )
+        raise ConfigError(f"stages.{name}.tokens", tokens, reason, f"stages.{name}.tokens={done_tokens} ends it now")
 
 
 def _check_learning_rate(checkpoint: Path, progress: Progress, config: RunConfig) -> None:

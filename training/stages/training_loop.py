@@ -150,7 +150,7 @@ class TrainingLoop:
             step=self._journal.steps_done + 1,
             training_stage=name,
             stage_step=stage_step,
-            samples=(batch + 1) * self._config.stages[name].global_batch_sequences,
+            samples=self._config.batch_sizes(name).samples_before(batch + 1),
             tokens=(before.tokens if before else 0) + result.num_tokens,
             optimizer_updates=(before.optimizer_updates if before else 0) + (not result.skipped),
             skips_in_a_row=0,

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from training.config.batch_sizes import BatchRampStep
 from training.config.eval_schema import EvalConfig
 from training.config.reporting_schema import ReportingConfig
 from training.config.schema import (
@@ -115,6 +116,37 @@ def test_no_two_samples_of_a_run_share_an_id(prepared: PreparedData, small_data:
                 assert batch.sample_ids_B is not None
                 seen += batch.sample_ids_B.tolist()
     assert len(set(seen)) == len(seen) == (40 + 5 + 40) * 24
+
+
+RAMPED = replace(STAGE, batch_ramp=[BatchRampStep(until_tokens=5 * 12 * 32, global_batch_sequences=12)])
+
+
+@pytest.mark.parametrize(("num_replicas", "micro_batch"), [(1, 2), (2, 3), (6, 2)])
+def test_batches_of_a_ramp_follow_each_other_under_every_layout(
+    prepared: PreparedData, small_data: DataConfig, num_replicas: int, micro_batch: int
+) -> None:
+    config = run_config(small_data, replace(RAMPED, micro_batch_sequences=micro_batch), STAGE)
+    loader = StageLoader(prepared, config, "s0")
+    seen: list[int] = []
+    for batch in range(7):
+        replicas = [loader.micro_batches(batch, replica=r, num_replicas=num_replicas) for r in range(num_replicas)]
+        assert len(replicas[0]) * num_replicas * micro_batch == (12 if batch < 5 else 24)
+        for m in range(len(replicas[0])):
+            for batches in replicas:
+                ids_B = batches[m].sample_ids_B
+                assert ids_B is not None
+                seen += ids_B.tolist()
+    assert seen == list(range(5 * 12 + 2 * 24))
+
+
+def test_a_training_stage_goes_on_after_a_ramp_and_what_it_left_out(
+    prepared: PreparedData, small_data: DataConfig
+) -> None:
+    config = run_config(small_data, RAMPED, STAGE)
+    assert config.num_steps("s0") == 5 + 38  # 37.5 full batches are left of the budget
+    first = StageLoader(prepared, config, "s1", left_out={"s0": 3}).micro_batches(0, replica=0, num_replicas=1)[0]
+    assert first.sample_ids_B is not None
+    assert first.sample_ids_B[0] == 5 * 12 + (38 + 3) * 24
 
 
 def test_batches_left_out_of_one_training_stage_are_not_drawn_by_the_next(

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.rehearsal.layouts import any_layout, rehearsal
+from training.config.optimizer_schema import OptimizerConfig
 from training.models.sizes import num_parameters
 from training.rehearsal.buckets import full_buckets, partition_numel, partitioned_buckets, sharded_bucket
 from training.rehearsal.parameters import Parameter, optimizer_groups
@@ -40,7 +41,7 @@ def test_buckets_hold_every_gradient_once_and_none_is_fuller_than_it_may_be(
     buckets = full_buckets(parameters, bucket_elements=bucket_elements)
     assert [p for bucket in buckets for p in bucket] == parameters
     assert all(len(bucket) == 1 or sum(p.numel for p in bucket) <= bucket_elements for bucket in buckets)
-    groups = optimizer_groups(parameters)
+    groups = optimizer_groups(OptimizerConfig(lr=1.0), parameters)
     total = sum(p.numel for p in parameters)
     pieces = partitioned_buckets(parameters, groups, bucket_elements=bucket_elements, num_shards=num_shards)
     assert sum(piece.numel for piece in pieces) == total

@@ -2,6 +2,7 @@ import pytest
 
 from tests.unit.models.configs import KINDS
 from training.config.model_schema import ExpertsConfig, ModelConfig
+from training.config.optimizer_schema import OptimizerConfig
 from training.models import decoder
 from training.models.sizes import layer_costs, num_parameters
 from training.rehearsal.parameters import chunk_layers, decoder_layers, distinct, optimizer_groups
@@ -55,6 +56,6 @@ def test_tensor_parts_of_a_parameter_are_the_whole_and_vectors_are_not_cut() -> 
 def test_optimizer_groups_hold_every_parameter_once() -> None:
     layers = decoder_layers(KINDS["tied"])
     parameters = distinct(chunk_layers(layers, range(0, 3)))
-    groups = optimizer_groups(parameters)
+    groups = optimizer_groups(OptimizerConfig(lr=1.0), parameters)
     assert sorted(p.name for group in groups for p in group) == sorted(p.name for p in parameters)
     assert [p.name for p in groups[0]] == ["model.embed_tokens.weight"]

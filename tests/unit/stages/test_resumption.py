@@ -63,6 +63,7 @@ def test_a_guarded_key_needs_a_word() -> None:
     "override",
     [
         "stages.pretrain.global_batch_sequences=16",
+        "stages.pretrain.batch_ramp=[{until_tokens: 1024, global_batch_sequences: 4}]",
         "stages.pretrain.sequence_length=32",
         "stages.pretrain.mixture.kjv=3.0",
     ],
