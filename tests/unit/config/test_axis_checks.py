@@ -53,8 +53,18 @@ def test_what_does_not_fit_is_refused_with_what_does(overrides: list[str], key: 
 
 
 def test_the_advice_fits() -> None:
-    config = compose([*MAI1, "parallel.sequence=12", "parallel.pipeline=10", "parallel.expert=4"], to_plan=True)
-    assert config.num_replicas("pretrain") * 12 * 10 == config.world_size
+    config = compose(
+        [
+            *MAI1,
+            "parallel.sequence=16",
+            "parallel.pipeline=15",
+            "parallel.expert=4",
+            "cluster.num_nodes=1920",
+            "stages.pretrain.global_batch_sequences=7680",
+        ],
+        to_plan=True,
+    )
+    assert config.num_replicas("pretrain") * 16 * 15 == config.world_size
 
 
 @pytest.mark.parametrize(
