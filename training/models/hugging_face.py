@@ -72,7 +72,8 @@ def family_for(model: ModelConfig) -> Family:
         ConfigError: none computes this model; the error names the nearest one and all that stands against it.
     """
     obstacles = {family.model_type: list(_obstacles(model, family)) for family in FAMILIES.values()}
-    nearest = min(obstacles, key=lambda model_type: len(obstacles[model_type]))
+    sections = ("model.experts", "model.latent_attention")  # whole parts of a model, further apart than any number
+    nearest = min(obstacles, key=lambda name: (sum(key in sections for key, _, _ in obstacles[name]), len(obstacles[name])))
     if not obstacles[nearest]:
         return FAMILIES[nearest]
     lines = [f"{key}={given} ({reason})" for key, given, reason in obstacles[nearest]]
@@ -143,6 +144,8 @@ def differences(model: ModelConfig, config: Mapping[str, Any]) -> list[str]:
     What says how a model is trained, not which it is, is not compared, nor a size that no layer has.
     """
     family, theirs = family_of(config), from_config_json(config)
+    if (model.head_size or theirs.head_size) and model.latent_attention is None and theirs.latent_attention is None:
+        model, theirs = (replace(x, head_size=x.attention_head_size) for x in (model, theirs))
     return [
         f"{family.fields.get(path, path)} is {_shown(value)}, model.{path} is {_shown(ours)}"
         for path, ours, value in _pairs(_comparable(model), _comparable(theirs))
@@ -213,10 +216,8 @@ def _sizes_of_heads(model: ModelConfig) -> dict[str, int]:
 
 
 def _comparable(model: ModelConfig) -> dict[str, Any]:
-    """Return the model's fields as they are compared: a size by what it is, not by how it is written."""
+    """Return the model's fields as they are compared: without what no layer has, a bias by whether there is one."""
     values = asdict(model)
-    if model.latent_attention is None:
-        values["head_size"] = model.attention_head_size
     if (experts := values["experts"]) is not None:
         experts["bias_update_rate"] = "given" if experts["bias_update_rate"] > 0 else 0.0
         if not experts["num_dense_layers"]:
