@@ -13,18 +13,22 @@ from training.checkpoint.hugging_face import CONFIG_NAME, INDEX_NAME, ONE_FILE_N
 from training.checkpoint.load import CheckpointReader
 from training.checkpoint.logits_check import check_logits
 from training.checkpoint.manifest import WEIGHT
-from training.checkpoint.tensor_file import TensorFileWriter, TensorHeader
+from training.checkpoint.tensor_file import ELEMENT_BYTES, TensorFileWriter, TensorHeader
 from training.checkpoint.tensor_stream import MAX_FILE_BYTES, bits, copy_tensor, in_files, rounded, stream
 from training.checkpoint.tokenizer_files import copy_tokenizer, write_json
 from training.checkpoint.whole_directory import whole_directory
 from training.config.schema import ModelConfig, Precision
 from training.config.typed import to_model_config
 from training.errors import ConfigError, CorruptCheckpoint, StorageError
-from training.models.hugging_face import LLAMA, to_config_json
+from training.models.hugging_face import family_for, to_config_json
 from training.models.shapes import parameter_shapes
 
 _DTYPES = {Precision.fp32: ("F32", "float32"), Precision.bf16: ("BF16", "bfloat16")}
 """Of safetensors and of config.json."""
+_ROUTER_BIAS = ".mlp.gate.bias"
+"""End of the names of what stays float32 in any export: rounded, it would choose other experts.
+
+transformers keeps it so too (DeepseekV3PreTrainedModel._keep_in_fp32_modules_strict)."""
 
 
 def export_weights(
@@ -58,7 +62,7 @@ def export_weights(
         model = _model_of(reader)
         no_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
         ids = copy_tokenizer(tokenizer, work, model.vocab_size) if tokenizer is not None else no_ids
-        write_json(work / CONFIG_NAME, to_config_json(model, LLAMA) | ids | {"dtype": config_dtype})
+        write_json(work / CONFIG_NAME, to_config_json(model, family_for(model)) | ids | {"dtype": config_dtype})
         num_files = _write(work, model, dtype, reader, max_file_bytes)
         _check(work, model, dtype, reader)
         difference = check_logits(work, model, partial(_read_rounded, reader, dtype)) if with_logits else None
@@ -90,9 +94,16 @@ def _model_of(reader: CheckpointReader) -> ModelConfig:
 
 def _write(work: Path, model: ModelConfig, dtype: str, reader: CheckpointReader, max_file_bytes: int) -> int:
     """Write the weights' files, and the index where there is more than one; returns the number of files."""
-    shapes = parameter_shapes(model)
-    names = {LLAMA.key_of(name): name for name in shapes}
-    headers = [TensorHeader(key=key, dtype=dtype, shape=shapes[name]) for key, name in names.items()]
+    family = family_for(model)
+    sources: dict[str, tuple[str, int]] = {}  # key -> parameter, and its first element there
+    headers: list[TensorHeader] = []
+    for name, shape in parameter_shapes(model).items():
+        start = 0
+        for key, part_shape in family.parts_of(name, shape):
+            sources[key] = name, start
+            headers.append(TensorHeader(key=key, dtype=_dtype_of(name, dtype), shape=part_shape))
+            start += prod(part_shape)
+    headers.sort(key=lambda header: ELEMENT_BYTES[header.dtype], reverse=True)  # so that each is aligned
     groups = in_files(headers, max_file_bytes)
     file_names = [ONE_FILE_NAME]
     if len(groups) > 1:
@@ -105,36 +116,48 @@ def _write(work: Path, model: ModelConfig, dtype: str, reader: CheckpointReader,
     for file_name, group in zip(file_names, groups, strict=True):
         with TensorFileWriter(work / file_name, group, {"format": "pt"}) as writer:  # transformers asks for the format
             for header in group:
-                copy_tensor(reader.read_into, f"{WEIGHT}/{names[header.key]}", header.shape, dtype, writer)
+                name, start = sources[header.key]
+                read_into = partial(_read_from, reader, start)
+                copy_tensor(read_into, f"{WEIGHT}/{name}", header.shape, header.dtype, writer)
     return len(groups)
+
+
+def _dtype_of(name: str, dtype: str) -> str:
+    """Return the dtype that a parameter is exported in, where most are in `dtype`."""
+    return "F32" if name.endswith(_ROUTER_BIAS) else dtype
+
+
+def _read_from(reader: CheckpointReader, begin: int, tensor: str, start: int, destination: memoryview) -> None:
+    """Fill a destination with elements of a tensor, counted from `begin`."""
+    reader.read_into(tensor, begin + start, destination)
 
 
 def _read_rounded(reader: CheckpointReader, dtype: str, tensor: str, start: int, destination: memoryview) -> None:
     """Fill a destination with a checkpoint's values as they were exported."""
     reader.read_into(tensor, start, destination)
     values = np.frombuffer(destination, dtype=np.float32)
-    values[:] = rounded(values, dtype)
+    values[:] = rounded(values, _dtype_of(tensor, dtype))
 
 
 def _check(work: Path, model: ModelConfig, dtype: str, reader: CheckpointReader) -> None:
     """Open the result as any directory from elsewhere, and compare it with the checkpoint, read once more."""
     with closing(HuggingFaceSource(work, model)) as written:
-        if written.dtypes != [dtype]:
-            raise StorageError(f"{work} holds {written.dtypes}, {dtype} was to be written")
         digests = reader.digests()
         for name, shape in written.shapes.items():
-            tensor, total = f"{WEIGHT}/{name}", 0
+            tensor, total, precision = f"{WEIGHT}/{name}", 0, _dtype_of(name, dtype)
+            if (found := written.dtypes_of(name)) != {precision}:
+                raise StorageError(f"{work} holds {name} in {sorted(found)}, {precision} was to be written")
             for (start, ours), (_, theirs) in zip(
                 stream(reader.read_into, tensor, shape), stream(written.read_into, tensor, shape), strict=True
             ):
                 total += digest(bits(ours), start)
-                if not np.array_equal(bits(rounded(ours, dtype)), bits(theirs)):
+                if not np.array_equal(bits(rounded(ours, precision)), bits(theirs)):
                     raise StorageError(
                         f"{work}: {name} was read back otherwise than written, from element {start} on\n"
                         "  -> nothing was exported; the storage does not keep what it is given"
                     )
-            if (found := total % MODULUS) != digests[tensor]:
+            if (computed := total % MODULUS) != digests[tensor]:
                 raise CorruptCheckpoint(
-                    f"{reader.checkpoint}: {tensor} has digest {found:016x}, {digests[tensor]:016x} was written\n"
+                    f"{reader.checkpoint}: {tensor} has digest {computed:016x}, {digests[tensor]:016x} was written\n"
                     f"  -> python -m training.checkpoint verify {reader.checkpoint} names the damaged file"
                 )

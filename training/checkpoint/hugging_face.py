@@ -6,6 +6,7 @@ was asked for, whole and nothing else. No code of the directory runs and nothing
 
 import re
 from collections.abc import Iterable, Mapping
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from training.checkpoint.tensor_file import ELEMENT_BYTES, TensorFileReader
 from training.checkpoint.tensor_stream import bits, stream, widen
 from training.config.schema import ModelConfig
 from training.errors import ConfigError, CorruptCheckpoint
-from training.models.hugging_face import differences, family_of, from_config_json
+from training.models.hugging_face import differences, family_of, from_config_json, further_blocks
 from training.models.shapes import parameter_shapes
 
 CONFIG_NAME = "config.json"
@@ -63,7 +64,9 @@ class HuggingFaceSource:
         self.shapes = parameter_shapes(model)
         """Canonical name -> shape of every parameter, in running order."""
         self._headers = {key: file.tensors[key] for key, file in self._files.items()}
-        self._keys = {name: self._family.key_of(name) for name in self.shapes}
+        self._further_blocks = further_blocks(config, model)
+        self._parts = {name: self._family.parts_of(name, shape) for name, shape in self.shapes.items()}
+        """Canonical name -> key and shape of the tensors that hold its values, one after the other, all of one size."""
         try:
             self._check(model)
         except BaseException:
@@ -73,7 +76,11 @@ class HuggingFaceSource:
     @property
     def dtypes(self) -> list[str]:
         """The dtypes that the weights are stored in, by safetensors' names."""
-        return sorted({self._headers[key].dtype for key in self._keys.values()})
+        return sorted({self._headers[key].dtype for parts in self._parts.values() for key, _ in parts})
+
+    def dtypes_of(self, name: str) -> set[str]:
+        """Return the dtypes that the tensors of one parameter are stored in."""
+        return {self._headers[key].dtype for key, _ in self._parts[name]}
 
     def read_into(self, tensor: str, start: int, destination: memoryview) -> None:
         """Fill a float32 destination with elements of "weight/<canonical name>"; 16 bits are widened exactly.
@@ -83,9 +90,16 @@ class HuggingFaceSource:
         Raises:
             CorruptCheckpoint: the file has become shorter, or its storage fails.
         """
-        key = self._keys[tensor.removeprefix(f"{WEIGHT}/")]
-        self._read_key(key, start, destination)
-        self.bytes_read += len(destination.cast("B")) // 4 * ELEMENT_BYTES[self._headers[key].dtype]
+        parts = self._parts[tensor.removeprefix(f"{WEIGHT}/")]
+        part_elements = prod(parts[0][1])
+        values = destination.cast("B").cast("f")
+        while len(values):
+            place, first = divmod(start, part_elements)
+            key, _ = parts[place]
+            here = values[: part_elements - first]
+            self._read_key(key, first, here)
+            self.bytes_read += len(here) * ELEMENT_BYTES[self._headers[key].dtype]
+            start, values = start + len(here), values[len(here) :]
 
     def read_all(self, wanted: Iterable[Wanted]) -> None:
         """Pass on every element of many ranges, once."""
@@ -131,10 +145,14 @@ class HuggingFaceSource:
             self._check_tied(copy, key)
 
     def _check_keys(self, tied: dict[str, str]) -> None:
-        expected = set(self._keys.values())
+        expected = {key for parts in self._parts.values() for key, _ in parts}
         if missing := sorted(expected.difference(self._files)):
             raise CorruptCheckpoint(f"{self._directory}: {_listed(missing)} of the model are in no file")
         extra = sorted(set(self._files) - expected - set(tied))
+        begins = tuple(f"model.layers.{block}." for block in self._further_blocks)
+        if further := [key for key in extra if key.startswith(begins)]:
+            extra = [key for key in extra if not key.startswith(begins)]
+            self.notes.append(f"left out: {_listed(further)}; blocks that predict tokens after the next one")
         if unused := [key for key in extra if not self._family.is_buffer(key)]:
             raise CorruptCheckpoint(
                 f"{self._directory}: the model has no place for {_listed(unused)}\n"
@@ -146,7 +164,7 @@ class HuggingFaceSource:
     def _check_shapes(self) -> None:
         wrong = [
             f"{key} has shape {found}, the model's is {shape}"
-            for key, shape in ((self._keys[name], shape) for name, shape in self.shapes.items())
+            for key, shape in (part for parts in self._parts.values() for part in parts)
             if (found := self._headers[key].shape) != shape
         ]
         if wrong:

@@ -12,6 +12,7 @@ from training.checkpoint.tensor_stream import ReadInto
 from training.config.schema import ModelConfig
 from training.errors import ConfigError, CorruptCheckpoint
 from training.models.decoder import Decoder, decoder_layers
+from training.models.shapes import router_bias_name
 
 TOLERANCE = 1e-4
 """Largest difference of a logit, in fp32."""
@@ -56,6 +57,9 @@ def _ours(model: ModelConfig, read_into: ReadInto, ids_BT: Tensor) -> Tensor:
     decoder = decoder.to_empty(device="cpu").eval()
     for name, parameter in decoder.canonical_parameters():
         read_into(f"{WEIGHT}/{name}", 0, parameter.detach().numpy().data)
+    for block, router in decoder.routers():
+        if router.bias_E is not None:
+            read_into(f"{WEIGHT}/{router_bias_name(block)}", 0, router.bias_E.numpy().data)
     return decoder(ids_BT)
 
 

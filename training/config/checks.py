@@ -9,7 +9,8 @@ from training.config.cluster_checks import check_cluster
 from training.config.engine_checks import check_engine_exists
 from training.config.fault_tolerance_checks import check_fault_tolerance
 from training.config.initial_weights import split_initial_weights
-from training.config.layout_checks import check_layout, check_model, check_sizes
+from training.config.layout_checks import check_layout, check_model
+from training.config.model_checks import check_sizes
 from training.config.optimizer_checks import check_groups_in_pipeline, check_optimizer
 from training.config.path_checks import check_names, check_paths
 from training.config.recovery_checks import check_recovery

@@ -62,6 +62,11 @@ POLICY: tuple[tuple[str, ChangeKind, str], ...] = (
     ("reporting", ChangeKind.free, ""),
     ("cluster", ChangeKind.free, ""),
     ("model.dropout", ChangeKind.guarded, ""),
+    ("model.experts.bias_update_rate", ChangeKind.guarded, ""),
+    ("model.experts.balance_loss", ChangeKind.guarded, ""),
+    ("model.experts.balance_scope", ChangeKind.guarded, ""),
+    ("model.experts.z_loss", ChangeKind.guarded, ""),
+    ("model.experts.capacity_factor", ChangeKind.guarded, ""),
     ("model", ChangeKind.frozen, "the weights belong to that architecture"),
     ("data.tokenizer_vocab_size", ChangeKind.frozen, "the weights belong to that tokenizer"),
     ("run.name", ChangeKind.frozen, "it is the run's identity"),
@@ -70,6 +75,8 @@ POLICY: tuple[tuple[str, ChangeKind, str], ...] = (
 )
 """(pattern, kind, why it is frozen); the first row that covers a key counts, and what none covers is guarded."""
 
+_SWITCHES = {"model.experts.bias_update_rate": "with 0 routers have no bias: the weights belong to one or the other"}
+"""Numbers that may change, but neither from nor to 0 -> why."""
 _ORDER = "training stages may neither go, nor change names or places; a new one at the end is the one thing allowed"
 _COMPLETE = "that training stage is complete, so nothing would be trained by the new value"
 _NEW_RUN = "a new run (resume=never), from this run's weights with init_from=checkpoint:DIR where they fit the model"
@@ -125,7 +132,7 @@ def compare(saved: Mapping[str, Any], new: RunConfig, *, complete: Collection[st
         ConfigError: a frozen value changed, or a guarded one that resume.allow does not name.
     """
     changes = [
-        Change(key=key, old=old, new=now, kind=_rule(key, complete)[0])
+        Change(key=key, old=old, new=now, kind=_rule_of_change(key, old, now, complete)[0])
         for key, old, now in _differences(saved, to_plain(new), "")
         if not covers("resume", key)
     ]
@@ -148,6 +155,13 @@ def _rule(key: str, complete: Collection[str] = ()) -> tuple[ChangeKind, str]:
     if any(covers(f"stages.{name}", key) for name in complete):
         return ChangeKind.frozen, _COMPLETE
     return ChangeKind.guarded, ""
+
+
+def _rule_of_change(key: str, old: Any, new: Any, complete: Collection[str]) -> tuple[ChangeKind, str]:
+    """Return the kind of a key's change from one value to another, and why it is frozen."""
+    if key in _SWITCHES and bool(old) != bool(new):
+        return ChangeKind.frozen, _SWITCHES[key]
+    return _rule(key, complete)
 
 
 def _without_free(section: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -176,11 +190,12 @@ def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]
 
 def _frozen(changes: list[Change], complete: Collection[str]) -> ConfigError:
     first = changes[0]
+    why = _rule_of_change(first.key, first.old, first.new, complete)[1]
     trains_on = f", a new training stage at the end (resume.allow=[stages.NAME]) trains on, or start {_NEW_RUN}"
     remedy = f"give {_shown(first.old)} to go on" + (
         trains_on if first.key.startswith("stages") else f", or start {_NEW_RUN}"
     )
-    reason = f"the earlier start had {_shown(first.old)}, and {_rule(first.key, complete)[1]}{_others(changes)}"
+    reason = f"the earlier start had {_shown(first.old)}, and {why}{_others(changes)}"
     return ConfigError(first.key, _shown(first.new), reason, remedy)
 
 

@@ -1,95 +1,42 @@
-"""Model families of Hugging Face as tables: which field of config.json is which of ours, which weight is called what.
+"""A config.json of Hugging Face -> our description of the model, and back. No torch.
 
-No torch. Another family is another table. What is not in a table and changes the numbers is refused, so a model either
-computes here what it computes in transformers, or is not taken.
+The families are tables (training/models/hugging_face_families.py).
 """
 
 import math
-import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, is_dataclass, replace
+from enum import Enum
 from typing import Any
 
 from training.config.checks import check_architecture
-from training.config.model_schema import ModelConfig, RopeScaling
+from training.config.model_schema import ModelConfig
 from training.config.typed import to_model_config
 from training.errors import ConfigError
+from training.models.hugging_face_families import FAMILIES, Family, refusal, value_of
+from training.models.hugging_face_rope import rope_from_config_json, rope_to_config_json
+from training.models.sizes import head_sizes
 
-_REMEDY = "only models that Autarky's decoder computes exactly as transformers does can be taken"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Family:
-    """One `model_type` of transformers. In names and keys `{layer}` stands for the number of a block."""
-
-    model_type: str
-    """Of config.json."""
-    architecture: str
-    """Class of transformers that the weights are for."""
-    fields: Mapping[str, str]
-    """Field of ModelConfig -> key of config.json."""
-    defaults: Mapping[str, Any]
-    """What transformers takes for a key that config.json leaves out."""
-    fixed: Mapping[str, Any]
-    """Keys that change the numbers -> the only value with which they are ours; also what a missing one means."""
-    weights: Mapping[str, str]
-    """Canonical parameter name -> key in the safetensors files."""
-    tied: Mapping[str, str]
-    """Key that a model with tied embeddings may repeat -> the key that it repeats."""
-    buffers: frozenset[str]
-    """Keys that old files carry though they follow from config.json; left out."""
-
-    def key_of(self, parameter: str) -> str:
-        """Return the key of a parameter in the files."""
-        pattern, layer = _pattern(parameter)
-        return self.weights[pattern].replace("{layer}", layer)
-
-    def is_buffer(self, key: str) -> bool:
-        """Return whether a key of the files is one that is left out."""
-        return _pattern(key)[0] in self.buffers
-
-
-_BLOCK = (
-    "input_layernorm",
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "post_attention_layernorm",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
+_BIAS_UPDATE_RATE = 0.001
+"""Of a model that comes with router biases: DeepSeek-V3's (arXiv:2412.19437, section 4.2); config.json has none."""
+_NULLABLE = ("head_size", "latent_attention.query_rank")
+_NUMBER_LISTS = ("mlp_only_layers",)
+"""Keys that list the blocks of which we have the number: the first ones."""
+_ALIASES = {
+    "num_experts": "num_local_experts",
+    "num_local_experts": "num_experts",
+    "n_routed_experts": "num_local_experts",
+}
+"""Key -> another name of it that transformers 5.23 reads, and writes for the first of these."""
+_TRAINING_ONLY = (
+    "init_std",
+    "dropout",
+    "experts.balance_loss",
+    "experts.balance_scope",
+    "experts.z_loss",
+    "experts.capacity_factor",
 )
-
-LLAMA = Family(
-    model_type="llama",
-    architecture="LlamaForCausalLM",
-    fields={
-        "vocab_size": "vocab_size",
-        "hidden_size": "hidden_size",
-        "num_layers": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
-        "num_kv_heads": "num_key_value_heads",
-        "ffn_size": "intermediate_size",
-        "max_sequence_length": "max_position_embeddings",
-        "norm_epsilon": "rms_norm_eps",
-        "tied_embeddings": "tie_word_embeddings",
-        "init_std": "initializer_range",
-    },
-    defaults={"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "initializer_range": 0.02},
-    fixed={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
-    # Canonical names are Llama's (docs/adr/0004), so this one table says the same twice.
-    weights={
-        "model.embed_tokens.weight": "model.embed_tokens.weight",
-        **{f"model.layers.{{layer}}.{part}.weight": f"model.layers.{{layer}}.{part}.weight" for part in _BLOCK},
-        "model.norm.weight": "model.norm.weight",
-        "lm_head.weight": "lm_head.weight",
-    },
-    tied={"lm_head.weight": "model.embed_tokens.weight"},
-    buffers=frozenset({"model.layers.{layer}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"}),
-)
-
-FAMILIES = {family.model_type: family for family in (LLAMA,)}
+"""Fields that say how a model is trained, not which it is."""
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
@@ -98,68 +45,100 @@ def family_of(config: Mapping[str, Any]) -> Family:
     Raises:
         ConfigError: it is of no known family, or needs code or number formats of its own.
     """
-    for key, reason in (
-        ("auto_map", "names Python code that would have to run; none that comes with weights ever runs here"),
-        ("quantization_config", "the weights are quantised; fp32, bf16 and fp16 are read"),
+    for key, reason, remedy in (
+        (
+            "auto_map",
+            "names Python code that would have to run; none that comes with weights ever runs here",
+            "if transformers' own class computes the same model, say so by taking auto_map out of config.json",
+        ),
+        (
+            "quantization_config",
+            "the weights are quantised (as DeepSeek's own files are, in fp8); fp32, bf16 and fp16 are read",
+            "convert them to bf16 first (DeepSeek's repository has fp8_cast_bf16.py for that)",
+        ),
     ):
         if config.get(key) is not None:
-            raise _refusal(key, config[key], reason)
+            raise refusal(key, config[key], reason, remedy)
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise _refusal("model_type", model_type, "is no known family", f"known: {', '.join(FAMILIES)}")
+        raise refusal("model_type", model_type, "is no known family", f"known: {', '.join(FAMILIES)}")
     family = FAMILIES[model_type]
     architectures = config.get("architectures") or [family.architecture]
     if architectures != [family.architecture]:
-        raise _refusal("architectures", architectures, f"the weights must be of {family.architecture}")
+        raise refusal("architectures", architectures, f"the weights must be of {family.architecture}")
     return family
 
 
+def family_for(model: ModelConfig) -> Family:
+    """Return the family that a model can be exported as.
+
+    Raises:
+        ConfigError: none computes this model; the error names the nearest one and all that stands against it.
+    """
+    obstacles = {family.model_type: list(_obstacles(model, family)) for family in FAMILIES.values()}
+    sections = ("model.experts", "model.latent_attention")  # whole parts of a model, further apart than any number
+    nearest = min(
+        obstacles, key=lambda name: (sum(key in sections for key, _, _ in obstacles[name]), len(obstacles[name]))
+    )
+    if not obstacles[nearest]:
+        return FAMILIES[nearest]
+    lines = [f"{key}={given} ({reason})" for key, given, reason in obstacles[nearest]]
+    first, given, reason = obstacles[nearest][0]
+    others = f"; also {', '.join(lines[1:])}" if lines[1:] else ""
+    raise ConfigError(
+        first,
+        given,
+        f"no family of transformers that we know computes this model; the nearest is {nearest}: {reason}{others}",
+        f"families: {', '.join(FAMILIES)}; Autarky's own checkpoints hold every model",
+    )
+
+
 def from_config_json(config: Mapping[str, Any]) -> ModelConfig:
-    """Return our description of the model of a config.json; it has no dropout.
+    """Return our description of the model of a config.json; it has no dropout and no losses of routers.
 
     Raises:
         ConfigError: the model is none that our decoder computes, or a field is missing or senseless.
     """
     family = family_of(config)
-    for key, value in family.fixed.items():
-        if (given := config.get(key)) is not None and given != value:
-            raise _refusal(key, given, f"must be {value}")
-    values = {ours: _given(config, key, family) for ours, key in family.fields.items()}
-    if values["num_kv_heads"] is None:
-        values["num_kv_heads"] = values["num_heads"]
-    for ours, value in values.items():
-        if value is None:
-            raise _refusal(family.fields[ours], "null", "has no value", "give the directory's own, whole config.json")
+    _check_fixed(config, family)
+    values: dict[str, Any] = {}
+    given = {ours: _given(config, key, family) for ours, key in family.fields.items()}
+    if given["num_kv_heads"] is None:
+        given["num_kv_heads"] = given["num_heads"]
+    for ours, value in (dict(family.implied) | given).items():
+        if value is None and ours in family.fields and ours not in _NULLABLE:
+            raise refusal(family.fields[ours], "null", "has no value", "give the directory's own, whole config.json")
+        section, _, name = ours.rpartition(".")
+        (values.setdefault(section, {}) if section else values)[name] = value
+    if family.has_router_bias:
+        values["experts"]["bias_update_rate"] = _BIAS_UPDATE_RATE
     try:
-        model = to_model_config(values | _rope(config))
+        model = to_model_config(values | rope_from_config_json(config, family.default_rope_theta))
         check_architecture(model)
     except ConfigError as error:
         key = error.key.removeprefix("model.")
-        raise _refusal(family.fields.get(key, key), error.given, error.reason) from error
-    head_size = config.get("head_dim")
-    if head_size is not None and head_size != model.hidden_size // model.num_heads:
-        reason = f"must be hidden_size / num_attention_heads = {model.hidden_size // model.num_heads}"
-        raise _refusal("head_dim", head_size, reason)
-    return model
+        if key == error.key:
+            raise
+        raise refusal(family.fields.get(key, key), error.given, error.reason) from error
+    for key, size in _sizes_of_heads(model).items():
+        if config.get(key) not in (None, size):
+            raise refusal(key, config[key], f"must be {size}, which follows from the other sizes")
+    is_usual = model.head_size is not None and model.head_size * model.num_heads == model.hidden_size
+    return replace(model, head_size=None) if is_usual else model
 
 
 def to_config_json(model: ModelConfig, family: Family) -> dict[str, Any]:
-    """Return the part of a config.json that describes the model, in the form of transformers 5.x and the one before.
-
-    A program that knows only one of the two would else compute with a default base frequency, without a word.
-    """
-    rope: dict[str, Any] = {"rope_type": "default"}
-    if (scaling := model.rope_scaling) is not None:
-        rope = {"rope_type": "llama3"} | {_ROPE[name]: value for name, value in asdict(scaling).items()}
+    """Return the part of a config.json that describes the model of a family (`family_for`)."""
+    values = {key: _plain(value_of(model, ours)) for ours, key in family.fields.items()}
+    values |= {key: list(range(values[key])) for key in _NUMBER_LISTS if key in values}
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
-        **{key: getattr(model, ours) for ours, key in family.fields.items()},
+        **values,
         **family.fixed,
-        "head_dim": model.hidden_size // model.num_heads,
-        "rope_parameters": rope | {"rope_theta": model.rope_theta},
-        "rope_theta": model.rope_theta,
-        "rope_scaling": rope if model.rope_scaling is not None else None,
+        **_sizes_of_heads(model),
+        **rope_to_config_json(model),
+        **({"num_nextn_predict_layers": 0} if family.predicts_further_tokens else {}),
         "attention_dropout": 0.0,
         "use_cache": True,
     }
@@ -168,68 +147,115 @@ def to_config_json(model: ModelConfig, family: Family) -> dict[str, Any]:
 def differences(model: ModelConfig, config: Mapping[str, Any]) -> list[str]:
     """Return one line for each field in which a config.json describes another model, with both values.
 
-    init_std and dropout say how a model is trained, not which it is, and are not compared.
+    What says how a model is trained, not which it is, is not compared, nor a size that no layer has.
     """
     family, theirs = family_of(config), from_config_json(config)
+    if (model.head_size or theirs.head_size) and model.latent_attention is None and theirs.latent_attention is None:
+        model, theirs = (replace(x, head_size=x.attention_head_size) for x in (model, theirs))
     return [
-        f"{family.fields.get(name, name)} is {getattr(theirs, name)}, model.{name} is {value}"
-        for name in asdict(model)
-        if name not in ("init_std", "dropout") and not _same(value := getattr(model, name), getattr(theirs, name))
+        f"{family.fields.get(path, path)} is {_shown(value)}, model.{path} is {_shown(ours)}"
+        for path, ours, value in _pairs(_comparable(model), _comparable(theirs))
+        if not _same(ours, value)
     ]
 
 
-_ROPE = {
-    "factor": "factor",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "original_max_sequence_length": "original_max_position_embeddings",
-}
-"""Field of RopeScaling -> key of config.json."""
+def further_blocks(config: Mapping[str, Any], model: ModelConfig) -> range:
+    """Return the numbers of blocks that files of a model may hold beyond it, to predict tokens after the next one.
+
+    transformers leaves them out when it loads a model (DeepseekV3PreTrainedModel._keys_to_ignore_on_load_unexpected).
+    """
+    if not family_of(config).predicts_further_tokens:
+        return range(0)
+    number = next((config[key] for key in ("num_nextn_predict_layers", "num_mtp_layers") if key in config), 1)
+    if not isinstance(number, int) or number < 0:
+        raise refusal("num_nextn_predict_layers", number, "is no number of blocks")
+    return range(model.num_layers, model.num_layers + number)
 
 
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return rope_theta and rope_scaling as transformers 5.23 reads them (RotaryEmbeddingConfigMixin)."""
-    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}  # in this order
-    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_ROPE.values()}
-    if not isinstance(rope, Mapping) or not known.issuperset(rope):
-        raise _refusal("rope_parameters", rope, f"only {', '.join(sorted(known))} are understood")
-    for section in (config, rope):
-        if section.get("partial_rotary_factor") not in (None, 1.0):
-            raise _refusal("partial_rotary_factor", section["partial_rotary_factor"], "must be 1.0")
-    theta = rope.get("rope_theta")
-    theta = theta if theta is not None else config.get("rope_theta")
-    values: dict[str, Any] = {"rope_theta": theta if theta is not None else 10_000.0, "rope_scaling": None}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "llama3"):
-        raise _refusal("rope_type", kind, "must be default or llama3")
-    if kind == "llama3":
-        top = config.get("original_max_position_embeddings")
-        length = top if top is not None else rope.get("original_max_position_embeddings")
-        length = length if length is not None else config.get("max_position_embeddings")
-        scaling = {name: rope.get(key) for name, key in _ROPE.items()} | {"original_max_sequence_length": length}
-        values["rope_scaling"] = scaling
-    return values
+def _obstacles(model: ModelConfig, family: Family) -> Iterator[tuple[str, Any, str]]:
+    """Yield (key, value, reason) of all that a family does not compute."""
+    sections = {path.partition(".")[0] for path in family.fields if "." in path}
+    missing = sorted(section for section in sections if getattr(model, section) is None)
+    for section in missing:
+        yield f"model.{section}", "null", f"{family.architecture} has it"
+    for path, value in family.implied.items():
+        if path.partition(".")[0] not in missing and (ours := value_of(model, path)) != value:
+            expected = "none" if value is None else f"only {_plain(value)}"
+            yield f"model.{path}", _shown(ours), f"{family.architecture} has {expected}"
+    if model.experts is None or "experts" in missing:
+        return
+    for path, least in family.at_least.items():
+        if value_of(model, path) < least:
+            yield f"model.{path}", value_of(model, path), f"{family.architecture} has at least {least}"
+    if (model.experts.bias_update_rate > 0) != family.has_router_bias:
+        has = "has a bias in each router" if family.has_router_bias else "has no bias in its routers"
+        yield "model.experts.bias_update_rate", model.experts.bias_update_rate, f"{family.architecture} {has}"
+
+
+def _check_fixed(config: Mapping[str, Any], family: Family) -> None:
+    for key, value in family.fixed.items():
+        if (given := config.get(key)) is not None and given != value:
+            raise refusal(key, given, f"must be {'null' if value is None else value}")
+    if (kinds := config.get("layer_types")) is not None and set(kinds) != {"full_attention"}:
+        raise refusal("layer_types", kinds, "every block must be full_attention")
 
 
 def _given(config: Mapping[str, Any], key: str, family: Family) -> Any:
-    value = config.get(key)
-    return value if value is not None else family.defaults.get(key)
+    """Return what config.json gives for a key, by any of its names, or transformers' default."""
+    names = [name for name in (key, _ALIASES.get(key, key)) if name in config]
+    if len({repr(config[name]) for name in names}) > 1:
+        raise refusal(key, config[key], f"{names[1]} is {config[names[1]]}, and the two are one number")
+    value = config[names[0]] if names else family.defaults.get(key)
+    if key in _NUMBER_LISTS and value is not None:
+        if value != list(range(len(value))):
+            raise refusal(key, value, "only the first blocks can be without experts, in order: [0, 1, …]")
+        return len(value)
+    if value is None and not any(family.fields.get(path) == key for path in _NULLABLE):
+        return family.defaults.get(key)
+    return value
 
 
-def _pattern(name: str) -> tuple[str, str]:
-    """Return a name with its first whole number replaced by {layer}, and that number ("" if there is none)."""
-    match = re.search(r"(?<=\.)(?:0|[1-9][0-9]*)(?=\.)", name)
-    return (f"{name[: match.start()]}{{layer}}{name[match.end() :]}", match[0]) if match else (name, "")
+def _sizes_of_heads(model: ModelConfig) -> dict[str, int]:
+    """Return the keys for the sizes of heads; those of latent attention are derived, and some programs want them."""
+    rotated = {"head_dim": model.attention_head_size}
+    return rotated if model.latent_attention is None else rotated | {"qk_head_dim": head_sizes(model)[0]}
+
+
+def _comparable(model: ModelConfig) -> dict[str, Any]:
+    """Return the model's fields as they are compared: without what no layer has, a bias by whether there is one."""
+    values = asdict(model)
+    if (experts := values["experts"]) is not None:
+        experts["bias_update_rate"] = "given" if experts["bias_update_rate"] > 0 else 0.0
+        if not experts["num_dense_layers"]:
+            del values["ffn_size"]
+    return values
+
+
+def _pairs(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (field, our value, their value) of all that is compared."""
+    for name in dict.fromkeys([*ours, *theirs]):
+        path, left, right = f"{prefix}{name}", ours.get(name), theirs.get(name)
+        if path in _TRAINING_ONLY:
+            continue
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            yield from _pairs(left, right, f"{path}.")
+        else:
+            yield path, left, right
 
 
 def _same(ours: Any, theirs: Any) -> bool:
     """Compare; floats up to what float32 can tell apart, which is how some converters write them."""
-    if isinstance(ours, RopeScaling) and isinstance(theirs, RopeScaling):
-        return all(_same(a, b) for a, b in zip(asdict(ours).values(), asdict(theirs).values(), strict=True))
     if isinstance(ours, float) and isinstance(theirs, float):
         return math.isclose(ours, theirs, rel_tol=1e-7)
     return ours == theirs
 
 
-def _refusal(key: str, given: object, reason: str, remedy: str = _REMEDY) -> ConfigError:
-    return ConfigError(f"config.json: {key}", given, reason, remedy)
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
+def _shown(value: Any) -> Any:
+    """Return a value for people, a section by whether there is one."""
+    if value is None:
+        return "null"
+    return "given" if isinstance(value, Mapping) or is_dataclass(value) else _plain(value)

@@ -8,20 +8,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.unit.models.transformers_llama import llama
+from tests.unit.models.transformers_models import transformers_model
 from training.config.schema import ModelConfig
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
-def write_llama(directory: Path, config: ModelConfig, *, dtype: str = "F32", shard_size: str = "1GB") -> Path:
+def write_model(directory: Path, config: ModelConfig, *, dtype: str = "F32", shard_size: str = "1GB") -> Path:
     """A random model, saved by transformers."""
-    torch.manual_seed(0)
-    theirs = llama(config)
-    with torch.no_grad():
-        for name, parameter in theirs.named_parameters():
-            parameter.uniform_(0.5, 1.5) if "norm" in name else parameter.normal_(0.0, 0.1)
+    theirs = transformers_model(config)
+    biases = {name: buffer.clone() for name, buffer in theirs.named_buffers() if name.endswith("correction_bias")}
     torch.nn.Module.to(theirs, DTYPES[dtype])
+    for name, bias in biases.items():  # float32 whatever the weights are, as in a model that transformers loads
+        module, _, buffer = name.rpartition(".")
+        setattr(theirs.get_submodule(module), buffer, bias)
     theirs.save_pretrained(directory, max_shard_size=shard_size)
     return directory
 

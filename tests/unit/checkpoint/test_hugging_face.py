@@ -17,12 +17,13 @@ from tests.unit.checkpoint.hugging_face_directories import (
     change_json,
     change_weights,
     weights_of,
-    write_llama,
+    write_model,
 )
-from tests.unit.models.configs import KINDS, model
+from tests.unit.models.configs import ALL_KINDS, OTHER_KINDS, model
 from training.checkpoint.hugging_face import HuggingFaceSource, read_model_config
 from training.config.schema import ModelConfig
 from training.errors import AutarkyError, ConfigError, CorruptCheckpoint
+from training.models.hugging_face import family_for
 
 MODEL = model()
 TIED = model(tied_embeddings=True)
@@ -39,7 +40,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Callable[[ModelConfig, s
     def get(config: ModelConfig, dtype: str, shard_size: str) -> Path:
         key = (config, dtype, shard_size)
         if key not in made:
-            made[key] = write_llama(root / str(len(made)), config, dtype=dtype, shard_size=shard_size)
+            made[key] = write_model(root / str(len(made)), config, dtype=dtype, shard_size=shard_size)
         return made[key]
 
     return get
@@ -65,6 +66,36 @@ def test_every_parameter_reads_as_it_is_stored(stored: Callable[..., Path], dtyp
         assert source.digests() == {}
 
 
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_experts_read_as_one_stack_of_what_is_stored(stored: Callable[..., Path], kind: str) -> None:
+    config = OTHER_KINDS[kind]
+    directory = stored(config, "BF16", "30KB")
+    family, expected = family_for(config), weights_of(directory)
+    with closing(HuggingFaceSource(directory, config)) as source:
+        read_keys = []
+        for name, shape in source.shapes.items():
+            keys = [key for key, _ in family.parts_of(name, shape)]
+            read_keys += keys
+            whole = torch.stack([expected[key].float() for key in keys]).reshape(shape)
+            assert torch.equal(read(source, name, 0, prod(shape)).reshape(shape), whole), name
+    assert sorted(read_keys) == sorted(expected)
+
+
+@given(data=st.data())
+def test_any_range_of_a_stack_reads_its_own_bytes_and_no_more(stored: Callable[..., Path], data: st.DataObject) -> None:
+    config = OTHER_KINDS["mixtral"]
+    directory = stored(config, "BF16", "30KB")
+    weights = weights_of(directory)
+    with closing(HuggingFaceSource(directory, config)) as source:
+        name = "model.layers.1.mlp.experts.down_proj"
+        keys = [key for key, _ in family_for(config).parts_of(name, source.shapes[name])]
+        whole = torch.cat([weights[key].float().flatten() for key in keys])
+        start = data.draw(st.integers(0, len(whole)))
+        numel = data.draw(st.integers(0, len(whole) - start))
+        assert torch.equal(read(source, name, start, numel), whole[start : start + numel])
+        assert source.bytes_read == 2 * numel
+
+
 @given(data=st.data())
 def test_any_range_reads_its_own_bytes_and_no_more(stored: Callable[..., Path], data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(sorted(DTYPES)))
@@ -79,11 +110,11 @@ def test_any_range_reads_its_own_bytes_and_no_more(stored: Callable[..., Path], 
         assert source.bytes_read == numel * (4 if dtype == "F32" else 2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_the_model_is_read_from_config_json(stored: Callable[..., Path], kind: str) -> None:
-    directory = stored(KINDS[kind], "F32", "1GB")
+    directory = stored(ALL_KINDS[kind], "F32", "1GB")
     config = read_model_config(directory)
-    assert HuggingFaceSource(directory, config).shapes == HuggingFaceSource(directory, KINDS[kind]).shapes
+    assert HuggingFaceSource(directory, config).shapes == HuggingFaceSource(directory, ALL_KINDS[kind]).shapes
 
 
 def test_links_of_a_hub_cache_are_followed(stored: Callable[..., Path], tmp_path: Path) -> None:
@@ -96,7 +127,7 @@ def test_links_of_a_hub_cache_are_followed(stored: Callable[..., Path], tmp_path
 
 
 def test_a_tied_copy_must_be_the_embedding_bit_by_bit(tmp_path: Path) -> None:
-    directory = write_llama(tmp_path / "hf", TIED)
+    directory = write_model(tmp_path / "hf", TIED)
     assert HuggingFaceSource(directory, TIED).notes == []
     embedding = weights_of(directory)[EMBEDDING]
     change_weights(directory, {"lm_head.weight": embedding.clone()})
@@ -111,7 +142,7 @@ def test_a_tied_copy_must_be_the_embedding_bit_by_bit(tmp_path: Path) -> None:
 
 
 def test_zero_and_minus_zero_are_not_the_same_weights(tmp_path: Path) -> None:
-    directory = write_llama(tmp_path / "hf", TIED)
+    directory = write_model(tmp_path / "hf", TIED)
     zeros = torch.zeros(96, 48)
     change_weights(directory, {EMBEDDING: zeros, "lm_head.weight": -zeros})
     with pytest.raises(CorruptCheckpoint, match="ties"):
@@ -119,7 +150,7 @@ def test_zero_and_minus_zero_are_not_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_old_buffers_are_left_out_and_noted(tmp_path: Path) -> None:
-    directory = write_llama(tmp_path / "hf", MODEL)
+    directory = write_model(tmp_path / "hf", MODEL)
     change_weights(directory, {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})
     assert "inv_freq" in HuggingFaceSource(directory, MODEL).notes[0]
 
@@ -221,7 +252,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], type[AutarkyError], str]] = {
 
 @pytest.mark.parametrize("case", SPOILT)
 def test_a_directory_that_is_not_the_model_is_refused(tmp_path: Path, case: str) -> None:
-    directory = write_llama(tmp_path / "hf", MODEL)
+    directory = write_model(tmp_path / "hf", MODEL)
     HuggingFaceSource(directory, MODEL)
     spoil, kind, text = SPOILT[case]
     spoil(directory)
@@ -230,7 +261,7 @@ def test_a_directory_that_is_not_the_model_is_refused(tmp_path: Path, case: str)
 
 
 def test_a_file_that_shrinks_under_the_reader_is_noticed(tmp_path: Path) -> None:
-    directory = write_llama(tmp_path / "hf", MODEL)
+    directory = write_model(tmp_path / "hf", MODEL)
     source = HuggingFaceSource(directory, MODEL)
     os.truncate(directory / "model.safetensors", 5000)
     with pytest.raises(CorruptCheckpoint, match="ends in the middle"):

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,17 @@ import torch
 from tokenizers import models as tokenizer_models
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.unit.checkpoint.hugging_face_directories import assert_same_bits, change_json, weights_of, write_llama
-from tests.unit.models.configs import KINDS, model
+from tests.unit.checkpoint.hugging_face_directories import (
+    assert_same_bits,
+    change_json,
+    change_weights,
+    weights_of,
+    write_model,
+)
+from tests.unit.models.configs import ALL_KINDS, deepseek, model
 from training.checkpoint.__main__ import main
 from training.checkpoint.export_weights import export_weights
-from training.checkpoint.hugging_face import HuggingFaceSource
+from training.checkpoint.hugging_face import HuggingFaceSource, read_model_config
 from training.checkpoint.import_weights import import_weights
 from training.checkpoint.logits_check import TOLERANCE, check_logits
 from training.checkpoint.manifest import read_manifest
@@ -39,13 +46,13 @@ def export(checkpoint: Path, directory: Path, **changes: Any) -> list[str]:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    return import_weights(f"hf:{write_llama(tmp_path / 'hf', MODEL)}", tmp_path / "checkpoints")[0]
+    return import_weights(f"hf:{write_model(tmp_path / 'hf', MODEL)}", tmp_path / "checkpoints")[0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
 def test_in_and_out_again_is_the_same_bits_and_the_same_logits(tmp_path: Path, kind: str, dtype: str) -> None:
-    original = write_llama(tmp_path / "hf", KINDS[kind], dtype=dtype)
+    original = write_model(tmp_path / "hf", ALL_KINDS[kind], dtype=dtype)
     precision = "fp32" if dtype == "F32" else "bf16"
     assert main(["import", f"hf:{original}", str(tmp_path / "in")]) == ExitCode.DONE
     checkpoint = tmp_path / "in" / "step-00000000"
@@ -61,8 +68,76 @@ def test_in_and_out_again_is_the_same_bits_and_the_same_logits(tmp_path: Path, k
     assert torch.equal(*logits)
 
 
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_our_own_weights_are_in_transformers_what_they_are_here(tmp_path: Path, kind: str) -> None:
+    # from transformers' files through ours to a decoder of ours, whose logits check_logits compares with transformers'
+    config = ALL_KINDS[kind]
+    original = write_model(tmp_path / "hf", config, shard_size="30KB")
+    assert read_model_config(original) == replace(config, init_std=0.02)
+    with closing(HuggingFaceSource(original, config)) as source:
+        assert check_logits(original, config, source.read_into) <= TOLERANCE
+
+
+def test_the_experts_of_a_stack_may_lie_in_several_files(tmp_path: Path) -> None:
+    config = deepseek()
+    checkpoint, _ = import_weights(f"hf:{write_model(tmp_path / 'hf', config)}", tmp_path / "in")
+    export(checkpoint, tmp_path / "out", max_file_bytes=20_000)
+    written = weights_of(tmp_path / "out")
+    assert_same_bits(written, weights_of(tmp_path / "hf"))
+    experts = [key for key in written if ".experts." in key]
+    assert len(experts) == 2 * 8 * 3
+    index = json.loads((tmp_path / "out" / INDEX).read_text())["weight_map"]
+    assert len({index[key] for key in experts if key.startswith("model.layers.1.")}) > 1, "one stack in several files"
+
+
+def test_a_router_bias_stays_float32_in_bf16(tmp_path: Path) -> None:
+    checkpoint, _ = import_weights(f"hf:{write_model(tmp_path / 'hf', deepseek())}", tmp_path / "in")
+    export(checkpoint, tmp_path / "out", precision=Precision.bf16, with_logits=True)
+    bias = "model.layers.1.mlp.gate.e_score_correction_bias"
+    original, written = weights_of(tmp_path / "hf"), weights_of(tmp_path / "out")
+    assert torch.equal(written[bias], original[bias])
+    assert {value.dtype for key, value in written.items() if "correction_bias" not in key} == {torch.bfloat16}
+
+
+def test_blocks_that_predict_further_tokens_are_left_out_and_noted(tmp_path: Path) -> None:
+    config = deepseek()
+    directory = write_model(tmp_path / "hf", config)
+    extra = {"model.layers.3.eh_proj.weight": torch.ones(2), "model.layers.3.mlp.gate.weight": torch.ones(2)}
+    change_weights(directory, dict(extra))
+    with pytest.raises(CorruptCheckpoint, match=r"no place for model\.layers\.3\.eh_proj\.weight"):
+        import_weights(f"hf:{directory}", tmp_path / "refused")  # config.json says that there are none
+    change_json(directory / "config.json", {"num_nextn_predict_layers": 1})
+    checkpoint, manifest = import_weights(f"hf:{directory}", tmp_path / "in")
+    assert "model.layers.3.eh_proj.weight" in manifest.notes["remarks"]
+    assert "predict tokens after the next" in manifest.notes["remarks"]
+    export(checkpoint, tmp_path / "out")
+    written = weights_of(tmp_path / "out")
+    assert_same_bits(written, {key: value for key, value in weights_of(directory).items() if key not in extra})
+    change_weights(directory, {"model.layers.4.eh_proj.weight": torch.ones(2)})
+    with pytest.raises(CorruptCheckpoint, match=r"no place for model\.layers\.4"):
+        import_weights(f"hf:{directory}", tmp_path / "again")
+
+
+def test_a_missing_expert_is_named(tmp_path: Path) -> None:
+    config = ALL_KINDS["mixtral"]
+    directory = write_model(tmp_path / "hf", config)
+    change_weights(directory, {"model.layers.1.block_sparse_moe.experts.4.w2.weight": None})
+    with pytest.raises(CorruptCheckpoint, match=r"experts\.4\.w2\.weight of the model are in no file"):
+        HuggingFaceSource(directory, config)
+
+
+def test_a_model_that_no_family_computes_is_not_exported(tmp_path: Path) -> None:
+    checkpoint, manifest = import_weights(f"hf:{write_model(tmp_path / 'hf', deepseek())}", tmp_path / "in")
+    values = dict(manifest.config["model"])
+    values["experts"] = values["experts"] | {"capacity_factor": 1.25}
+    (checkpoint / "manifest.json").write_text(replace(manifest, config={"model": values}).to_json())
+    with pytest.raises(ConfigError, match=r"capacity_factor=1\.25: no family .* the nearest is deepseek_v3"):
+        export(checkpoint, tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_fp16_widens_exactly(tmp_path: Path) -> None:
-    original = write_llama(tmp_path / "hf", MODEL, dtype="F16")
+    original = write_model(tmp_path / "hf", MODEL, dtype="F16")
     checkpoint, manifest = import_weights(f"hf:{original}", tmp_path / "in")
     assert manifest.notes["dtype"] == "F16"
     export(checkpoint, tmp_path / "out")
@@ -70,7 +145,7 @@ def test_fp16_widens_exactly(tmp_path: Path) -> None:
 
 
 def test_many_files_in_and_many_files_out(tmp_path: Path) -> None:
-    original = write_llama(tmp_path / "hf", MODEL, shard_size="30KB")
+    original = write_model(tmp_path / "hf", MODEL, shard_size="30KB")
     assert len(list(original.glob("*.safetensors"))) > 2
     checkpoint, manifest = import_weights(f"hf:{original}", tmp_path / "in", max_file_bytes=40_000)
     assert len(manifest.files) > 2
@@ -150,7 +225,7 @@ def test_a_program_that_computes_another_model_is_noticed_before_anything_counts
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The weights' shapes do not tell the number of heads; a fault in our own decoder would show as this does.
-    monkeypatch.setattr("training.models.layers.rotate", lambda x, cos, sin: x)
+    monkeypatch.setattr("training.models.attention.rotate", lambda x, cos, sin: x)
     with pytest.raises(CorruptCheckpoint, match="logits differ"):
         export(checkpoint, tmp_path / "out", with_logits=True)
     assert not list(tmp_path.glob("out*"))
@@ -185,7 +260,7 @@ def test_nothing_is_ever_overwritten(tmp_path: Path, checkpoint: Path) -> None:
 
 
 def test_an_import_that_fails_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    directory = write_llama(tmp_path / "hf", MODEL)
+    directory = write_model(tmp_path / "hf", MODEL)
     change_json(directory / "config.json", {"hidden_act": "gelu"})
     assert main(["import", f"hf:{directory}", str(tmp_path / "in")]) == ExitCode.BAD_CONFIG
     assert "hidden_act=gelu" in capsys.readouterr().err
@@ -195,7 +270,7 @@ def test_an_import_that_fails_leaves_nothing(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_it_works_where_neither_deepspeed_nor_transformers_is_installed(tmp_path: Path) -> None:
-    directory = write_llama(tmp_path / "hf", MODEL)
+    directory = write_model(tmp_path / "hf", MODEL)
     program = """
 import sys
 for name in ("deepspeed", "transformers", "accelerate"):
@@ -226,7 +301,7 @@ sys.exit(main(["export", checkpoints + "/step-00000000", out + "2", "--check-log
 def test_the_prepared_datas_tokenizer_goes_along(tmp_path: Path, checkpoint: Path) -> None:
     prepared = tmp_path / "prepared"
     prepared.mkdir()
-    wide = import_weights(f"hf:{write_llama(tmp_path / 'wide', model(vocab_size=300))}", tmp_path / "in")[0]
+    wide = import_weights(f"hf:{write_model(tmp_path / 'wide', model(vocab_size=300))}", tmp_path / "in")[0]
     ours = Tokenizer.train(["In the beginning God created the heaven and the earth."] * 9, 290)
     ours.save(prepared / "tokenizer.json")
     export(wide, tmp_path / "out", tokenizer=prepared)

@@ -16,6 +16,12 @@ RECOVERY = "fault_tolerance.recovery"
 CORRUPTION = "fault_tolerance.corruption"
 PIPELINE_OF_DEEPSPEED = ["parallel=pipeline", "cluster.processes_per_node=2"]
 LAYOUT = "stages.pretrain.parallel"
+EXPERTS = "model.experts"
+MOE = ["model=tiny_moe"]
+LATENT = "{kv_rank: 64, head_size: 24, rope_head_size: 8, value_head_size: 32}"
+LATENT_MODEL = ["model.num_kv_heads=8", f"model.latent_attention={LATENT}"]
+LLAMA3 = "{factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_sequence_length: 256}"
+YARN = "{factor: 8.0, original_max_sequence_length: 64}"
 
 # overrides; key at fault; a piece of the reason; a piece of the remedy
 REFUSED = [
@@ -100,6 +106,61 @@ REFUSED = [
     (["model.num_kv_heads=3"], "model.num_kv_heads", "8 query heads", "model.num_kv_heads=4"),
     (["model.hidden_size=250"], "model.hidden_size", "even", "model.hidden_size=256"),
     (["model.hidden_size=264"], "model.hidden_size", "even", "model.hidden_size=256"),
+    (["model.head_size=31"], "model.head_size", "even", "model.head_size=32"),
+    (["model.head_size=0"], "model.head_size", "at least 1", "model.head_size=1"),
+    ([f"model.latent_attention={LATENT}"], "model.num_kv_heads", "each query head", "model.num_kv_heads=8"),
+    ([*LATENT_MODEL, "model.head_size=32"], "model.head_size", "ignored", "model.head_size=null"),
+    ([*LATENT_MODEL, "model.qk_norm=true"], "model.qk_norm", "ignored", "model.qk_norm=false"),
+    ([*LATENT_MODEL, "model.latent_attention.kv_rank=0"], "model.latent_attention.kv_rank", "at least 1", "kv_rank=1"),
+    (
+        [*LATENT_MODEL, "model.latent_attention.rope_head_size=9"],
+        "model.latent_attention.rope_head_size",
+        "turn pairs",
+        "model.latent_attention.rope_head_size=10",
+    ),
+    (
+        [f"model.rope_scaling={LLAMA3}", f"model.yarn={YARN}"],
+        "model.yarn",
+        "model.rope_scaling scales the same",
+        "model.rope_scaling=null",
+    ),
+    ([f"model.yarn={YARN}", "model.yarn.factor=0.5"], "model.yarn.factor", "at least 1.0", "model.yarn.factor=1.0"),
+    (
+        [f"model.yarn={YARN}", "model.yarn.beta_slow=40.0"],
+        "model.yarn.beta_slow",
+        "below beta_fast=32",
+        "beta_slow=1.0",
+    ),
+    (
+        [f"model.yarn={YARN}", "model.yarn.original_max_sequence_length=6"],
+        "model.yarn.original_max_sequence_length",
+        "no pair turns beta_slow=1.0 times",
+        "model.yarn.original_max_sequence_length=7",
+    ),
+    ([f"model.yarn={YARN}", "model.rope_theta=1.0"], "model.rope_theta", "powers", "model.rope_theta=10000"),
+    ([*MOE, f"{EXPERTS}.num_experts=1"], f"{EXPERTS}.num_experts", "at least 2", "num_experts=2"),
+    ([*MOE, f"{EXPERTS}.experts_per_token=9"], f"{EXPERTS}.experts_per_token", "8 experts", "experts_per_token=8"),
+    ([*MOE, f"{EXPERTS}.num_dense_layers=4"], f"{EXPERTS}.num_dense_layers", "4 blocks", "num_dense_layers=3"),
+    ([*MOE, f"{EXPERTS}.num_groups=3"], f"{EXPERTS}.num_groups", "8 experts cannot", "num_groups=4 works (1, 2, 4 do)"),
+    ([*MOE, f"{EXPERTS}.num_groups=8"], f"{EXPERTS}.num_groups", "two or more", "num_groups=4 works"),
+    (
+        [*MOE, f"{EXPERTS}.num_groups=2", f"{EXPERTS}.groups_per_token=3"],
+        f"{EXPERTS}.groups_per_token",
+        "num_groups=2",
+        f"{EXPERTS}.groups_per_token=2 is the most",
+    ),
+    (
+        [*MOE, f"{EXPERTS}.num_groups=4", f"{EXPERTS}.experts_per_token=3"],
+        f"{EXPERTS}.groups_per_token",
+        "so few groups of 2",
+        f"{EXPERTS}.groups_per_token=2 is the least, or {EXPERTS}.experts_per_token=2",
+    ),
+    ([*MOE, f"{EXPERTS}.capacity_factor=0.0"], f"{EXPERTS}.capacity_factor", "above 0", "capacity_factor=1.25"),
+    ([*MOE, f"{EXPERTS}.bias_update_rate=-0.1"], f"{EXPERTS}.bias_update_rate", "at least 0", "bias_update_rate=0.1"),
+    ([*MOE, f"{EXPERTS}.balance_loss=-0.1"], f"{EXPERTS}.balance_loss", "at least 0", "balance_loss=0.1"),
+    ([*MOE, f"{EXPERTS}.z_loss=nan"], f"{EXPERTS}.z_loss", "not a finite number", "z_loss=0.001"),
+    ([*MOE, f"{EXPERTS}.weight_scale=0.0"], f"{EXPERTS}.weight_scale", "above 0", "weight_scale=1.0"),
+    ([*MOE, f"{EXPERTS}.score=tanh"], f"{EXPERTS}.score", "softmax, sigmoid", "softmax"),
     (["model.vocab_size=1000"], "model.vocab_size", "4096 tokens", "model.vocab_size=4096"),
     (["stages.pretrain.sequence_length=1024"], "stages.pretrain.sequence_length", "512", "sequence_length=512"),
     ([f"{SUITE}.document_tokens=512"], f"{SUITE}.document_tokens", "512", f"{SUITE}.document_tokens=511"),

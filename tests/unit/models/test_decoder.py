@@ -1,10 +1,12 @@
 import pytest
 import torch
+from transformers import PreTrainedModel
 
-from tests.unit.models.configs import KINDS, model
-from tests.unit.models.transformers_llama import llama
+from tests.unit.models.configs import ALL_KINDS, KINDS, OTHER_KINDS, model
+from tests.unit.models.transformers_models import transformers_model
 from training.config.schema import ModelConfig, Recompute
 from training.models.decoder import Decoder, decoder_layers
+from training.models.inference import InferencePass, KeyValueCache, inferring
 from training.models.loss import summed_cross_entropy
 
 
@@ -16,19 +18,50 @@ def token_ids(config: ModelConfig, num_tokens: int = 40) -> torch.Tensor:
     return torch.randint(0, config.vocab_size, (3, num_tokens), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_logits_are_those_of_hugging_faces_llama_with_the_same_names_and_weights(kind: str) -> None:
-    config = KINDS[kind]
-    ours, theirs = build(config), llama(config)
-    weights = dict(ours.canonical_parameters())
-    for norm in (name for name in weights if "norm" in name):
-        weights[norm].uniform_(0.5, 1.5)  # norms start at one, where a forgotten one would not be seen
-    missing, unexpected = theirs.load_state_dict(weights, strict=False)
-    assert unexpected == []
-    assert missing == (["lm_head.weight"] if config.tied_embeddings else [])
-    ids = token_ids(config)
-    torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=1e-5, atol=1e-5)
+def take_weights(ours: Decoder, theirs: PreTrainedModel) -> None:
+    """Copy transformers' weights, which in memory have our names, but for gates and up-projections of experts."""
+    weights = {name: value.clone() for name, value in theirs.state_dict().items()}
+    for name in [name for name in weights if name.endswith("gate_up_proj")]:
+        gate, up = weights.pop(name).chunk(2, dim=1)
+        weights |= {name.replace("gate_up_proj", "gate_proj"): gate, name.replace("gate_up_proj", "up_proj"): up}
+    for name, parameter in ours.canonical_parameters():
+        parameter.copy_(weights.pop(name))
+    for block, router in ours.routers():
+        if router.bias_E is not None:
+            router.bias_E.copy_(weights.pop(f"{block}.mlp.gate.e_score_correction_bias"))
+    assert set(weights) <= {"lm_head.weight"}, "tied, if it is left"
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@torch.no_grad()
+def test_logits_are_those_of_transformers_with_the_same_weights(kind: str) -> None:
+    config = ALL_KINDS[kind]
+    ours, theirs = build(config), transformers_model(config)
+    take_weights(ours, theirs)
+    ids = token_ids(config, 60)
+    torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+@torch.no_grad()
+def test_the_cache_gives_the_logits_of_the_whole_sequence(kind: str) -> None:
+    config = OTHER_KINDS[kind]
+    decoder, ids = build(config).eval(), token_ids(config)
+    for _, router in decoder.routers():
+        if router.bias_E is not None:
+            router.bias_E.normal_(0.0, 0.2, generator=torch.Generator().manual_seed(2))
+    whole = decoder(ids)
+    cache, num_sequences, begin = KeyValueCache(len(ids), ids.shape[1]), len(ids), 0
+    for end in (13, 14, 15, 25, 40):
+        num_tokens = end - begin
+        rows_N = torch.arange(num_sequences).repeat_interleave(num_tokens)
+        columns_N = torch.arange(num_tokens).repeat(num_sequences)
+        with inferring(InferencePass(rows_N=rows_N, columns_N=columns_N, cache=cache)):
+            logits_NV = decoder(ids[:, begin:end])
+        cache.advance(torch.full((num_sequences,), num_tokens))
+        torch.testing.assert_close(logits_NV, whole[:, begin:end].flatten(0, 1), rtol=1e-5, atol=1e-5)
+        begin = end
 
 
 def test_llama3_scaling_changes_the_logits() -> None:
