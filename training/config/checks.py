@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from training.config.attention_checks import check_attention
 from training.config.checkpoint_checks import check_checkpoints
 from training.config.cluster_checks import check_cluster
 from training.config.engine_checks import check_engine_exists
@@ -68,6 +69,7 @@ def check(config: RunConfig, *, to_plan: bool = False) -> None:
     for training_stage in config.stages:
         check_training_stage(config, training_stage)
         check_layout(config, training_stage)
+        check_attention(config, training_stage)
         if not to_plan:
             check_engine_exists(config, training_stage)
     check_checkpoints(config)

@@ -75,6 +75,7 @@ _RANGES: list[tuple[str, Range | OpenRange]] = [
     ("*parallel.expert", _COUNT),
     ("*parallel.zero_secondary_ranks", Range(low=2)),
     ("*parallel.chunks_per_rank", _COUNT),
+    ("*parallel.loss_chunk_tokens", _COUNT),
     ("*parallel.zero_stage", Range(low=0, high=3)),
     ("data.tokenizer_vocab_size", Range(low=_SMALLEST_VOCAB_SIZE)),
     ("data.held_out_fraction", OpenRange(high=1.0, usual=0.05)),

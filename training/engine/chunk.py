@@ -76,7 +76,7 @@ class Chunk:
             self._arriving = {layer: hold_weights(layer) for layer in dict.fromkeys(self.model.sequence)}
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the hidden states (of the last chunk: the logits) for token ids or hidden states."""
+        """Return the hidden states (of the last chunk: the logits, or the loss) for token ids or hidden states."""
         hidden = inputs
         for layer in self.model.sequence:
             arrived = self._arriving.pop(layer, None)

@@ -14,6 +14,7 @@ from training.config.schema import RunConfig
 from training.data.batch import MicroBatch
 from training.engine.base import USUAL_STEP, StepInstructions, StepResult
 from training.engine.inference import Inference
+from training.engine.learning_pass import learning_pass
 from training.engine.non_finite import NonFiniteWatch
 from training.engine.optimizer import adamw, set_learning_rate
 from training.engine.process_group import ProcessGroup
@@ -23,7 +24,7 @@ from training.engine.stateful import StatefulEngine
 from training.models.decoder import Decoder, decoder_layers
 from training.models.dropout import dropout_of
 from training.models.layers import DecoderBlock
-from training.models.loss import summed_cross_entropy
+from training.models.learning import learning, summed_loss
 from training.parallel.layout import Layout
 
 
@@ -50,6 +51,7 @@ class ZeroEngine(StatefulEngine, Inference):
         layout = Layout(world_size=processes.world_size, zero_stage=parallel.zero_stage)
         super().__init__(layout, processes, [(engine, model.canonical_parameters())])
         self._engine: Any = engine
+        self._parallel = parallel
         self._seed = config.run.seed
         self._clip_norm = config.optimizer.gradient_clip_norm
 
@@ -137,9 +139,9 @@ class ZeroEngine(StatefulEngine, Inference):
         return loss_sum
 
     def _backward(self, batch: MicroBatch, scale: float) -> float:
-        with dropout_of(batch.sample_ids_B, self._seed):
-            logits = self._engine(batch.input_ids_BT.to(self._engine.device))
-        loss = summed_cross_entropy(logits, batch.labels_BT.to(self._engine.device))
+        with dropout_of(batch.sample_ids_B, self._seed), learning(learning_pass(batch, self._parallel)):
+            output = self._engine(batch.input_ids_BT.to(self._engine.device))
+        loss = summed_loss(output, batch.labels_BT.to(self._engine.device))
         self._engine.backward(loss * scale)
         return loss.item()
 

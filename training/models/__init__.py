@@ -8,6 +8,11 @@ dropout     masks that follow from each sample's identity, not from the layout
 shapes      names and shapes of all parameters, without values
 inference   key/value cache; logits of wanted positions only
 loss        summed cross-entropy
+learning    what a training forward learns from, given beside it; the loss within the output projection
+linear_cross_entropy   the loss straight from hidden states, chunk by chunk
+attend      attention by torch's kernels, and the choice of one
+documents   which tokens of packed sequences belong together
+document_attention     attention within them on accelerators
 
 Without torch:
 hugging_face   families of Hugging Face: config.json <-> ModelConfig, names of weights

@@ -49,6 +49,7 @@ def job_of(config: RunConfig, training_stage: str) -> Job:
         device=device_of(config.cluster, config.precision),
         network=network_of(config.cluster),
         software=software_of(layout),
+        logits_at_once_tokens=layout.logits_at_once_tokens,
     )
 
 

@@ -69,6 +69,7 @@ def _stage(job: Job, software: Software, config: ModelConfig, chunks: list[Chunk
         precision=precision,
         device="cpu" if on_cpu else "cuda",
         num_tokens=job.batch.micro_batch * job.batch.sequence_length,
+        logits_at_once_tokens=job.logits_at_once_tokens,
     )
     recompute = _RECOMPUTE[split.recompute]
     in_flight = chunks_in_flight(split, job.batch.accumulation, place)

@@ -55,6 +55,7 @@ GUARDED = {
     "stages.*.mixture.*",
     "stages.*.tokens",
     "stages.*.sequence_length",
+    "stages.*.document_mask",
     "stages.*.global_batch_sequences",
     "stages.*.lr",
     "stages.*.eval_suite",
