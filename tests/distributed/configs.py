@@ -47,6 +47,8 @@ def small_config(
     pipeline_engine: PipelineEngineKind = PipelineEngineKind.autarky,
     dropout: float = 0.0,
     narrow: bool = False,
+    loss_chunk_tokens: int | None = None,
+    documents: bool = False,
 ) -> RunConfig:
     """A run of one training stage; a narrow model's parameters cannot be cut into 4 equal parts without padding."""
     return RunConfig(
@@ -73,6 +75,7 @@ def small_config(
             chunks_per_rank=chunks_per_rank,
             regather=regather,
             pipeline_engine=pipeline_engine,
+            loss_chunk_tokens=loss_chunk_tokens,
         ),
         data=DataConfig(sources={}),
         optimizer=OptimizerConfig(lr=1e-2, gradient_clip_norm=0.5),
@@ -82,6 +85,7 @@ def small_config(
                 mixture={},
                 tokens=1,
                 sequence_length=LENGTH,
+                document_mask=documents,
                 global_batch_sequences=GLOBAL_BATCH,
                 micro_batch_sequences=micro_batch,
             )
@@ -95,20 +99,28 @@ def small_config(
     )
 
 
-def global_batch(step: int) -> MicroBatch:
-    """A learnable batch whose sequences have very different numbers of valid targets."""
+def global_batch(step: int, *, documents: bool = False) -> MicroBatch:
+    """A learnable batch whose sequences have very different numbers of valid targets, and of documents if asked."""
     generator = torch.Generator().manual_seed(1000 + step)
     ids_BT = torch.randint(0, VOCAB, (GLOBAL_BATCH, LENGTH), generator=generator)
     labels_BT = (ids_BT * 7 + 3) % VOCAB
     valid_B = torch.randint(1, LENGTH + 1, (GLOBAL_BATCH,), generator=generator)
     labels_BT = labels_BT.masked_fill(torch.arange(LENGTH) >= valid_B[:, None], IGNORED_LABEL)
     sample_ids_B = torch.arange(GLOBAL_BATCH) + step * GLOBAL_BATCH
-    return MicroBatch(input_ids_BT=ids_BT, labels_BT=labels_BT, sample_ids_B=sample_ids_B)
+    begins_BT = torch.rand(ids_BT.shape, generator=generator) < 0.15
+    return MicroBatch(
+        input_ids_BT=ids_BT,
+        labels_BT=labels_BT,
+        sample_ids_B=sample_ids_B,
+        documents_BT=begins_BT.cumsum(-1) if documents else None,
+    )
 
 
-def micro_batches(step: int, *, replica: int, num_replicas: int, micro_batch: int) -> list[MicroBatch]:
+def micro_batches(
+    step: int, *, replica: int, num_replicas: int, micro_batch: int, documents: bool = False
+) -> list[MicroBatch]:
     """This replica's share of the global batch, in accumulation order."""
-    whole = global_batch(step)
+    whole = global_batch(step, documents=documents)
     width = micro_batch * num_replicas
     assert whole.sample_ids_B is not None
     return [
@@ -116,6 +128,7 @@ def micro_batches(step: int, *, replica: int, num_replicas: int, micro_batch: in
             input_ids_BT=whole.input_ids_BT[start:][:micro_batch],
             labels_BT=whole.labels_BT[start:][:micro_batch],
             sample_ids_B=whole.sample_ids_B[start:][:micro_batch],
+            documents_BT=None if whole.documents_BT is None else whole.documents_BT[start:][:micro_batch],
         )
         for start in range(replica * micro_batch, GLOBAL_BATCH, width)
     ]

@@ -26,6 +26,8 @@ AFTER_SAVE = range(SAVED_STEP, SAVED_STEP + 2)
 DEEPSPEED = {"pipeline_engine": PipelineEngineKind.deepspeed}
 INTERLEAVED = {"schedule": PipelineSchedule.interleaved, "chunks_per_rank": 2}
 DROPOUT = {"dropout": 0.2}
+LOSS_CHUNKS = {"loss_chunk_tokens": 20}
+"""Fewer than any micro-batch has, and no divisor of it."""
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "zero0": {"zero_stage": 0},
@@ -58,6 +60,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pipeline_zero3_dropout": {
         **{"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "recompute": Recompute.full},
         **DROPOUT,
+        **INTERLEAVED,
+    },
+    "zero3_loss_chunks": {"zero_stage": 3, **LOSS_CHUNKS},
+    "pipeline_zero3_loss_chunks": {
+        **{"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "regather": Regather.per_microbatch},
+        "tied": True,
+        **LOSS_CHUNKS,
+    },
+    "zero3_documents": {"zero_stage": 3, "documents": True, "recompute": Recompute.full},
+    "pipeline_zero3_documents": {
+        **{"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "recompute": Recompute.selective},
+        "documents": True,
         **INTERLEAVED,
     },
 }
@@ -103,6 +117,7 @@ def steps(engine: Engine, config: RunConfig, processes: ProcessGroup, which: ran
             replica=engine.layout.replica_of(processes.rank),
             num_replicas=engine.layout.num_replicas,
             micro_batch=config.stages[STAGE].micro_batch_sequences,
+            documents=config.stages[STAGE].document_mask,
         )
         result = engine.train_batch(batches, lr=LRS[step])
         assert not result.skipped

@@ -6,7 +6,9 @@ from torch import Tensor
 from tests.distributed.configs import STAGE, global_batch
 from training.config.schema import Precision, RunConfig
 from training.models.decoder import Decoder, decoder_layers
+from training.models.documents import Documents
 from training.models.dropout import dropout_of
+from training.models.learning import LearningPass, learning
 from training.models.loss import summed_cross_entropy
 
 
@@ -53,10 +55,13 @@ def plain_adamw(model: Decoder, config: RunConfig) -> torch.optim.AdamW:
 
 def backward(model: Decoder, config: RunConfig, step: int) -> tuple[float, float]:
     """Leave the clipped gradient of a step's whole batch; return the mean loss and the norm before clipping."""
-    batch = global_batch(step)
+    batch = global_batch(step, documents=config.stages[STAGE].document_mask)
+    documents = None if batch.documents_BT is None else Documents(batch.documents_BT)
+    whole = LearningPass(labels_BT=batch.labels_BT, loss_chunk_tokens=batch.labels_BT.numel(), documents=documents)
     with (
         torch.autocast("cpu", torch.bfloat16, enabled=config.precision is Precision.bf16),
         dropout_of(batch.sample_ids_B, config.run.seed),
+        learning(whole),
     ):
         logits = model(batch.input_ids_BT)
     loss = summed_cross_entropy(logits, batch.labels_BT) / batch.num_tokens

@@ -106,7 +106,11 @@ def plain_run(**options: Any) -> dict[str, list[float]]:
 
 def plain_options(layout: str) -> dict[str, Any]:
     """The part of a layout's options that changes the numbers."""
-    return {key: value for key, value in ALL[layout].items() if key in ("tied", "precision", "dropout", "narrow")}
+    return {
+        key: value
+        for key, value in ALL[layout].items()
+        if key in ("tied", "precision", "dropout", "narrow", "documents")
+    }
 
 
 def test_the_layouts_under_test_are_the_ones_that_a_user_can_choose() -> None:
