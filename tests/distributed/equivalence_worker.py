@@ -13,7 +13,7 @@ from tests.distributed.configs import STAGE, micro_batches, small_config
 from tests.distributed.ending import leave
 from tests.distributed.engine_checks import crossings, poisonings, progress_at, save, scoring
 from training.config.schema import PipelineEngineKind, PipelineSchedule, Precision, Recompute, Regather, RunConfig
-from training.engine.base import Engine
+from training.engine.base import Engine, StepInstructions
 from training.engine.build import build_engine
 from training.engine.process_group import ProcessGroup, start
 
@@ -93,6 +93,8 @@ CROSSED = (
     ("zero0", "zero1", "zero3", "pipeline", "pipeline_zero3"),
     ("zero3_tied", "pipeline_tied"),
     ("zero1_bf16", "zero3_bf16", "pipeline_zero1_bf16", "pipeline_zero3_bf16"),
+    ("zero3_loss_chunks",),
+    ("pipeline_zero3_loss_chunks",),
 )
 WIDE_CROSSED = (
     ("zero3_on_4", "pipeline_2x2", "pipeline_zero3_2x2"),
@@ -105,7 +107,10 @@ WORLDS = {2: (LAYOUTS | VARIANTS, CROSSED), 4: (WIDE, WIDE_CROSSED)}
 ALL = LAYOUTS | VARIANTS | WIDE
 PLAIN = (*CROSSED[0], "pipeline_zero3_2x2")
 """Layouts that also score."""
-POISONED = (*PLAIN, "zero3_on_4_padded", "pipeline_zero1_bf16", "pipeline_zero3_bf16", "pipeline_zero1_2x2_tied")
+POISONED = (
+    *(*PLAIN, "zero3_on_4_padded", "pipeline_zero1_bf16", "pipeline_zero3_bf16", "pipeline_zero1_2x2_tied"),
+    *("zero3_loss_chunks", "pipeline_zero3_loss_chunks"),
+)
 """Layouts that also meet a NaN."""
 
 
@@ -119,7 +124,9 @@ def steps(engine: Engine, config: RunConfig, processes: ProcessGroup, which: ran
             micro_batch=config.stages[STAGE].micro_batch_sequences,
             documents=config.stages[STAGE].document_mask,
         )
-        result = engine.train_batch(batches, lr=LRS[step])
+        # Where the last layer returns the loss itself, a step computed twice compares that.
+        twice = config.parallel.loss_chunk_tokens is not None
+        result = engine.train_batch(batches, lr=LRS[step], instructions=StepInstructions(twice=twice))
         assert not result.skipped
         losses.append(result.loss)
         norms.append(result.grad_norm)

@@ -52,6 +52,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if weight_gradient_VD is not None:
                 _add_product(weight_gradient_VD, logits_gradient_CV.t(), hidden_CD)
             start += len(labels_C)
+            del logits_gradient_CV  # before the next chunk's logits are made
         ctx.save_for_backward(hidden_gradient_ND, weight_gradient_VD)
         ctx.weight_dtype = weight_VD.dtype
         return loss

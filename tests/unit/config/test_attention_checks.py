@@ -5,7 +5,13 @@ import pytest
 from training.config.load import compose
 from training.errors import ConfigError
 
-H100 = ["cluster=azure_nd_h100_v5", "parallel=zero3", "precision=bf16"]
+H100 = [
+    "cluster=azure_nd_h100_v5",
+    "cluster.num_nodes=1",
+    "parallel=zero3",
+    "precision=bf16",
+    "stages.pretrain.global_batch_sequences=32",
+]
 
 
 @pytest.mark.parametrize("wanted", ["auto", "sdpa", "flex", "flash"])
@@ -40,7 +46,7 @@ def test_what_has_no_kernel_is_refused_with_what_has(overrides: list[str], reaso
 
 def test_the_refusal_names_the_layout_of_the_training_stage_that_has_it() -> None:
     with pytest.raises(ConfigError) as caught:
-        compose(["experiment=demo", "+parallel@stages.anneal.parallel=zero3", "stages.anneal.parallel.attention=flex"])
+        compose(["experiment=demo", "parallel@stages.anneal.parallel=zero3", "stages.anneal.parallel.attention=flex"])
     assert caught.value.key == "stages.anneal.parallel.attention"
 
 

@@ -158,11 +158,9 @@ def test_without_a_document_mask_sequences_are_whole(loader: StageLoader) -> Non
 def test_documents_begin_with_the_token_that_ended_the_one_before(
     prepared: PreparedData, small_data: DataConfig
 ) -> None:
-    config = run_config(small_data, DOCUMENTS)
-    config = replace(config, model=replace(config.model, max_sequence_length=100))
-    loader = StageLoader(prepared, config, "s0")
+    loader = StageLoader(prepared, run_config(small_data, DOCUMENTS), "s0")
     num_cut = 0
-    for batch in range(4):
+    for batch in range(8):
         (micro_batch,) = loader.micro_batches(batch, replica=0, num_replicas=1)
         assert micro_batch.documents_BT is not None
         for row, index in enumerate(loader.batch_samples(batch)):
@@ -174,7 +172,7 @@ def test_documents_begin_with_the_token_that_ended_the_one_before(
             found_T = micro_batch.documents_BT[row].numpy()
             assert np.array_equal(np.diff(found_T), np.diff(number_T))
             num_cut += int(found_T[-1] != found_T[0])
-    assert num_cut > 10
+    assert num_cut >= 5, "hardly a document ended, so little was compared"
 
 
 def test_a_document_mask_leaves_tokens_targets_and_samples_as_they_are(
