@@ -12,6 +12,7 @@ from training.config.fault_tolerance_checks import check_fault_tolerance
 from training.config.initial_weights import split_initial_weights
 from training.config.layout_checks import check_layout, check_model, check_sizes
 from training.config.path_checks import check_names, check_paths
+from training.config.precision_checks import check_precision
 from training.config.recovery_checks import check_recovery
 from training.config.resume_policy import check_allow
 from training.config.schema import ModelConfig, RunConfig
@@ -64,6 +65,7 @@ def check(config: RunConfig, *, to_plan: bool = False) -> None:
     check_paths(config)
     check_values(config)
     check_model(config)
+    check_precision(config, to_plan=to_plan)
     check_sources(config)
     check_suites(config)
     for training_stage in config.stages:

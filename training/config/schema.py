@@ -33,10 +33,14 @@ class Resume(StrEnum):
 
 
 class Precision(StrEnum):
-    """Dtype of weights and activations; master weights and optimizer state are always fp32."""
+    """Dtype of weights and activations; master weights and optimizer state are always fp32.
+
+    fp8 is that of the operands of blocks' matrix products alone, the rest is bf16. Planned only: no engine runs it.
+    """
 
     fp32 = "fp32"
     bf16 = "bf16"
+    fp8 = "fp8"
 
 
 class Recompute(StrEnum):
@@ -380,7 +384,7 @@ class RunConfig:
     """Weights that the first training stage starts from: hf:DIR (a Hugging Face directory) or checkpoint:DIR; null
     draws them from run.seed."""
     precision: Precision
-    """Dtype of weights and activations."""
+    """Dtype of weights and activations; fp8, of blocks' matrix products, can be planned only."""
     model: ModelConfig
     """Architecture."""
     parallel: ParallelConfig

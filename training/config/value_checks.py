@@ -155,6 +155,7 @@ _RANGES: list[tuple[str, Range | OpenRange]] = [
     ("cluster.slurm.spare_nodes", Range(low=0)),
     ("cluster.slurm.array_limit", _COUNT),
     ("cluster.accelerator.peak_flops_per_second", OpenRange(usual=1e12)),
+    ("cluster.accelerator.fp8_flops_per_second", OpenRange(usual=2e12)),
     ("cluster.accelerator.price_per_hour", OpenRange(usual=2.5)),
     ("cluster.accelerator.memory_bytes", OpenRange(usual=80e9)),
     ("cluster.accelerator.memory_bytes_per_second", OpenRange(usual=3.35e12)),

@@ -22,7 +22,7 @@ class ActivationMemory:
     precision: Precision
     """Dtype of activations."""
     device: str
-    """DeepSpeed accelerator name."""
+    """cpu, whose norms are not fused, or the name of any accelerator."""
     num_tokens: int
     """Tokens of the micro-batch."""
     logits_at_once_tokens: int | None = None

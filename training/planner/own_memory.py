@@ -67,7 +67,7 @@ def _stage(job: Job, software: Software, config: ModelConfig, chunks: list[Chunk
     micro_batch = ActivationMemory(
         model=config,
         precision=precision,
-        device="cpu" if on_cpu else "cuda",
+        device="cpu" if on_cpu else job.device.name,
         num_tokens=job.batch.micro_batch * job.batch.sequence_length,
         logits_at_once_tokens=job.logits_at_once_tokens,
     )

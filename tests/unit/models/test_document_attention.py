@@ -66,10 +66,10 @@ def test_the_block_mask_of_32k_tokens_takes_no_mask_of_tokens_by_tokens() -> Non
     assert live.highest < 32_768**2 / 100
 
 
-def packed(num_tokens: int = 200, value_size: int = 16) -> tuple[list[Tensor], Documents]:
+def packed(num_tokens: int = 200, value_size: int = 16) -> tuple[tuple[Tensor, Tensor, Tensor], Documents]:
     torch.manual_seed(0)
-    shapes = [(2, 4, num_tokens, 16), (2, 2, num_tokens, 16), (2, 2, num_tokens, value_size)]
-    return [torch.randn(shape) for shape in shapes], documents_of([70, 1, 90], num_tokens)
+    q, k, v = torch.randn(2, 4, num_tokens, 16), torch.randn(2, 2, num_tokens, 16), torch.randn(2, 2, num_tokens, 16)
+    return (q, k, v[..., :value_size]), documents_of([70, 1, 90], num_tokens)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -121,9 +121,9 @@ def test_flash_attention_gets_packed_documents_and_gives_them_back_in_place(
 def test_torch_takes_the_call_of_its_flash_attention() -> None:
     (q, k, v), documents = packed()
     mode = FakeTensorMode()  # checks shapes and arguments against torch's operator, and computes nothing
-    fake = [mode.from_tensor(x.bfloat16().requires_grad_()) for x in (q, k, v)]
+    fake = q, k, v = tuple(mode.from_tensor(x.bfloat16().requires_grad_()) for x in (q, k, v))
     with mode:
-        mixed = flash_attend(*fake, documents, scale=0.3)
+        mixed = flash_attend(q, k, v, documents, scale=0.3)
         mixed.sum().backward()
     assert mixed.shape == q.shape
     assert [x.grad is not None and x.grad.shape == x.shape for x in fake] == [True] * 3

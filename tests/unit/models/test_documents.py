@@ -51,7 +51,7 @@ def test_a_query_sees_earlier_tokens_of_its_own_document_alone(
     B, T = documents_BT.shape
     torch.manual_seed(seed)
     q, k = torch.randn(B, 4, T, 8), torch.randn(B, 2, T, 8)
-    tensors = [x.requires_grad_() for x in (q, k, torch.randn(B, 2, T, value_size))]
+    tensors = (q.requires_grad_(), k.requires_grad_(), torch.randn(B, 2, T, value_size, requires_grad=True))
     mixed = attend(*tensors, documents=Documents(documents_BT))
     expected = masked_attention(*tensors, documents_BT)
     torch.testing.assert_close(mixed.double(), expected, rtol=1e-5, atol=1e-5)

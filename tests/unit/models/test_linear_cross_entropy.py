@@ -64,8 +64,8 @@ def test_loss_and_gradients_are_those_of_whole_logits_for_any_chunk(
 
 
 def test_in_bf16_the_loss_is_fp32_and_gradients_are_as_good_as_those_of_whole_logits() -> None:
-    tensors = problem(4, 512, 0.1, seed=0, dtype=torch.bfloat16)
-    exact = learned(*(x.double() if x.is_floating_point() else x for x in tensors), None, 0.01)
+    hidden, weight, labels = tensors = problem(4, 512, 0.1, seed=0, dtype=torch.bfloat16)
+    exact = learned(hidden.double(), weight.double(), labels, None, 0.01)
 
     def errors(found: list[Tensor]) -> list[float]:
         return [float((one.double() - other).norm() / other.norm()) for one, other in zip(found, exact, strict=True)]
