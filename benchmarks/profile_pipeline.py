@@ -31,7 +31,7 @@ from training.data.prepare import ensure
 _REST = "the rest: data, token count, the schedule itself"
 _OTHER_THREADS = "other threads: gloo"
 _OURS: dict[str, tuple[str, ...]] = {
-    "forward": ("training.engine.chunk:Chunk.forward", "training.engine.pipeline_step:summed_cross_entropy"),
+    "forward": ("training.engine.chunk:Chunk.forward", "training.engine.pipeline_step:summed_loss"),
     "backward": ("torch.autograd:backward", "deepspeed.runtime.pipe.engine:PipelineEngine._exec_backward_pass"),
     "gather weights": (
         "training.engine.chunk:hold_weights",

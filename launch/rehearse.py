@@ -19,6 +19,7 @@ from typing import Any
 
 from training.config.arguments import parse_arguments
 from training.config.load import compose
+from training.config.precision_checks import check_precision
 from training.errors import AutarkyError, ConfigError, ExitCode
 from training.rehearsal.failures import lose_nodes, random_nodes, smaller_start, start_with_spares
 from training.rehearsal.findings import Finding
@@ -55,6 +56,7 @@ def main(argv: Sequence[str]) -> int:
             print(__doc__)
             return ExitCode.DONE
         config = compose(arguments.positional, to_plan=True)
+        check_precision(config, to_plan=False)  # a rehearsal is of an engine's program
         shown = [_rehearse(Rehearsal.of(config, name), asked) for name in config.stages]
     except AutarkyError as error:
         print(error, file=sys.stderr)

@@ -72,6 +72,8 @@ def small_config(
     experts: ExpertsConfig | None = None,
     ramped: bool = False,
     grouped: bool = False,
+    loss_chunk_tokens: int | None = None,
+    documents: bool = False,
 ) -> RunConfig:
     """A run of one training stage; a narrow model's parameters cannot be cut into 4 equal parts without padding."""
     return RunConfig(
@@ -101,6 +103,7 @@ def small_config(
             chunks_per_rank=chunks_per_rank,
             regather=regather,
             pipeline_engine=pipeline_engine,
+            loss_chunk_tokens=loss_chunk_tokens,
         ),
         data=DataConfig(sources={}),
         optimizer=OptimizerConfig(lr=1e-2, gradient_clip_norm=0.5, groups=GROUPS if grouped else {}),
@@ -110,6 +113,7 @@ def small_config(
                 mixture={},
                 tokens=10**6,
                 sequence_length=LENGTH,
+                document_mask=documents,
                 global_batch_sequences=GLOBAL_BATCH,
                 batch_ramp=RAMP if ramped else [],
                 micro_batch_sequences=micro_batch,
@@ -124,24 +128,37 @@ def small_config(
     )
 
 
-def global_batch(step: int, sequences: int = GLOBAL_BATCH) -> MicroBatch:
-    """A learnable batch; its sequences, the first of GLOBAL_BATCH, have very different numbers of valid targets."""
+def global_batch(step: int, sequences: int = GLOBAL_BATCH, *, documents: bool = False) -> MicroBatch:
+    """A learnable batch; its sequences, the first of GLOBAL_BATCH, have very different numbers of valid targets.
+
+    And of documents, if asked.
+    """
     generator = torch.Generator().manual_seed(1000 + step)
     ids_BT = torch.randint(0, VOCAB, (GLOBAL_BATCH, LENGTH), generator=generator)
     labels_BT = (ids_BT * 7 + 3) % VOCAB
     valid_B = torch.randint(1, LENGTH + 1, (GLOBAL_BATCH,), generator=generator)
     labels_BT = labels_BT.masked_fill(torch.arange(LENGTH) >= valid_B[:, None], IGNORED_LABEL)
     sample_ids_B = torch.arange(GLOBAL_BATCH) + step * GLOBAL_BATCH
+    begins_BT = torch.rand(ids_BT.shape, generator=generator) < 0.15
     return MicroBatch(
-        input_ids_BT=ids_BT[:sequences], labels_BT=labels_BT[:sequences], sample_ids_B=sample_ids_B[:sequences]
+        input_ids_BT=ids_BT[:sequences],
+        labels_BT=labels_BT[:sequences],
+        sample_ids_B=sample_ids_B[:sequences],
+        documents_BT=begins_BT.cumsum(-1)[:sequences] if documents else None,
     )
 
 
 def micro_batches(
-    step: int, *, replica: int, num_replicas: int, micro_batch: int, sequences: int = GLOBAL_BATCH
+    step: int,
+    *,
+    replica: int,
+    num_replicas: int,
+    micro_batch: int,
+    sequences: int = GLOBAL_BATCH,
+    documents: bool = False,
 ) -> list[MicroBatch]:
     """This replica's share of the global batch, in accumulation order."""
-    whole = global_batch(step, sequences)
+    whole = global_batch(step, sequences, documents=documents)
     width = micro_batch * num_replicas
     assert whole.sample_ids_B is not None
     return [
@@ -149,6 +166,7 @@ def micro_batches(
             input_ids_BT=whole.input_ids_BT[start:][:micro_batch],
             labels_BT=whole.labels_BT[start:][:micro_batch],
             sample_ids_B=whole.sample_ids_B[start:][:micro_batch],
+            documents_BT=None if whole.documents_BT is None else whole.documents_BT[start:][:micro_batch],
         )
         for start in range(replica * micro_batch, sequences, width)
     ]

@@ -13,7 +13,7 @@ from tests.distributed.configs import EXPERTS, STAGE, micro_batches, small_confi
 from tests.distributed.ending import leave
 from tests.distributed.engine_checks import crossings, poisonings, progress_at, save, scoring
 from training.config.schema import PipelineEngineKind, PipelineSchedule, Precision, Recompute, Regather, RunConfig
-from training.engine.base import Engine
+from training.engine.base import Engine, StepInstructions
 from training.engine.build import build_engine
 from training.engine.process_group import ProcessGroup, start
 
@@ -27,6 +27,8 @@ DEEPSPEED = {"pipeline_engine": PipelineEngineKind.deepspeed}
 INTERLEAVED = {"schedule": PipelineSchedule.interleaved, "chunks_per_rank": 2}
 DROPOUT = {"dropout": 0.2}
 GROWN = {"ramped": True, "grouped": True}
+LOSS_CHUNKS = {"loss_chunk_tokens": 20}
+"""Fewer than any micro-batch has, and no divisor of it."""
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "zero0": {"zero_stage": 0},
@@ -65,6 +67,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
         **DROPOUT,
         **INTERLEAVED,
     },
+    "zero3_loss_chunks": {"zero_stage": 3, **LOSS_CHUNKS},
+    "pipeline_zero3_loss_chunks": {
+        **{"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "regather": Regather.per_microbatch},
+        "tied": True,
+        **LOSS_CHUNKS,
+    },
+    "zero3_documents": {"zero_stage": 3, "documents": True, "recompute": Recompute.full},
+    "pipeline_zero3_documents": {
+        **{"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "recompute": Recompute.selective},
+        "documents": True,
+        **INTERLEAVED,
+    },
 }
 """Layouts whose arithmetic is that of another one, or too coarse for many steps to show more than few."""
 WIDE: dict[str, dict[str, Any]] = {
@@ -79,6 +93,7 @@ WIDE: dict[str, dict[str, Any]] = {
     "pipeline_zero1_2x2_tied": {"pipeline": 2, "zero_stage": 1, "tied": True},
     "pipeline_zero3_4": {"pipeline": 4, "zero_stage": 3, "micro_batch": 4, "regather": Regather.per_microbatch},
     "sequence_dropout": {"sequence": 2, "zero_stage": 3, **DROPOUT},
+    "sequence_documents": {"sequence": 2, "zero_stage": 3, "documents": True, **LOSS_CHUNKS},
     "experts_zero3": {"zero_stage": 3, "experts": EXPERTS},
     "experts_over_2": {"zero_stage": 1, "expert": 2, "experts": EXPERTS},
     "experts_over_2_pipeline_zero3": {"pipeline": 2, "zero_stage": 3, "expert": 2, "experts": EXPERTS},
@@ -96,6 +111,8 @@ CROSSED = (
     ("zero0", "zero1", "zero3", "pipeline", "pipeline_zero3"),
     ("zero3_tied", "pipeline_tied"),
     ("zero1_bf16", "zero3_bf16", "pipeline_zero1_bf16", "pipeline_zero3_bf16"),
+    ("zero3_loss_chunks",),
+    ("pipeline_zero3_loss_chunks",),
 )
 WIDE_CROSSED = (
     ("zero3_on_4", "pipeline_2x2", "pipeline_zero3_2x2"),
@@ -116,6 +133,8 @@ POISONED = (
     "pipeline_zero1_bf16",
     "pipeline_zero3_bf16",
     "pipeline_zero1_2x2_tied",
+    "zero3_loss_chunks",
+    "pipeline_zero3_loss_chunks",
 )
 """Layouts that also meet a NaN."""
 
@@ -129,8 +148,11 @@ def steps(engine: Engine, config: RunConfig, processes: ProcessGroup, which: ran
             num_replicas=engine.layout.num_replicas,
             micro_batch=config.stages[STAGE].micro_batch_sequences,
             sequences=config.batch_sizes(STAGE).sequences(step),
+            documents=config.stages[STAGE].document_mask,
         )
-        result = engine.train_batch(batches, lr=LRS[step])
+        # Where the last layer returns the loss itself, a step computed twice compares that.
+        twice = config.parallel.loss_chunk_tokens is not None
+        result = engine.train_batch(batches, lr=LRS[step], instructions=StepInstructions(twice=twice))
         assert not result.skipped
         losses.append(result.loss)
         norms.append(result.grad_norm)

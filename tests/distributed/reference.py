@@ -10,7 +10,9 @@ from torch import Tensor
 from tests.distributed.configs import STAGE, global_batch
 from training.config.schema import Precision, RunConfig
 from training.models.decoder import Decoder, decoder_layers
+from training.models.documents import Documents
 from training.models.dropout import dropout_of
+from training.models.learning import LearningPass, learning
 from training.models.loss import summed_cross_entropy
 from training.models.routing_log import RoutingLog, RoutingResult, routing_into
 
@@ -93,7 +95,10 @@ def backward(
     model: Decoder, config: RunConfig, step: int, routing: list[RoutingResult] | None = None
 ) -> tuple[float, float]:
     """Leave the clipped gradient of a step's whole batch; return the mean loss and the norm before clipping."""
-    batch = global_batch(step, config.batch_sizes(STAGE).sequences(step))
+    sequences, documented = config.batch_sizes(STAGE).sequences(step), config.stages[STAGE].document_mask
+    batch = global_batch(step, sequences, documents=documented)
+    documents = None if batch.documents_BT is None else Documents(batch.documents_BT)
+    whole = LearningPass(labels_BT=batch.labels_BT, loss_chunk_tokens=batch.labels_BT.numel(), documents=documents)
     experts, log = config.model.experts, None
     if experts is not None:
         places = {name: place for place, (name, _) in enumerate(model.routers())}
@@ -102,6 +107,7 @@ def backward(
     with (
         torch.autocast("cpu", torch.bfloat16, enabled=config.precision is Precision.bf16),
         dropout_of(batch.sample_ids_B, config.run.seed),
+        learning(whole),
         routing_into(log),
     ):
         logits = model(batch.input_ids_BT)

@@ -179,3 +179,54 @@ def test_torch_free_parts_start_without_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
+
+
+NAMES_CUDA = {
+    "launch/hostfile.py": "CUDA_DEVICE_* are among the variables that a host's shell passes on",
+    "launch/local.py": "CUDA_VISIBLE_DEVICES belongs to devices of that name, and launch may not ask DeepSpeed for it",
+    "launch/preflight/node.py": "what it asks of these devices is asked by NVIDIA's own commands",
+}
+"""The only files whose code names one maker's devices: everything else asks DeepSpeed's accelerator, or the config."""
+
+
+def naming_cuda(source: str) -> list[str]:
+    """What of a source text says cuda in code; not in comments and docstrings."""
+    tree = ast.parse(source)
+    prose = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    found = []
+    for node in ast.walk(tree):
+        text = ""
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in prose:
+            text = node.value
+        elif isinstance(node, ast.Attribute):
+            text = node.attr
+        elif isinstance(node, ast.Name):
+            text = node.id
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            text = ast.unparse(node)
+        if "cuda" in text.lower():
+            found.append(text)
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=names)
+def test_no_code_names_one_makers_devices(path: Path) -> None:
+    found = naming_cuda(path.read_text())
+    assert bool(found) == (names(path) in NAMES_CUDA), found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch\ntorch.cuda.synchronize()",
+        "x.to('cuda:0')",
+        "x.cuda()",
+        "from torch import cuda as c",
+        "import torch.cuda",
+        "is_cuda = True",
+        "os.environ['CUDA_VISIBLE_DEVICES']",
+    ],
+)
+def test_every_way_to_name_them_is_seen(source: str) -> None:
+    assert naming_cuda(source)
+    assert not naming_cuda('"""Runs on cuda."""\nx = 1  # not on cuda')

@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("export", help="weights of a checkpoint -> a Hugging Face directory")
     verb.add_argument("checkpoint", type=Path)
     verb.add_argument("out_dir", type=Path, help="must not exist, or be empty")
-    verb.add_argument("--dtype", choices=[precision.value for precision in Precision], default=Precision.fp32.value)
+    verb.add_argument("--dtype", choices=[Precision.fp32.value, Precision.bf16.value], default=Precision.fp32.value)
     verb.add_argument("--tokenizer", type=Path, metavar="DIR", help="directory with the tokenizer to put beside it")
     verb.add_argument(
         "--check-logits",

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from training.config.attention_checks import check_attention
 from training.config.checkpoint_checks import check_checkpoints
 from training.config.cluster_checks import check_cluster
 from training.config.engine_checks import check_engine_exists
@@ -13,6 +14,7 @@ from training.config.layout_checks import check_layout, check_model
 from training.config.model_checks import check_sizes
 from training.config.optimizer_checks import check_groups_in_pipeline, check_optimizer
 from training.config.path_checks import check_names, check_paths
+from training.config.precision_checks import check_precision
 from training.config.recovery_checks import check_recovery
 from training.config.resume_policy import check_allow
 from training.config.schema import ModelConfig, RunConfig
@@ -66,12 +68,14 @@ def check(config: RunConfig, *, to_plan: bool = False) -> None:
     check_values(config)
     check_model(config)
     check_optimizer(config)
+    check_precision(config, to_plan=to_plan)
     check_sources(config)
     check_suites(config)
     for training_stage in config.stages:
         check_training_stage(config, training_stage)
         check_layout(config, training_stage)
         check_groups_in_pipeline(config, training_stage)
+        check_attention(config, training_stage)
         if not to_plan:
             check_engine_exists(config, training_stage)
     check_checkpoints(config)

@@ -21,6 +21,8 @@ class AcceleratorConfig:
     """DeepSpeed accelerator name (DS_ACCELERATOR): cpu, cuda, …"""
     peak_flops_per_second: float | None = None
     """Dense matrix-multiply peak at the run's precision; null measures it at the start (CPU)."""
+    fp8_flops_per_second: float | None = None
+    """The same for operands in fp8; null where it has no units for them."""
     memory_bytes: float | None = None
     """Memory of one device, in bytes; null divides this machine's among its ranks (CPU)."""
     memory_bytes_per_second: float | None = None

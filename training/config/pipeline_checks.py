@@ -2,7 +2,14 @@
 
 from training.config.batch_checks import check_rounds
 from training.config.nearest_numbers import closest, divisors, listed
-from training.config.schema import ParallelConfig, PipelineEngineKind, PipelineSchedule, Regather, RunConfig
+from training.config.schema import (
+    AttentionImplementation,
+    ParallelConfig,
+    PipelineEngineKind,
+    PipelineSchedule,
+    Regather,
+    RunConfig,
+)
 from training.errors import ConfigError
 
 
@@ -19,6 +26,7 @@ def check_pipeline(config: RunConfig, training_stage: str, key: str) -> None:
     _check_zero_stage(layout, key)
     _check_regather(layout, key)
     _check_engine(config, layout, key)
+    _check_passes(config, training_stage, key)
     check_rounds(config, training_stage, key)
 
 
@@ -141,10 +149,32 @@ def _check_engine(config: RunConfig, layout: ParallelConfig, key: str) -> None:
             f"with pipeline_engine={layout.pipeline_engine}: DeepSpeed's PipelineEngine knows 1f1b only",
             f"{remedy}, or {key}.schedule=1f1b and {key}.chunks_per_rank=1",
         )
-    if layout.pipeline > 1 and config.model.dropout > 0:
+
+
+def _check_passes(config: RunConfig, training_stage: str, key: str) -> None:
+    """Check that nothing is asked of DeepSpeed's PipelineEngine that layers have to know of each micro-batch."""
+    layout, stage = config.layout_of(training_stage), config.stages[training_stage]
+    if layout.pipeline == 1 or layout.pipeline_engine is PipelineEngineKind.autarky:
+        return
+    remedy = f"{key}.pipeline_engine=autarky can"
+    if config.model.dropout > 0:
         raise ConfigError(
             "model.dropout",
             config.model.dropout,
             "masks follow the identity of each sample, which does not travel through DeepSpeed's PipelineEngine",
             f"{remedy}, or model.dropout=0",
         )
+    if stage.document_mask:
+        name = f"stages.{training_stage}.document_mask"
+        reason = "which tokens belong together does not travel through DeepSpeed's PipelineEngine"
+        raise ConfigError(name, "true", reason, f"{remedy}, or {name}=false")
+    if layout.loss_chunk_tokens is not None:
+        raise ConfigError(
+            f"{key}.loss_chunk_tokens",
+            layout.loss_chunk_tokens,
+            "DeepSpeed's PipelineEngine gives targets to its loss function alone, which needs whole logits",
+            f"{remedy}, or {key}.loss_chunk_tokens=null",
+        )
+    if layout.attention is not AttentionImplementation.auto:
+        reason = "with DeepSpeed's PipelineEngine it is always torch's scaled_dot_product_attention"
+        raise ConfigError(f"{key}.attention", layout.attention, reason, f"{remedy}, or {key}.attention=auto")

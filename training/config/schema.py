@@ -35,10 +35,14 @@ class Resume(StrEnum):
 
 
 class Precision(StrEnum):
-    """Dtype of weights and activations; master weights and optimizer state are always fp32."""
+    """Dtype of weights and activations; master weights and optimizer state are always fp32.
+
+    fp8 is that of the operands of blocks' matrix products alone, the rest is bf16. Planned only: no engine runs it.
+    """
 
     fp32 = "fp32"
     bf16 = "bf16"
+    fp8 = "fp8"
 
 
 class Recompute(StrEnum):
@@ -69,6 +73,15 @@ class PipelineEngineKind(StrEnum):
 
     autarky = "autarky"
     deepspeed = "deepspeed"
+
+
+class AttentionImplementation(StrEnum):
+    """What computes attention in training: torch's scaled_dot_product_attention, FlexAttention or FlashAttention."""
+
+    auto = "auto"
+    sdpa = "sdpa"
+    flex = "flex"
+    flash = "flash"
 
 
 class ScheduleKind(StrEnum):
@@ -128,6 +141,10 @@ class ResumeConfig:
     """Keys that may change on purpose when a run goes on (optimizer.lr, stages.*.tokens); a section is all in it."""
 
 
+_LOSS_CHUNK_TOKENS = 4096
+"""Enough for a full-speed matrix product; 128 Ki tokens of Llama 3's vocabulary have 3 GB of logits at a time then."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParallelConfig:
     """How ranks share the work of one training stage. The number of data replicas is derived."""
@@ -158,6 +175,18 @@ class ParallelConfig:
     """When a pipeline under ZeRO-3 gathers its weights; auto decides from the memory plan and says why."""
     pipeline_engine: PipelineEngineKind = PipelineEngineKind.autarky
     """Whose engine runs a pipeline."""
+    loss_chunk_tokens: int | None = None
+    """Tokens of a rank's micro-batch whose logits exist at a time; one with no more has them whole. Null takes 4096;
+    with DeepSpeed's PipelineEngine logits are always whole."""
+    attention: AttentionImplementation = AttentionImplementation.auto
+    """What computes attention in training: auto is sdpa, and for documents on accelerators flash in bf16, else flex."""
+
+    @property
+    def logits_at_once_tokens(self) -> int | None:
+        """Tokens of a rank's micro-batch whose logits may exist at a time; None is all of them."""
+        if self.pipeline > 1 and self.pipeline_engine is PipelineEngineKind.deepspeed:
+            return None
+        return self.loss_chunk_tokens or _LOSS_CHUNK_TOKENS
 
     @property
     def runs_in_chunks(self) -> bool:
@@ -217,6 +246,8 @@ class StageConfig:
     """Token budget; rounded up to whole optimizer steps."""
     sequence_length: int
     """Tokens per sample."""
+    document_mask: bool = False
+    """Whether a token sees those of its own document alone, of the documents that are packed into a sample."""
     global_batch_sequences: int
     """Samples per optimizer step over all ranks."""
     batch_ramp: list[BatchRampStep] = field(default_factory=list)
@@ -344,7 +375,7 @@ class RunConfig:
     """Weights that the first training stage starts from: hf:DIR (a Hugging Face directory) or checkpoint:DIR; null
     draws them from run.seed."""
     precision: Precision
-    """Dtype of weights and activations."""
+    """Dtype of weights and activations; fp8, of blocks' matrix products, can be planned only."""
     model: ModelConfig
     """Architecture."""
     parallel: ParallelConfig

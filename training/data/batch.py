@@ -17,6 +17,9 @@ class MicroBatch:
     """int64 targets, IGNORED_LABEL where there is none."""
     sample_ids_B: Tensor | None = None
     """int64, on CPU: identity of each sequence within the run, what dropout masks depend on; None in evaluation."""
+    documents_BT: Tensor | None = None
+    """Integers, on CPU: number of each token's document within its sequence, a document being a run of equal numbers;
+    of the whole sequences, also where ranks share their tokens. None is one document a sequence."""
 
     def part_of_sequences(self, part: int, num_parts: int) -> "MicroBatch":
         """Return the n-th of equal parts of every sequence's tokens, with their targets."""

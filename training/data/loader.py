@@ -62,6 +62,7 @@ class StageLoader:
         self._sequence_length = stage.sequence_length
         self._batch_sizes = config.batch_sizes(training_stage)
         self._micro_batch_sequences = stage.micro_batch_sequences
+        self._end_of_document = prepared.tokenizer.eos_id if stage.document_mask else None
         self._first_sample = _first_sample(config, training_stage, left_out)
         self._mixture = _mixture(config, training_stage, left_out)
         self._sources = [self._open(prepared, config, training_stage, name, left_out) for name in self._mixture.sources]
@@ -120,10 +121,12 @@ class StageLoader:
     def _micro_batch(self, samples: np.ndarray) -> MicroBatch:
         token_ids = [self._tokens(source, window) for source, window in self._places(samples)]
         token_ids_BT = torch.from_numpy(np.stack(token_ids))
+        input_ids_BT = token_ids_BT[:, :-1].contiguous()
         return MicroBatch(
-            input_ids_BT=token_ids_BT[:, :-1].contiguous(),
+            input_ids_BT=input_ids_BT,
             labels_BT=token_ids_BT[:, 1:].contiguous(),
             sample_ids_B=torch.from_numpy(self._first_sample + samples),
+            documents_BT=None if self._end_of_document is None else _documents(input_ids_BT, self._end_of_document),
         )
 
     def _open(
@@ -138,6 +141,16 @@ class StageLoader:
             )
         order = WindowOrder(name, num_windows=windows, sequence_length=self._sequence_length, seed=config.run.seed)
         return _Source(tokens=tokens, order=order, first_draw=_draws_before(config, training_stage, name, left_out))
+
+
+def _documents(input_ids_BT: torch.Tensor, end_of_document: int) -> torch.Tensor:
+    """Return the number of each token's document; a token that ends one counts as the first of the next.
+
+    Evaluations put that token before a text that has no other context, so the model is to meet it there in training
+    too. Its own target, the next document's first token, is then one that belongs to what it sees; and the last token
+    of a document still learns to end it. So no target is left out.
+    """
+    return (input_ids_BT == end_of_document).cumsum(-1)
 
 
 def _mixture(config: RunConfig, training_stage: str, left_out: Mapping[str, int]) -> Mixture:

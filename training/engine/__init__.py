@@ -10,6 +10,7 @@ pipeline           DeepSpeed's PipelineEngine with ZeRO-1
 pipeline_zero      pipeline over ZeRO-1 to 3: one DeepSpeedEngine per model chunk
 chunk              ... one of them
 pipeline_step      ... a rank's forwards, backwards and transfers of one step
+learning_pass      what a micro-batch's forward learns from
 links              ... its transfers
 global_gradient    ... tied weights, norm, clipping over all pipeline stages
 non_finite         where a NaN came from

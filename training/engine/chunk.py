@@ -118,7 +118,7 @@ class Chunk:
             }
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the hidden states (of the last chunk: the logits) for token ids or hidden states."""
+        """Return the hidden states (of the last chunk: the logits, or the loss) for token ids or hidden states."""
         hidden = inputs
         for layer in self.model.sequence:
             for arrived in self._arriving.pop(layer, []):

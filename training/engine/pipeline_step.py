@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from training.config.schema import ParallelConfig
 from training.data.batch import MicroBatch
 from training.engine.chunk import Chunk
+from training.engine.learning_pass import learning_pass
 from training.engine.links import Links, empty_like_hidden
 from training.engine.routing import Routing
 from training.models.dropout import dropout_of
-from training.models.loss import summed_cross_entropy
+from training.models.learning import learning, summed_loss
 from training.models.routing_log import routing_into
 from training.parallel.program import Compute, Program, Receive, Send
 from training.parallel.schedule import Action, Kind
@@ -41,6 +43,7 @@ class PipelineStep:
         chunks: Mapping[int, Chunk],
         links: Links,
         *,
+        parallel: ParallelConfig,
         num_chunks: int,
         hidden_size: int,
         dtype: torch.dtype,
@@ -52,6 +55,7 @@ class PipelineStep:
         self._num_micro_batches = 1 + max(s.action.micro_batch for s in program if isinstance(s, Compute))
         self._chunks = chunks
         self._links = links
+        self._parallel = parallel
         self._last_chunk = num_chunks - 1
         self._hidden_size = hidden_size
         self._dtype = dtype
@@ -123,10 +127,14 @@ class PipelineStep:
 
     def _forward(self, action: Action) -> None:
         batch = self._micro_batches[action.micro_batch]
-        with dropout_of(batch.sample_ids_B, self._seed), routing_into(self._routing.log):
+        with (
+            dropout_of(batch.sample_ids_B, self._seed),
+            learning(learning_pass(batch, self._parallel)),
+            routing_into(self._routing.log),
+        ):
             output = self._chunks[action.chunk].forward(self._inputs[action])
         if action.chunk == self._last_chunk:
-            loss = summed_cross_entropy(output, batch.labels_BT.to(self._device))
+            loss = summed_loss(output, batch.labels_BT.to(self._device))
             self._losses.append(loss.detach())
             output = loss * self._scale
         self._made[action] = output

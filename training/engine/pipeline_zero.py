@@ -129,6 +129,7 @@ class PipelineZeroEngine(StatefulEngine, Inference):
                 programs(schedule)[self._place],
                 self._chunks,
                 self._links,
+                parallel=parallel,
                 num_chunks=len(parts),
                 hidden_size=config.model.hidden_size,
                 dtype=self._dtype,

@@ -169,8 +169,9 @@ def _meet(backend: str, device: str, local_rank: int, timeout: timedelta) -> Non
         rank=rank,
         world_size=world_size,
         timeout=timeout,
-        # As DeepSpeed 0.19.8 does it (comm/torch.py): one rank alone has no peer to be bound for.
-        device_id=torch.device(device, local_rank) if device == "cuda" and world_size > 1 else None,
+        # As DeepSpeed 0.19.8 does it (comm/torch.py) where NCCL, or RCCL, connects devices: its communicators are bound
+        # to one at the start. One rank alone has no peer to be bound for.
+        device_id=torch.device(device, local_rank) if backend == "nccl" and world_size > 1 else None,
     )
 
 

@@ -15,6 +15,7 @@ from training.data.batch import MicroBatch
 from training.engine.base import USUAL_STEP, StepInstructions, StepResult
 from training.engine.groups import axes_of
 from training.engine.inference import Inference
+from training.engine.learning_pass import learning_pass
 from training.engine.non_finite import NonFiniteWatch
 from training.engine.optimizer import adamw, set_learning_rate
 from training.engine.process_group import ProcessGroup
@@ -25,7 +26,7 @@ from training.engine.stateful import StatefulEngine
 from training.models.decoder import Decoder, decoder_layers
 from training.models.dropout import dropout_of
 from training.models.layers import DecoderBlock
-from training.models.loss import summed_cross_entropy
+from training.models.learning import learning, summed_loss
 from training.models.routing_log import routing_into
 from training.parallel.layout import Layout
 
@@ -60,6 +61,7 @@ class ZeroEngine(StatefulEngine, Inference):
         )
         super().__init__(layout, processes, [(engine, model.canonical_parameters())], routing)
         self._engine: Any = engine
+        self._parallel = parallel
         self._seed = config.run.seed
         self._clip_norm = config.optimizer.gradient_clip_norm
 
@@ -154,9 +156,13 @@ class ZeroEngine(StatefulEngine, Inference):
         return loss_sum
 
     def _backward(self, batch: MicroBatch, scale: float) -> float:
-        with dropout_of(batch.sample_ids_B, self._seed), routing_into(self._routing.log):
-            logits = self._engine(batch.input_ids_BT.to(self._engine.device))
-        loss = summed_cross_entropy(logits, batch.labels_BT.to(self._engine.device))
+        with (
+            dropout_of(batch.sample_ids_B, self._seed),
+            learning(learning_pass(batch, self._parallel)),
+            routing_into(self._routing.log),
+        ):
+            output = self._engine(batch.input_ids_BT.to(self._engine.device))
+        loss = summed_loss(output, batch.labels_BT.to(self._engine.device))
         self._engine.backward(loss * scale)
         return loss.item()
 

@@ -2,7 +2,8 @@
 
 AUTARKY_POISON=<what>=<number>:<rank>:<sample>      rank and sample may be *
 
-logits=F          the model's logits are multiplied by F (1e4: a huge loss; nan: nothing is finite)
+logits=F          the model's logits are multiplied by F (1e4: a huge loss; nan: nothing is finite); where logits are
+                  never whole (parallel.loss_chunk_tokens), the loss is
 gradient=F        the logits' gradient is multiplied by F; the loss is as it should be
 activation_bit=B  bit B of one element of a decoder block's output is flipped, once
 copy_bit=B        after the step, bit B of one weight that the model runs with is flipped in this rank's copy, once

@@ -1,7 +1,10 @@
 """Models: one list of layers per model, run plain, under ZeRO, or cut into pipeline stages.
 
 layers        what a pipeline cuts between: embedding, block, projection
-attention     grouped-query and latent attention, and `attend`, the kernels below them
+attention     grouped-query and latent attention
+attend        ... by torch's kernels, and the choice of one
+documents     which tokens of packed sequences belong together
+document_attention     attention within them on accelerators
 feed_forward  the dense feed-forward layer; `norm` the norms
 experts       feed-forward layers of routed experts, on one rank or spread over several
 router        which experts a token passes, and the losses that balance them
@@ -14,6 +17,8 @@ dropout       masks that follow from each sample's identity, not from the layout
 shapes        names and shapes of all parameters, without values
 inference     key/value cache; logits of wanted positions only
 loss          summed cross-entropy
+learning      what a training forward learns from, given beside it; the loss within the output projection
+linear_cross_entropy   the loss straight from hidden states, chunk by chunk
 
 Without torch:
 hugging_face   families of Hugging Face: config.json <-> ModelConfig, names of weights

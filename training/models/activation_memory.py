@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from training.config.schema import ModelConfig, Precision, Recompute
 from training.models.zero_memory import FP32_BYTES, element_bytes
 
+PRODUCT_ROWS = 16_384
+"""Rows of the output projection whose gradient is made at a time in bf16, before it is added up in fp32."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActivationMemory:
@@ -19,9 +22,11 @@ class ActivationMemory:
     precision: Precision
     """Dtype of activations."""
     device: str
-    """DeepSpeed accelerator name."""
+    """cpu, whose norms are not fused, or the name of any accelerator."""
     num_tokens: int
     """Tokens of the micro-batch."""
+    logits_at_once_tokens: int | None = None
+    """Tokens whose logits may exist at a time; None is all of them."""
 
     def block_bytes(self, recompute: Recompute) -> int:
         """Return what a block keeps from its forward to its backward, its input among it.
@@ -71,9 +76,39 @@ class ActivationMemory:
 
     @property
     def loss_bytes(self) -> int:
-        """The most that logits and loss need, at the start of backward.
+        """The most that logits and loss need; see `loss_bytes`."""
+        return loss_bytes(
+            num_tokens=self.num_tokens,
+            vocab_size=self.model.vocab_size,
+            hidden_size=self.model.hidden_size,
+            element_bytes=element_bytes(self.precision),
+            at_once_tokens=self.logits_at_once_tokens,
+        )
 
-        These are the logits, where the caller still holds them, and in fp32 their log-softmax, its gradient and the
-        logits' gradient (models/loss.py).
-        """
-        return self.num_tokens * self.model.vocab_size * (element_bytes(self.precision) + 3 * FP32_BYTES)
+
+def loss_bytes(
+    *, num_tokens: int, vocab_size: int, hidden_size: int, element_bytes: int, at_once_tokens: int | None
+) -> int:
+    """Return the most that logits and loss of a micro-batch need on one rank.
+
+    Whole, at the start of backward, these are the logits, where the caller still holds them, and in fp32 their
+    log-softmax, its gradient and the logits' gradient (models/loss.py). Chunk by chunk (models/linear_cross_entropy.py)
+    they are a chunk's logits and, in fp32, its softmax, beside the gradients of the hidden states and, in fp32, of the
+    projection's weight; at the end both gradients once more, scaled.
+
+    Args:
+        num_tokens: of the micro-batch on this rank.
+        vocab_size: this rank's rows of the projection.
+        hidden_size: its columns.
+        element_bytes: of weights and activations.
+        at_once_tokens: tokens whose logits may exist at a time; None is all of them.
+    """
+    if at_once_tokens is None or num_tokens <= at_once_tokens:
+        return num_tokens * vocab_size * (element_bytes + 3 * FP32_BYTES)
+    chunk_tokens = -(-num_tokens // -(-num_tokens // at_once_tokens))
+    rounded = element_bytes if element_bytes != FP32_BYTES else 0  # a copy beside what is in fp32
+    logits = chunk_tokens * vocab_size * (FP32_BYTES + rounded)
+    product = chunk_tokens * vocab_size * element_bytes + min(vocab_size, PRODUCT_ROWS) * hidden_size * rounded
+    gradients = num_tokens * hidden_size * element_bytes + vocab_size * hidden_size * FP32_BYTES
+    scaled = (num_tokens + vocab_size) * hidden_size * element_bytes
+    return gradients + max(logits, product, scaled)

@@ -13,6 +13,7 @@ from training.config.model_schema import ModelConfig
 from training.models.attend import attend
 from training.models.axes import ALONE, Axes, heads_for_tokens, tokens_for_heads
 from training.models.inference import KeyValueCache, current_cache, is_inferring
+from training.models.learning import LearningPass
 from training.models.norm import RMSNorm
 from training.models.rope import rotary_tables, rotate
 
@@ -35,10 +36,15 @@ class CausalAttention(nn.Module, ABC):
     def make(self, hidden_BTD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries [B, N, T, H], keys [B, K, T, H] and values [B, K, T, V], rotated by these tables."""
 
-    def forward(self, hidden_BTD: Tensor) -> Tensor:
-        """Return the attention output [B, T, D]; position t sees positions 0..t, and what a cache holds before."""
+    def forward(self, hidden_BTD: Tensor, learns: LearningPass | None = None) -> Tensor:
+        """Return the attention output [B, T, D]; position t sees positions 0..t, and what a cache holds before.
+
+        Args:
+            hidden_BTD: hidden states of this rank's tokens.
+            learns: of a training pass; its documents are those of the whole sequences, whoever shares their tokens.
+        """
         if self.axes.sequence.size > 1 and not is_inferring():
-            return self._forward_shared(hidden_BTD)
+            return self._forward_shared(hidden_BTD, learns)
         T = hidden_BTD.shape[1]
         cache = current_cache()
         begun = cache if cache is not None and bool(cache.lengths_B.any()) else None
@@ -50,10 +56,10 @@ class CausalAttention(nn.Module, ABC):
         visible = begun.once((T, "visible"), lambda: begun.visible(T, hidden_BTD.device)) if begun else None
         if cache is not None:
             k_BKTH, v_BKTV = cache.extend(self, k_BKTH, v_BKTV)
-        mixed_BNTV = attend(q_BNTH, k_BKTH, v_BKTV, visible=visible, scale=self.scale)
+        mixed_BNTV = self._attend(q_BNTH, k_BKTH, v_BKTV, learns, visible)
         return self.o_proj(mixed_BNTV.transpose(1, 2).flatten(2))
 
-    def _forward_shared(self, hidden_BTD: Tensor) -> Tensor:
+    def _forward_shared(self, hidden_BTD: Tensor, learns: LearningPass | None) -> Tensor:
         """Do the same where this rank has an equal part of each sequence's tokens."""
         axis, T = self.axes.sequence, hidden_BTD.shape[1]
         cos, sin = rotary_tables(self.config, T * axis.size, hidden_BTD.device)
@@ -64,8 +70,15 @@ class CausalAttention(nn.Module, ABC):
             copies = (axis.size if axis.size % num_kv_heads == 0 else num_heads) // num_kv_heads
             k_BKTH, v_BKTV = (x.repeat_interleave(copies, dim=1) for x in (k_BKTH, v_BKTV))
         q, k, v = (tokens_for_heads(x, axis) for x in (q_BNTH, k_BKTH, v_BKTV))
-        mixed_BNTV = heads_for_tokens(attend(q, k, v, scale=self.scale), axis)
+        mixed_BNTV = heads_for_tokens(self._attend(q, k, v, learns), axis)
         return self.o_proj(mixed_BNTV.transpose(1, 2).flatten(2))
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, learns: LearningPass | None, visible: Tensor | None = None
+    ) -> Tensor:
+        if learns is None:
+            return attend(q, k, v, visible=visible, scale=self.scale)
+        return attend(q, k, v, visible=visible, scale=self.scale, documents=learns.documents, wanted=learns.attention)
 
     def _rotary_tables(self, begun: KeyValueCache, num_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the rows of the rotary tables for the next tokens of sequences, [B, 1, T, H] each."""

@@ -18,6 +18,7 @@ from training.models.dropout import DropoutKeys, current_keys, drop_elements
 from training.models.experts import Experts, MixtureOfExperts
 from training.models.feed_forward import FeedForward
 from training.models.inference import wanted_positions
+from training.models.learning import LearningPass, current_learning, logits_or_loss
 from training.models.norm import RMSNorm
 from training.models.recompute import run_block
 from training.models.routing_log import RoutingNote, current_note
@@ -35,22 +36,25 @@ class TokenEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
 
     def forward(self, ids_BT_or_hidden_BTD: Tensor) -> Tensor:
-        """Return hidden [B, T, D] for integer ids [B, T], or logits for hidden states, as `OutputProjection` does."""
+        """Return hidden [B, T, D] for integer ids [B, T]; for hidden states what `OutputProjection` does."""
         if ids_BT_or_hidden_BTD.is_floating_point():
-            return F.linear(wanted_positions(ids_BT_or_hidden_BTD), self.weight)
+            return logits_or_loss(wanted_positions(ids_BT_or_hidden_BTD), self.weight)
         return F.embedding(ids_BT_or_hidden_BTD, self.weight)
 
 
 class OutputProjection(nn.Module):
-    """Untied projection of hidden states to logits."""
+    """Untied projection of hidden states to logits, or to the loss where logits are never whole."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
-        """Return logits [B, T, V]; in an inference pass those of the wanted positions, [N, V]."""
-        return F.linear(wanted_positions(hidden_BTD), self.weight)
+        """Return logits [B, T, V]; in an inference pass those of the wanted positions, [N, V].
+
+        In a learning pass of more tokens than a chunk it is the summed loss, a scalar; see `models/learning.py`.
+        """
+        return logits_or_loss(wanted_positions(hidden_BTD), self.weight)
 
 
 class DecoderBlock(nn.Module):
@@ -96,13 +100,16 @@ class DecoderBlock(nn.Module):
         Raises:
             RuntimeError: there is dropout, and the forward runs in training mode outside of `dropout_of`.
         """
-        # Read here and handed on: the second forward of recompute runs in backward, outside of dropout_of.
+        # Read here and handed on: the second forward of recompute runs in backward, outside of dropout_of and learning.
         keys = current_keys(self.layer_name) if self.training and self.dropout > 0 else None
         note = current_note(self.layer_name) if isinstance(self.mlp, MixtureOfExperts) else None
-        return run_block(partial(self._compute, keys=keys, note=note), hidden_BTD, self.recompute)
+        compute = partial(self._compute, keys=keys, note=note, learns=current_learning())
+        return run_block(compute, hidden_BTD, self.recompute)
 
-    def _compute(self, hidden_BTD: Tensor, *, keys: DropoutKeys | None, note: RoutingNote | None) -> Tensor:
-        attended_BTD = self.self_attn(self.input_layernorm(hidden_BTD))
+    def _compute(
+        self, hidden_BTD: Tensor, *, keys: DropoutKeys | None, note: RoutingNote | None, learns: LearningPass | None
+    ) -> Tensor:
+        attended_BTD = self.self_attn(self.input_layernorm(hidden_BTD), learns)
         hidden_BTD = hidden_BTD + self._drop(attended_BTD, keys, "self_attn")
         normed_BTD = self.post_attention_layernorm(hidden_BTD)
         fed_forward_BTD = self.mlp(normed_BTD, note) if note is not None else self.mlp(normed_BTD)

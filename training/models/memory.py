@@ -89,6 +89,7 @@ def rank_memory(
         precision=config.precision,
         device=config.cluster.accelerator.device,
         num_tokens=stage.micro_batch_sequences * stage.sequence_length,
+        logits_at_once_tokens=layout.logits_at_once_tokens,
     )
     in_flight = _peak_in_flight(
         layout.schedule.value, layout.pipeline, layout.chunks_per_rank, config.accumulation_steps(training_stage)

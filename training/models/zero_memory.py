@@ -17,7 +17,7 @@ SUB_GROUP_ELEMENTS = 1_000_000_000
 
 def element_bytes(precision: Precision) -> int:
     """Return bytes of one weight or activation."""
-    return 2 if precision is Precision.bf16 else FP32_BYTES
+    return FP32_BYTES if precision is Precision.fp32 else 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

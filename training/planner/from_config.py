@@ -49,6 +49,7 @@ def job_of(config: RunConfig, training_stage: str) -> Job:
         device=device_of(config.cluster, config.precision),
         network=network_of(config.cluster),
         software=software_of(layout),
+        logits_at_once_tokens=layout.logits_at_once_tokens,
     )
 
 
@@ -109,9 +110,13 @@ def device_of(cluster: ClusterConfig, precision: Precision) -> Device:
             "precision=bf16, or the data sheet's figure for fp32 (an H100: "
             "cluster.accelerator.peak_flops_per_second=67e12)",
         )
+    peaks = {NumberFormat.fp32 if precision is Precision.fp32 else NumberFormat.bf16: peak}
+    if precision is Precision.fp8:
+        assert accelerator.fp8_flops_per_second is not None, "training/config/precision_checks.py"
+        peaks[NumberFormat.fp8] = accelerator.fp8_flops_per_second
     return Device(
         name=accelerator.name,
-        peak_flops={NumberFormat(precision): peak},
+        peak_flops=peaks,
         memory_bytes=memory_bytes_of(cluster),
         memory_bandwidth=bandwidth,
         power_watts=accelerator.power_watts,

@@ -155,6 +155,8 @@ class Job:
     network: Network
     software: str = "autarky"
     """Name of one of `planner.software.SOFTWARE`: what the program keeps, overlaps and fuses."""
+    logits_at_once_tokens: int | None = None
+    """Of our engines: tokens of a rank's micro-batch whose logits may exist at a time; None is all of them."""
 
     @property
     def tokens_per_step(self) -> int:

@@ -67,8 +67,9 @@ def _stage(job: Job, software: Software, config: ModelConfig, chunks: list[Chunk
     micro_batch = ActivationMemory(
         model=config,
         precision=precision,
-        device="cpu" if on_cpu else "cuda",
+        device="cpu" if on_cpu else job.device.name,
         num_tokens=job.batch.micro_batch * job.batch.sequence_length,
+        logits_at_once_tokens=job.logits_at_once_tokens,
     )
     recompute = _RECOMPUTE[split.recompute]
     in_flight = chunks_in_flight(split, job.batch.accumulation, place)

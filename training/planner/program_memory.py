@@ -6,6 +6,7 @@ feed-forward layers: every operator's saved tensors, each once.
 
 from collections.abc import Sequence
 
+from training.models.activation_memory import loss_bytes
 from training.planner.chunk_parameters import chunk_parameters
 from training.planner.constants import Constants
 from training.planner.job import Job, NumberFormat, Recompute
@@ -57,8 +58,7 @@ def _stage(job: Job, software: Software, kernel: AttentionKernel, chunks: tuple[
     )
     is_dense = not any(chunk.expert_blocks for chunk in chunks)
     has_head = any(chunk.has_head for chunk in chunks)
-    logit_bytes = element_bytes(job) + 3 * _FP32_BYTES if software.is_deepspeed else software.logit_bytes
-    logits = rank_tokens(job) * job.model.vocab_size / split.tensor * logit_bytes if has_head else 0.0
+    logits = _logits_bytes(job, software) if has_head else 0.0
     if software.is_deepspeed:
         gradients, update = gradients_bytes(job, dense, expert), update_bytes(job, dense, expert)
         buffers, gathered = _buffers_bytes(job) + reduction_bytes(job, software, chunks), gathered_bytes(job, chunks)
@@ -79,6 +79,19 @@ def _stage(job: Job, software: Software, kernel: AttentionKernel, chunks: tuple[
     )
     overhead = (software.reserved_factor - 1) * tensors.tensors_bytes + software.context_bytes
     return tensors.with_overhead(overhead)
+
+
+def _logits_bytes(job: Job, software: Software) -> float:
+    """Return the most that logits and loss of one micro-batch need."""
+    if not software.is_deepspeed:
+        return rank_tokens(job) * job.model.vocab_size / job.split.tensor * software.logit_bytes
+    return loss_bytes(
+        num_tokens=int(rank_tokens(job)),
+        vocab_size=job.model.vocab_size // job.split.tensor,
+        hidden_size=job.model.hidden_size,
+        element_bytes=element_bytes(job),
+        at_once_tokens=job.logits_at_once_tokens,
+    )
 
 
 def kept_bytes(job: Job, software: Software, kernel: AttentionKernel, recompute: Recompute, *, is_dense: bool) -> float:

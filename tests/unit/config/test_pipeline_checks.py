@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from tests.unit.config.test_layout_checks import with_numbers
 from training.config.checks import check
-from training.config.schema import ParallelConfig, PipelineEngineKind, PipelineSchedule, Regather, RunConfig
+from training.config.schema import (
+    AttentionImplementation,
+    ParallelConfig,
+    PipelineEngineKind,
+    PipelineSchedule,
+    Regather,
+    RunConfig,
+)
 from training.errors import ConfigError
 from training.parallel.schedule import interleaving_fits
 
@@ -91,6 +98,35 @@ def test_dropout_is_refused_where_samples_lose_their_identity() -> None:
     check(with_layout(pipeline=2, zero_stage=1, dropout=0.1))
     with pytest.raises(ConfigError, match="does not travel through DeepSpeed's PipelineEngine"):
         check(with_layout(pipeline=2, zero_stage=1, dropout=0.1, pipeline_engine=DEEPSPEED))
+
+
+def test_documents_are_refused_where_layers_cannot_know_them() -> None:
+    ours, theirs = (with_layout(pipeline=2, zero_stage=1, pipeline_engine=engine) for engine in (OURS, DEEPSPEED))
+    masked = {"pretrain": replace(ours.stages["pretrain"], document_mask=True)}
+    check(replace(ours, stages=masked))
+    check(theirs)
+    with pytest.raises(ConfigError, match=r"does not travel through DeepSpeed's PipelineEngine") as caught:
+        check(replace(theirs, stages=masked))
+    assert caught.value.key == "stages.pretrain.document_mask"
+    assert "parallel.pipeline_engine=autarky can, or stages.pretrain.document_mask=false" in caught.value.remedy
+
+
+@pytest.mark.parametrize("option", [{"loss_chunk_tokens": 512}, {"attention": AttentionImplementation.sdpa}])
+def test_what_deepspeeds_pipeline_would_ignore_is_refused(option: dict[str, Any]) -> None:
+    (key,) = option
+    check(with_layout(pipeline=2, zero_stage=1, **option))
+    check(with_layout(pipeline=1, zero_stage=1, pipeline_engine=DEEPSPEED, **option))
+    with pytest.raises(ConfigError) as caught:
+        check(with_layout(pipeline=2, zero_stage=1, pipeline_engine=DEEPSPEED, **option))
+    assert caught.value.key == f"parallel.{key}"
+    assert "parallel.pipeline_engine=autarky can" in caught.value.remedy
+
+
+def test_deepspeeds_pipeline_has_all_logits_at_once_and_ours_4096_tokens_of_them() -> None:
+    assert with_layout(pipeline=2, pipeline_engine=DEEPSPEED).parallel.logits_at_once_tokens is None
+    assert with_layout(pipeline=1, pipeline_engine=DEEPSPEED).parallel.logits_at_once_tokens == 4096
+    assert with_layout(pipeline=2).parallel.logits_at_once_tokens == 4096
+    assert with_layout(pipeline=2, loss_chunk_tokens=7).parallel.logits_at_once_tokens == 7
 
 
 @given(num_micro_batches=st.integers(min_value=1, max_value=40), pipeline=st.sampled_from([2, 4]))

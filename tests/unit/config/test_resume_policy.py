@@ -58,6 +58,7 @@ GUARDED = {
     "stages.*.mixture.*",
     "stages.*.tokens",
     "stages.*.sequence_length",
+    "stages.*.document_mask",
     "stages.*.global_batch_sequences",
     "stages.*.batch_ramp",
     "stages.*.lr",

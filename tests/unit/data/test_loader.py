@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -176,6 +177,48 @@ def test_labels_are_the_next_tokens_of_the_stream(prepared: PreparedData, loader
     assert batch.input_ids_BT[0].tolist() == sample.token_ids[:-1].tolist()
     assert batch.labels_BT[0].tolist() == sample.token_ids[1:].tolist()
     assert batch.num_tokens == 2 * 32
+
+
+DOCUMENTS = replace(STAGE, document_mask=True, sequence_length=100, micro_batch_sequences=24)
+"""Sequences long enough to hold several chapters' ends."""
+
+
+def test_without_a_document_mask_sequences_are_whole(loader: StageLoader) -> None:
+    assert loader.micro_batches(0, replica=0, num_replicas=1)[0].documents_BT is None
+
+
+def test_documents_begin_with_the_token_that_ended_the_one_before(
+    prepared: PreparedData, small_data: DataConfig
+) -> None:
+    loader = StageLoader(prepared, run_config(small_data, DOCUMENTS), "s0")
+    num_cut = 0
+    for batch in range(8):
+        (micro_batch,) = loader.micro_batches(batch, replica=0, num_replicas=1)
+        assert micro_batch.documents_BT is not None
+        for row, index in enumerate(loader.batch_samples(batch)):
+            sample = loader.sample(index)
+            starts = prepared.source(sample.source).train_index
+            first = sample.window * 100
+            # By the index of the prepared data: the token before a document's start is its first here.
+            number_T = np.searchsorted(starts, np.arange(first, first + 100) + 1, side="right")
+            found_T = micro_batch.documents_BT[row].numpy()
+            assert np.array_equal(np.diff(found_T), np.diff(number_T))
+            num_cut += int(found_T[-1] != found_T[0])
+    assert num_cut >= 5, "hardly a document ended, so little was compared"
+
+
+def test_a_document_mask_leaves_tokens_targets_and_samples_as_they_are(
+    prepared: PreparedData, small_data: DataConfig
+) -> None:
+    plain, masked = (
+        StageLoader(prepared, run_config(small_data, stage), "s0")
+        for stage in (replace(DOCUMENTS, document_mask=False), DOCUMENTS)
+    )
+    one, other = (loader.micro_batches(3, replica=0, num_replicas=1)[0] for loader in (plain, masked))
+    assert torch.equal(one.input_ids_BT, other.input_ids_BT)
+    assert torch.equal(one.labels_BT, other.labels_BT)
+    assert one.num_tokens == other.num_tokens
+    assert plain.batch_id(3) == masked.batch_id(3)
 
 
 def test_a_step_is_the_same_whenever_it_is_asked_for(

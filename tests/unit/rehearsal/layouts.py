@@ -59,7 +59,7 @@ def any_layout(draw: st.DrawFn) -> dict[str, Any]:
         "accumulation": pipeline * draw(st.integers(1, 3)),
         "tied": draw(st.booleans()),
         "micro_batch": draw(st.integers(1, 2)),
-        "precision": draw(st.sampled_from(Precision)) if zero_stage else Precision.fp32,
+        "precision": draw(st.sampled_from([Precision.fp32, Precision.bf16])) if zero_stage else Precision.fp32,
         "recompute": draw(st.sampled_from(Recompute)),
         "narrow": draw(st.booleans()),
     }

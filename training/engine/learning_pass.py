@@ -1,0 +1,23 @@
+"""Micro-batch and layout -> what its forward learns from."""
+
+from training.config.schema import ParallelConfig
+from training.data.batch import MicroBatch
+from training.models.documents import Documents
+from training.models.learning import LearningPass
+
+
+def learning_pass(batch: MicroBatch, layout: ParallelConfig) -> LearningPass:
+    """Return the pass of one micro-batch, for our own engines.
+
+    Args:
+        batch: tokens and targets of this rank; documents of the whole sequences.
+        layout: of the training stage.
+    """
+    at_once_tokens = layout.logits_at_once_tokens
+    assert at_once_tokens is not None, "only DeepSpeed's PipelineEngine has all logits at once"
+    return LearningPass(
+        labels_BT=batch.labels_BT,
+        loss_chunk_tokens=at_once_tokens,
+        documents=None if batch.documents_BT is None else Documents(batch.documents_BT),
+        attention=layout.attention,
+    )
