@@ -94,6 +94,12 @@ WIDE: dict[str, dict[str, Any]] = {
     "pipeline_zero3_4": {"pipeline": 4, "zero_stage": 3, "micro_batch": 4, "regather": Regather.per_microbatch},
     "sequence_dropout": {"sequence": 2, "zero_stage": 3, **DROPOUT},
     "sequence_documents": {"sequence": 2, "zero_stage": 3, "documents": True, **LOSS_CHUNKS},
+    "later_tokens_zero3": {"zero_stage": 3, "multi_token": True},
+    "later_tokens_pipeline": {"pipeline": 2, "zero_stage": 1, "multi_token": True, **INTERLEAVED},
+    "later_tokens_of_all_kinds": {
+        **{"pipeline": 2, "sequence": 2, "expert": 2, "zero_stage": 3, "multi_token": True, "tied": True},
+        **{"experts": EXPERTS, "documents": True, "recompute": Recompute.full, **LOSS_CHUNKS},
+    },
     "experts_zero3": {"zero_stage": 3, "experts": EXPERTS},
     "experts_over_2": {"zero_stage": 1, "expert": 2, "experts": EXPERTS},
     "experts_over_2_pipeline_zero3": {"pipeline": 2, "zero_stage": 3, "expert": 2, "experts": EXPERTS},
@@ -118,6 +124,7 @@ WIDE_CROSSED = (
     ("zero3_on_4", "pipeline_2x2", "pipeline_zero3_2x2"),
     ("pipeline_2x2_tied", "pipeline_zero3_2x2_tied", "pipeline_zero1_2x2_tied"),
     ("zero3_on_4_padded",),
+    ("later_tokens_zero3", "later_tokens_pipeline"),
     ("experts_zero3", "experts_over_2", "experts_over_2_pipeline_zero3", "experts_over_4_sequence"),
 )
 """Within a group, what any layout saves any layout loads."""

@@ -9,12 +9,16 @@ from torch import Tensor
 
 from tests.distributed.configs import STAGE, global_batch
 from training.config.schema import Precision, RunConfig
+from training.data.batch import MicroBatch
 from training.models.decoder import Decoder, decoder_layers
 from training.models.documents import Documents
 from training.models.dropout import dropout_of
-from training.models.learning import LearningPass, learning
-from training.models.loss import summed_cross_entropy
+from training.models.learning import LaterTokens, LearningPass, learning
+from training.models.loss import IGNORED_LABEL, summed_cross_entropy
 from training.models.routing_log import RoutingLog, RoutingResult, routing_into
+
+LATER_WEIGHT = 0.15
+"""Of each of two depths: 0.3 in all."""
 
 
 def train_plain(config: RunConfig, lrs: list[float], *, optimizer: str = "adamw") -> dict[str, Any]:
@@ -91,6 +95,22 @@ def plain_settings(name: str, parameter: Tensor, config: RunConfig) -> dict[str,
     return {"lr_ratio": 1.0, "weight_decay": decay}
 
 
+def later_tokens(config: RunConfig, batch: MicroBatch) -> LaterTokens | None:
+    """What blocks of multi-token prediction learn from, position by position."""
+    if config.model.multi_token is None:
+        return None
+    (B, T), depths = batch.input_ids_BT.shape, range(1, config.model.multi_token.num_blocks + 1)
+    ids, labels = (torch.full((len(depths), B, T), fill) for fill in (0, IGNORED_LABEL))
+    for depth in depths:
+        for row in range(B):
+            for place in range(T - depth):
+                ids[depth - 1, row, place] = batch.input_ids_BT[row, place + depth]
+                documents_BT = batch.documents_BT
+                if documents_BT is None or documents_BT[row, place] == documents_BT[row, place + depth]:
+                    labels[depth - 1, row, place] = batch.labels_BT[row, place + depth]
+    return LaterTokens(ids_KBT=ids, labels_KBT=labels, weight=LATER_WEIGHT)
+
+
 def backward(
     model: Decoder, config: RunConfig, step: int, routing: list[RoutingResult] | None = None
 ) -> tuple[float, float]:
@@ -98,7 +118,12 @@ def backward(
     sequences, documented = config.batch_sizes(STAGE).sequences(step), config.stages[STAGE].document_mask
     batch = global_batch(step, sequences, documents=documented)
     documents = None if batch.documents_BT is None else Documents(batch.documents_BT)
-    whole = LearningPass(labels_BT=batch.labels_BT, loss_chunk_tokens=batch.labels_BT.numel(), documents=documents)
+    whole = LearningPass(
+        labels_BT=batch.labels_BT,
+        loss_chunk_tokens=3 * batch.labels_BT.numel(),
+        documents=documents,
+        later=later_tokens(config, batch),
+    )
     experts, log = config.model.experts, None
     if experts is not None:
         places = {name: place for place, (name, _) in enumerate(model.routers())}
@@ -113,8 +138,9 @@ def backward(
         logits = model(batch.input_ids_BT)
     if log is not None and routing is not None:
         routing.append(log.result(log.sums(), batch.num_tokens))
-    loss = summed_cross_entropy(logits, batch.labels_BT) / batch.num_tokens
-    loss.backward()
+    parts = zip(logits.chunk(len(whole.labels)), whole.labels, strict=True)
+    loss, *later = [summed_cross_entropy(part, labels_BT) / batch.num_tokens for part, labels_BT in parts]
+    (loss + sum(LATER_WEIGHT * one for one in later)).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients).item()
     for gradient in gradients:

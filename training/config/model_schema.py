@@ -105,6 +105,16 @@ class ExpertsConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MultiTokenConfig:
+    """Multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section 2.2), in training only."""
+
+    num_blocks: int = 1
+    """Blocks after the model's own, each of which predicts one token further ahead."""
+    loss_weight: float = 0.3
+    """Weight of the mean of their losses beside the model's own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """A decoder: Llama 3's blocks (arXiv:2407.21783, table 3), with experts or latent attention where asked for."""
 
@@ -142,8 +152,20 @@ class ModelConfig:
     """Standard deviation of initial weights; output projections of a block use init_std/sqrt(2*num_layers)."""
     experts: ExpertsConfig | None = None
     """Routed experts in place of one feed-forward layer; null is a dense model."""
+    multi_token: MultiTokenConfig | None = None
+    """Blocks that also predict the tokens after the next one; null has none."""
     dropout: float = 0.0
     """Probability of dropping an element of a residual branch's output in training (arXiv:1706.03762, 5.4)."""
+
+    @property
+    def num_prediction_blocks(self) -> int:
+        """Blocks of multi-token prediction."""
+        return 0 if self.multi_token is None else self.multi_token.num_blocks
+
+    @property
+    def shares_embedding(self) -> bool:
+        """Whether the embedding's weight is used at the model's other end too."""
+        return self.tied_embeddings or self.multi_token is not None
 
     @property
     def attention_head_size(self) -> int:

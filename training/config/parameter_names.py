@@ -16,6 +16,10 @@ def parameter_names(model: ModelConfig) -> list[str]:
     for layer in range(model.num_layers):
         names += [f"model.layers.{layer}.{rest}" for rest in _block(model, layer)]
     names.append("model.norm.weight")
+    for number in range(model.num_prediction_blocks):
+        own = [f"{part}.weight" for part in ("hidden_norm", "token_norm", "merge")]
+        block = [f"block.{rest}" for rest in _block(model, model.num_layers)]
+        names += [f"model.prediction.{number}.{rest}" for rest in (*own, *block, "norm.weight")]
     if not model.tied_embeddings:
         names.append("lm_head.weight")
     return names

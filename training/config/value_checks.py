@@ -82,6 +82,8 @@ _RANGES: list[tuple[str, Range | OpenRange]] = [
     ("model.experts.balance_loss", OpenRange(zero_allowed=True, usual=0.01)),
     ("model.experts.z_loss", OpenRange(zero_allowed=True, usual=0.001)),
     ("model.experts.capacity_factor", OpenRange(usual=1.25)),
+    ("model.multi_token.num_blocks", _COUNT),
+    ("model.multi_token.loss_weight", OpenRange(usual=0.3)),
     ("*parallel.pipeline", _COUNT),
     ("*parallel.tensor", _COUNT),
     ("*parallel.sequence", _COUNT),

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from training.models.loss import IGNORED_LABEL
@@ -21,6 +23,12 @@ class MicroBatch:
     """Integers, on CPU: number of each token's document within its sequence, a document being a run of equal numbers;
     of the whole sequences, also where ranks share their tokens. None is one document a sequence."""
 
+    later_ids_KBT: Tensor | None = None
+    """int64; of each depth k of multi-token prediction (from 1): the token k places after each position, 0 at the end;
+    None without it."""
+    later_labels_KBT: Tensor | None = None
+    """int64; what each depth predicts at each position, IGNORED_LABEL where there is nothing."""
+
     def part_of_sequences(self, part: int, num_parts: int) -> "MicroBatch":
         """Return the n-th of equal parts of every sequence's tokens, with their targets."""
         size, rest = divmod(self.input_ids_BT.shape[1], num_parts)
@@ -30,7 +38,25 @@ class MicroBatch:
             self,
             input_ids_BT=self.input_ids_BT[:, mine].contiguous(),
             labels_BT=self.labels_BT[:, mine].contiguous(),
+            later_ids_KBT=None if self.later_ids_KBT is None else self.later_ids_KBT[..., mine],
+            later_labels_KBT=None if self.later_labels_KBT is None else self.later_labels_KBT[..., mine],
         )
+
+    def with_later_tokens(self, num_depths: int) -> "MicroBatch":
+        """Return it with what multi-token prediction learns from; to be called on whole sequences.
+
+        A target counts where the model's own at that place does, and belongs to the same document as the position.
+        """
+        ids_BT, labels_BT = self.input_ids_BT, self.labels_BT
+        later_ids, later_labels = [], []
+        for depth in range(1, num_depths + 1):
+            later_ids.append(F.pad(ids_BT[:, depth:], (0, depth)))
+            labels = F.pad(labels_BT[:, depth:], (0, depth), value=IGNORED_LABEL)
+            if self.documents_BT is not None:
+                elsewhere_BT = self.documents_BT[:, depth:] != self.documents_BT[:, :-depth]
+                labels = labels.masked_fill(F.pad(elsewhere_BT, (0, depth), value=True), IGNORED_LABEL)
+            later_labels.append(labels)
+        return replace(self, later_ids_KBT=torch.stack(later_ids), later_labels_KBT=torch.stack(later_labels))
 
     @property
     def num_tokens(self) -> int:

@@ -33,6 +33,8 @@ class StepResult:
     """True if the gradient was not finite or the loss not accepted: no weight, no moment was changed on any rank."""
     culprit: str = ""
     """Of a skipped step: rank, pipeline stage, micro-batch and parameter it came from; empty if that is not known."""
+    later_loss: float | None = None
+    """Mean over the blocks of multi-token prediction of their loss per valid target of the model's own; else None."""
     routing: RoutingResult | None = None
     """What the routers did with the global batch; None of a dense model, or where their numbers are not finite."""
     bubble: float | None = None

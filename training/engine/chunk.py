@@ -20,6 +20,7 @@ from training.engine.optimizer import adamw
 from training.engine.sharded_layers import sharded_layers
 from training.models.decoder import Decoder, LayerDefinition
 from training.models.layers import DecoderBlock
+from training.models.prediction import PredictionBlock, decoder_block_of
 
 
 class Chunk:
@@ -56,7 +57,7 @@ class Chunk:
         shared = {name: p for name, p in self.model.canonical_parameters() if name.rpartition(".")[0] in tied}
         for name, parameter in shared.items():
             tie_across_pipeline_stages(parameter, is_copy=name.rpartition(".")[0] in copied)
-        if zero_stage == 3 and any(isinstance(layer, DecoderBlock) for layer in self.model.sequence):
+        if zero_stage == 3 and any(decoder_block_of(layer) for layer in self.model.sequence):
             set_z3_leaf_modules(self.model, [DecoderBlock])  # one collective per block, not one per matrix
 
         def initialize(
@@ -93,7 +94,7 @@ class Chunk:
             apart = nn.ModuleDict({name.replace(".", "/"): module for name, module in self.experts.items()})
             self.experts_engine = initialize(apart, self._expert_parameters(), experts_place, self.experts.values())
         self.held = zero_stage == 3 and regather is Regather.per_step
-        self._arriving: dict[nn.Module, list[Callable[[], None]]] = {}
+        self._arriving: dict[nn.Module, Callable[[], None]] = {}
 
     @property
     def engines(self) -> list[Any]:
@@ -112,17 +113,16 @@ class Chunk:
     def begin_step(self) -> None:
         """Start to gather the weights, layer by layer, where they stay for the whole step."""
         if self.held:
-            self._arriving = {
-                layer: [hold_weights(module) for module in modules_of(layer)]
-                for layer in dict.fromkeys(self.model.sequence)
-            }
+            modules = dict.fromkeys(module for layer in self.model.sequence for module in modules_of(layer))
+            self._arriving = {module: hold_weights(module) for module in modules}
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the hidden states (of the last chunk: the logits, or the loss) for token ids or hidden states."""
         hidden = inputs
         for layer in self.model.sequence:
-            for arrived in self._arriving.pop(layer, []):
-                arrived()
+            for module in modules_of(layer):
+                if module in self._arriving:
+                    self._arriving.pop(module)()
             hidden = layer(hidden)
         return hidden
 
@@ -132,6 +132,11 @@ class Chunk:
 
 
 def modules_of(layer: nn.Module) -> list[nn.Module]:
-    """Return a layer, and its experts if they are spread over ranks and so no part of it."""
-    apart = layer.experts_apart if isinstance(layer, DecoderBlock) else None
-    return [layer] if apart is None else [layer, apart]
+    """Return the modules whose weights a layer needs: itself and what it calls besides its children.
+
+    That are experts that are spread over ranks, and the embedding of a prediction block.
+    """
+    block = decoder_block_of(layer)
+    apart = None if block is None else block.experts_apart
+    shared = [layer.embedding] if isinstance(layer, PredictionBlock) else []
+    return [*shared, layer, *([] if apart is None else [apart])]

@@ -55,7 +55,7 @@ class PipelineEngine(StatefulEngine, Inference):
         routing = Routing(
             config.model, model.routers(), device=processes.device, is_owner=layout.shard_of(processes.rank) == 0
         )
-        super().__init__(layout, processes, [(engine, model.canonical_parameters())], routing)
+        super().__init__(config.model, layout, processes, [(engine, model.canonical_parameters())], routing)
         self._engine: Any = engine
         self.notes = tuple(describe(config, training_stage, parts))
         self._hidden_size = config.model.hidden_size

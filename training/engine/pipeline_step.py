@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from training.config.model_schema import MultiTokenConfig
 from training.config.schema import ParallelConfig
 from training.data.batch import MicroBatch
 from training.engine.chunk import Chunk
@@ -14,7 +15,7 @@ from training.engine.learning_pass import learning_pass
 from training.engine.links import Links, empty_like_hidden
 from training.engine.routing import Routing
 from training.models.dropout import dropout_of
-from training.models.learning import learning, summed_loss
+from training.models.learning import learning, summed_losses
 from training.models.routing_log import routing_into
 from training.parallel.program import Compute, Program, Receive, Send
 from training.parallel.schedule import Action, Kind
@@ -24,8 +25,9 @@ from training.parallel.schedule import Action, Kind
 class Passed:
     """What the forwards and backwards of a step came to on this rank."""
 
-    loss_sum: float
-    """Summed loss of this replica's valid targets, in nats, on its last pipeline stage; 0 on the others."""
+    losses: list[float]
+    """Summed losses of this rank's valid targets, in nats, on its last pipeline stage: the model's own, then those of
+    multi-token prediction; zeros on the others."""
     idle_share: float
     """Share of the time from the first action to the last in which this rank computed nothing."""
 
@@ -44,6 +46,7 @@ class PipelineStep:
         links: Links,
         *,
         parallel: ParallelConfig,
+        multi_token: MultiTokenConfig | None,
         num_chunks: int,
         hidden_size: int,
         dtype: torch.dtype,
@@ -56,6 +59,7 @@ class PipelineStep:
         self._chunks = chunks
         self._links = links
         self._parallel = parallel
+        self._multi_token = multi_token
         self._last_chunk = num_chunks - 1
         self._hidden_size = hidden_size
         self._dtype = dtype
@@ -108,9 +112,12 @@ class PipelineStep:
         self._links.finish()
         assert not self._made, "the schedule left results behind"
         assert not self._inputs, "the schedule left inputs behind"
-        return Passed(
-            loss_sum=torch.stack(self._losses).sum().item() if self._losses else 0.0, idle_share=watch.idle_share()
-        )
+        return Passed(losses=self._summed_losses(), idle_share=watch.idle_share())
+
+    def _summed_losses(self) -> list[float]:
+        if self._losses:
+            return torch.stack(self._losses).double().sum(0).tolist()
+        return [0.0] * (1 if self._multi_token is None else 1 + self._multi_token.num_blocks)
 
     def _await(self, action: Action) -> Tensor | None:
         """Fetch what the action needs from other ranks: a forward's input (kept for its backward), or a gradient."""
@@ -127,16 +134,13 @@ class PipelineStep:
 
     def _forward(self, action: Action) -> None:
         batch = self._micro_batches[action.micro_batch]
-        with (
-            dropout_of(batch.sample_ids_B, self._seed),
-            learning(learning_pass(batch, self._parallel)),
-            routing_into(self._routing.log),
-        ):
+        this = learning_pass(batch, self._parallel, self._multi_token)
+        with dropout_of(batch.sample_ids_B, self._seed), learning(this), routing_into(self._routing.log):
             output = self._chunks[action.chunk].forward(self._inputs[action])
         if action.chunk == self._last_chunk:
-            loss = summed_loss(output, batch.labels_BT.to(self._device))
-            self._losses.append(loss.detach())
-            output = loss * self._scale
+            losses = summed_losses(output, this)
+            self._losses.append(losses.detach())
+            output = this.total(losses) * self._scale
         self._made[action] = output
 
     def _backward(self, action: Action, gradient: Tensor | None) -> None:

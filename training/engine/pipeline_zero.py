@@ -103,6 +103,7 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         )
         chunks = self._chunks.values()
         super().__init__(
+            config.model,
             layout,
             processes,
             [(chunk.engine, chunk.model.canonical_parameters()) for chunk in chunks],
@@ -130,6 +131,7 @@ class PipelineZeroEngine(StatefulEngine, Inference):
                 self._chunks,
                 self._links,
                 parallel=parallel,
+                multi_token=config.model.multi_token,
                 num_chunks=len(parts),
                 hidden_size=config.model.hidden_size,
                 dtype=self._dtype,
@@ -143,7 +145,7 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         self._gradient = GlobalGradient(
             self._states,
             processes,
-            tied=config.model.tied_embeddings and len(parts) > 1,
+            tied=config.model.shares_embedding and len(parts) > 1,
             layout=layout,
             clip_norm=config.optimizer.gradient_clip_norm,
         )
@@ -160,7 +162,9 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         # ZeRO averages over shards; so scaled, its mean is the global batch's mean per token.
         scale = self.layout.num_shards / num_tokens
         compute = self._compute_twice if instructions.twice else self._compute
-        norm, (loss_sum, idle, *routed) = compute(micro_batches, scale)
+        norm, sums = compute(micro_batches, scale)
+        num_depths = self._model.num_prediction_blocks
+        (loss_sum, *later), (idle, *routed) = sums[: 1 + num_depths], sums[1 + num_depths :]
         loss = loss_sum / num_tokens
         accepted = math.isfinite(loss) and (instructions.accept is None or instructions.accept(loss))
         skipped = not accepted or not math.isfinite(norm)
@@ -172,6 +176,7 @@ class PipelineZeroEngine(StatefulEngine, Inference):
             grad_norm=norm,
             num_tokens=num_tokens,
             skipped=skipped,
+            later_loss=sum(later) / len(later) / num_tokens if later else None,
             routing=self._routing.end(routed, num_tokens=num_tokens, is_used=not skipped),
             culprit="" if math.isfinite(norm) else self._find_culprit(micro_batches, scale),
             bubble=idle / self._processes.world_size,
@@ -180,10 +185,10 @@ class PipelineZeroEngine(StatefulEngine, Inference):
     def _compute(self, micro_batches: Sequence[MicroBatch], scale: float) -> tuple[float, list[float]]:
         """Make the step's gradient, complete and clipped; return its norm before, and sums over all ranks.
 
-        They are the loss, the idle shares and what the routers did.
+        They are the losses, the idle shares and what the routers did.
         """
         passed = self._steps[len(micro_batches)].run(micro_batches, scale=scale)
-        return self._gradient.reduce([passed.loss_sum, passed.idle_share, *self._routing.sums()])
+        return self._gradient.reduce([*passed.losses, passed.idle_share, *self._routing.sums()])
 
     def _compute_twice(self, micro_batches: Sequence[MicroBatch], scale: float) -> tuple[float, list[float]]:
         """Do as `_compute`, twice, and compare.
@@ -257,7 +262,7 @@ def _build_chunks(
         config.model, seed=config.run.seed, recompute=recompute, initial_weights=initial_weights, axes=axes
     )
     # In one chunk alone a tied layer runs its owner's own module.
-    owners = frozenset(layer.tied_to for layer in layers if layer.tied_to and len(parts) > 1)
+    owners = frozenset(layer.owner for layer in layers if layer.owner and len(parts) > 1)
     chunks = {}
     for index in my_chunks:
         mine = [layers[number] for number in parts[index]]
@@ -267,7 +272,7 @@ def _build_chunks(
             mine,
             place,
             tied=owners,
-            copied=frozenset(layer.tied_to for layer in mine if layer.tied_to in owners if layer.tied_to),
+            copied=frozenset(layer.owner for layer in mine if layer.owner in owners and layer.owner),
             regather=regather,
             experts_place=experts_place,
         )

@@ -10,7 +10,7 @@ from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import Precision, RunConfig
 from training.engine.deepspeed_private import PipelineStagePlace
 from training.models.decoder import LayerDefinition
-from training.models.layers import DecoderBlock
+from training.models.prediction import decoder_block_of
 
 
 def sharded_layers(
@@ -50,10 +50,11 @@ def sharded_layers(
         def build() -> nn.Module:
             module = layer.build()
             cut(module, place)
-            if isinstance(module, DecoderBlock) and module.experts_apart is not None:
-                cut(module.experts_apart, experts_place)
+            block = decoder_block_of(module)
+            if block is not None and block.experts_apart is not None:
+                cut(block.experts_apart, experts_place)
             return module
 
-        return replace(layer, build=build)
+        return replace(layer, build=build, needs=sharded(layer.needs) if layer.needs else None)
 
     return [sharded(layer) for layer in layers]

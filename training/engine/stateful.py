@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from training.checkpoint.load import Loaded, WeightSource, load_checkpoint, load_weights
 from training.checkpoint.snapshot import Snapshot
+from training.config.model_schema import ModelConfig
 from training.data.batch import MicroBatch
 from training.engine.base import WeightCopies
 from training.engine.deepspeed_private import Part, TrainingState, forget_engines, whole_shape
@@ -26,6 +27,7 @@ class StatefulEngine:
 
     def __init__(
         self,
+        model: ModelConfig,
         layout: Layout,
         processes: ProcessGroup,
         parts: Sequence[tuple[Any, Iterable[tuple[str, nn.Parameter]]]],
@@ -33,6 +35,7 @@ class StatefulEngine:
         experts: Sequence[tuple[Any, Iterable[tuple[str, Experts]]]] = (),
     ) -> None:
         self.layout = layout
+        self._model = model
         self._processes = processes
         self._routing = routing
         self._engines = [engine for engine, _ in (*parts, *experts)]
@@ -91,6 +94,8 @@ class StatefulEngine:
     def _my_part(self, micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
         """Return this rank's part of its replica's sequences."""
         part = self.layout.sequence_part_of(self._processes.rank)
+        if num_depths := self._model.num_prediction_blocks:
+            micro_batches = [batch.with_later_tokens(num_depths) for batch in micro_batches]
         return [batch.part_of_sequences(part, self.layout.sequence) for batch in micro_batches]
 
     def _count_tokens(self, micro_batches: Sequence[MicroBatch]) -> int:

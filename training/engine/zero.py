@@ -26,7 +26,7 @@ from training.engine.stateful import StatefulEngine
 from training.models.decoder import Decoder, decoder_layers
 from training.models.dropout import dropout_of
 from training.models.layers import DecoderBlock
-from training.models.learning import learning, summed_loss
+from training.models.learning import learning, summed_losses
 from training.models.routing_log import routing_into
 from training.parallel.layout import Layout
 
@@ -59,7 +59,7 @@ class ZeroEngine(StatefulEngine, Inference):
         routing = Routing(
             config.model, model.routers(), device=processes.device, is_owner=layout.shard_of(processes.rank) == 0
         )
-        super().__init__(layout, processes, [(engine, model.canonical_parameters())], routing)
+        super().__init__(config.model, layout, processes, [(engine, model.canonical_parameters())], routing)
         self._engine: Any = engine
         self._parallel = parallel
         self._seed = config.run.seed
@@ -77,8 +77,9 @@ class ZeroEngine(StatefulEngine, Inference):
         # division by the global batch's tokens alone.
         scale = self._engine.gradient_accumulation_steps() * self.layout.num_shards / num_tokens
         compute = self._compute_twice if instructions.twice else self._forward_backward
-        loss_sum = compute(micro_batches, scale)
-        loss_sum, *routed = self._processes.sum([loss_sum, *self._routing.sums()])
+        losses = compute(micro_batches, scale)
+        sums = self._processes.sum([*losses, *self._routing.sums()])
+        (loss_sum, *later), routed = sums[: len(losses)], sums[len(losses) :]
         loss = loss_sum / num_tokens
         accepted = math.isfinite(loss) and (instructions.accept is None or instructions.accept(loss))
         norm = self._update() if accepted else self._refuse()
@@ -88,6 +89,7 @@ class ZeroEngine(StatefulEngine, Inference):
             grad_norm=norm,
             num_tokens=num_tokens,
             skipped=skipped,
+            later_loss=sum(later) / len(later) / num_tokens if later else None,
             routing=self._routing.end(routed, num_tokens=num_tokens, is_used=not skipped),
             culprit="" if math.isfinite(norm) else self._find_culprit(micro_batches, scale),
         )
@@ -122,8 +124,8 @@ class ZeroEngine(StatefulEngine, Inference):
             return [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return [gradient.values for gradient in self._states[0].gradients() if gradient.values.numel()]
 
-    def _compute_twice(self, micro_batches: Sequence[MicroBatch], scale: float) -> float:
-        """Run all micro-batches twice; return the summed loss if both came out alike, for the second to be used.
+    def _compute_twice(self, micro_batches: Sequence[MicroBatch], scale: float) -> list[float]:
+        """Run all micro-batches twice; return the summed losses if both came out alike, for the second to be used.
 
         Raises:
             SilentCorruption: on every rank, naming those that came out differently.
@@ -134,37 +136,34 @@ class ZeroEngine(StatefulEngine, Inference):
         first.note_gradients(self._local_gradients())
         self._drop()
         with StepTrace(layers) as second:
-            loss_sum = self._forward_backward(micro_batches, scale)
+            losses = self._forward_backward(micro_batches, scale)
         second.note_gradients(self._local_gradients())
         compare(first, second, self._processes, self.layout)
-        return loss_sum
+        return losses
 
     def _forward_backward(
         self,
         micro_batches: Sequence[MicroBatch],
         scale: float,
         on_backward: Callable[[int], None] = lambda _micro_batch: None,
-    ) -> float:
-        """Run all micro-batches up to the step that ends them; return the summed loss of this replica."""
+    ) -> list[float]:
+        """Run all micro-batches up to the step that ends them; return its summed losses, the model's own first."""
         self._routing.begin(scale / self._engine.gradient_accumulation_steps())
-        loss_sum = 0.0
+        losses = torch.zeros(1 + self._model.num_prediction_blocks, dtype=torch.float64)
         for number, batch in enumerate(micro_batches):
             # Batches of a ramp have fewer micro-batches than DeepSpeed's dictionary says, so it cannot count them.
             self._engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
             on_backward(number)
-            loss_sum += self._backward(batch, scale)
-        return loss_sum
+            losses += self._backward(batch, scale)
+        return losses.tolist()
 
-    def _backward(self, batch: MicroBatch, scale: float) -> float:
-        with (
-            dropout_of(batch.sample_ids_B, self._seed),
-            learning(learning_pass(batch, self._parallel)),
-            routing_into(self._routing.log),
-        ):
+    def _backward(self, batch: MicroBatch, scale: float) -> Tensor:
+        this = learning_pass(batch, self._parallel, self._model.multi_token)
+        with dropout_of(batch.sample_ids_B, self._seed), learning(this), routing_into(self._routing.log):
             output = self._engine(batch.input_ids_BT.to(self._engine.device))
-        loss = summed_loss(output, batch.labels_BT.to(self._engine.device))
-        self._engine.backward(loss * scale)
-        return loss.item()
+        losses = summed_losses(output, this)
+        self._engine.backward(this.total(losses) * scale)
+        return losses.double().detach().cpu()
 
     def _find_culprit(self, micro_batches: Sequence[MicroBatch], scale: float) -> str:
         """Return where a step's gradient stopped to be finite: the weights are unchanged, so the step is run again."""

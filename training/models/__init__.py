@@ -16,6 +16,7 @@ recompute     which activations are recomputed in backward
 dropout       masks that follow from each sample's identity, not from the layout
 shapes        names and shapes of all parameters, without values
 inference     key/value cache; logits of wanted positions only
+prediction    blocks of multi-token prediction
 loss          summed cross-entropy
 learning      what a training forward learns from, given beside it; the loss within the output projection
 linear_cross_entropy   the loss straight from hidden states, chunk by chunk

@@ -20,10 +20,15 @@ def cut(config: RunConfig, training_stage: str) -> list[range]:
 
     By `parallel.layers_per_pipeline_stage` if that is given, else such that the costliest chunk costs the least.
     """
-    layout = config.layout_of(training_stage)
+    layout, num_further = config.layout_of(training_stage), config.model.num_prediction_blocks
     if layout.layers_per_pipeline_stage:
-        return by_hand(layout.layers_per_pipeline_stage, config.model.num_layers)
-    return balance(running_costs(config, training_stage), layout.pipeline * layout.chunks_per_rank)
+        return by_hand(layout.layers_per_pipeline_stage, config.model.num_layers, num_after=2 + num_further)
+    costs = running_costs(config, training_stage)
+    # Prediction blocks stay with the output projection: what goes from the one to the other is several hidden states.
+    first_inseparable = len(costs) - 1 - num_further
+    units = [*costs[:first_inseparable], sum(costs[first_inseparable:])]
+    parts = balance(units, layout.pipeline * layout.chunks_per_rank)
+    return [*parts[:-1], range(parts[-1].start, len(costs))]
 
 
 def running_costs(config: RunConfig, training_stage: str) -> list[float]:
@@ -71,7 +76,8 @@ def describe(config: RunConfig, training_stage: str, parts: Sequence[range]) -> 
     """Return sentences for people: the layers of each chunk, and a warning if one costs much more than the others."""
     pipeline = config.layout_of(training_stage).pipeline
     num_blocks = config.model.num_layers
-    names = ["the embedding", *(f"block {number}" for number in range(num_blocks)), "the norm", "the head"]
+    names = ["the embedding", *(f"block {number}" for number in range(num_blocks)), "the norm"]
+    names += [*(f"prediction block {number}" for number in range(config.model.num_prediction_blocks)), "the head"]
 
     def layers(part: range) -> str:
         first, last = names[part.start], names[part.stop - 1]

@@ -8,7 +8,7 @@ Face's Llama names ("model.layers.3.mlp.up_proj.weight"); other families have ta
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -19,6 +19,7 @@ from training.models.axes import ALONE, Axes
 from training.models.experts import Experts, MixtureOfExperts
 from training.models.layers import DecoderBlock, OutputProjection, TokenEmbedding
 from training.models.norm import RMSNorm
+from training.models.prediction import PredictionBlock, decoder_block_of
 from training.models.router import Router
 
 
@@ -32,6 +33,13 @@ class LayerDefinition:
     """Makes the module with its initial weights, or zeros (for a tied layer: the module it shares)."""
     tied_to: str | None = None
     """Name of the layer whose module this one runs again."""
+    needs: "LayerDefinition | None" = None
+    """A layer whose module this one's calls; where that stands in another part of the model, it brings a copy."""
+
+    @property
+    def owner(self) -> str | None:
+        """Name of another layer whose weights this one has too."""
+        return self.tied_to or (self.needs.name if self.needs else None)
 
 
 def decoder_layers(
@@ -42,7 +50,7 @@ def decoder_layers(
     initial_weights: bool = True,
     axes: Axes = ALONE,
 ) -> list[LayerDefinition]:
-    """Return the layers in running order: embedding, blocks, final norm, output projection.
+    """Return the layers in running order: embedding, blocks, final norm, prediction blocks, output projection.
 
     Args:
         config: the model.
@@ -70,6 +78,15 @@ def decoder_layers(
             layer(name, partial(DecoderBlock, config, recompute, name, has_experts=name in sparse, axes=axes))
         )
     layers.append(layer("model.norm", lambda: RMSNorm(config.hidden_size, config.norm_epsilon)))
+    for depth, name in enumerate(prediction_blocks(config), 1):
+        make = partial(
+            PredictionBlock,
+            *(config, recompute, name),
+            depth=depth,
+            has_experts=config.experts is not None,
+            axes=axes,
+        )
+        layers.append(replace(layer(name, make), needs=layers[0]))
     if config.tied_embeddings:
         layers.append(layer("lm_head", lambda: TokenEmbedding(config), tied_to=embedding))
     else:
@@ -81,7 +98,13 @@ def blocks_with_experts(config: ModelConfig) -> list[str]:
     """Return the canonical names of the blocks that have routed experts, in running order."""
     if config.experts is None:
         return []
-    return [f"model.layers.{i}" for i in range(config.experts.num_dense_layers, config.num_layers)]
+    blocks = [f"model.layers.{i}" for i in range(config.experts.num_dense_layers, config.num_layers)]
+    return [*blocks, *(f"{name}.block" for name in prediction_blocks(config))]
+
+
+def prediction_blocks(config: ModelConfig) -> list[str]:
+    """Return the canonical names of the blocks of multi-token prediction, in running order."""
+    return [f"model.prediction.{i}" for i in range(config.num_prediction_blocks)]
 
 
 @torch.no_grad()
@@ -112,8 +135,9 @@ def initialize(module: nn.Module, layer_name: str, config: ModelConfig, seed: in
 
 def _experts_of(module: nn.Module) -> Iterator[tuple[str, Experts]]:
     """Yield (name in the module, experts), also those that are spread over ranks and no child of it."""
-    if isinstance(module, DecoderBlock) and module.experts_apart is not None:
-        yield "mlp.experts", module.experts_apart
+    for name, child in module.named_modules():
+        if isinstance(child, MixtureOfExperts) and child.experts_apart is not None:
+            yield f"{name}.experts", child.experts_apart
     for name, child in module.named_modules():
         if isinstance(child, Experts):
             yield name, child
@@ -137,10 +161,19 @@ class Decoder(nn.Module):
     def __init__(self, layers: list[LayerDefinition]) -> None:
         super().__init__()
         self.names = [layer.tied_to or layer.name for layer in layers]
+        """Of the layers in running order."""
         # A tied layer runs the module again; where that stands in another part, it brings a copy of its own.
         # Module names may not contain dots; canonical_parameters() puts them back.
         builders = {name: layer.build for name, layer in zip(reversed(self.names), reversed(layers), strict=True)}
-        self.layers = nn.ModuleDict({_key(name): builders[name]() for name in dict.fromkeys(self.names)})
+        needed = {layer.needs.name: layer.needs.build for layer in layers if layer.needs}
+        self._held = list(dict.fromkeys([*self.names, *needed]))
+        builders = needed | builders
+        self.layers = nn.ModuleDict({_key(name): builders[name]() for name in self._held})
+        for layer in layers:
+            if layer.needs:
+                block = self.layers[_key(layer.name)]
+                assert isinstance(block, PredictionBlock)
+                block.share(self.layers[_key(layer.needs.name)])
 
     @property
     def sequence(self) -> list[nn.Module]:
@@ -156,23 +189,27 @@ class Decoder(nn.Module):
 
     def canonical_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield (canonical name, parameter), each parameter once; not those of experts that are spread over ranks."""
-        for name in dict.fromkeys(self.names):
+        for name in self._held:
             for rest, parameter in self.layers[_key(name)].named_parameters():
                 yield f"{name}.{rest}", parameter
 
     def experts_apart(self) -> Iterator[tuple[str, Experts]]:
         """Yield (canonical name, experts) of blocks whose experts are spread over ranks: no part of this module."""
-        for name in dict.fromkeys(self.names):
-            block = self.layers[_key(name)]
-            if isinstance(block, DecoderBlock) and block.experts_apart is not None:
-                yield f"{name}.mlp.experts", block.experts_apart
+        for block in self._blocks():
+            if block.experts_apart is not None:
+                yield f"{block.layer_name}.mlp.experts", block.experts_apart
 
     def routers(self) -> Iterator[tuple[str, Router]]:
         """Yield (name of the block, its router)."""
-        for name in dict.fromkeys(self.names):
-            block = self.layers[_key(name)]
-            if isinstance(block, DecoderBlock) and isinstance(block.mlp, MixtureOfExperts):
-                yield name, block.mlp.gate
+        for block in self._blocks():
+            if isinstance(block.mlp, MixtureOfExperts):
+                yield block.layer_name, block.mlp.gate
+
+    def _blocks(self) -> Iterator[DecoderBlock]:
+        for name in self._held:
+            block = decoder_block_of(self.layers[_key(name)])
+            if block is not None:
+                yield block
 
 
 def _key(layer_name: str) -> str:

@@ -18,7 +18,7 @@ from training.models.dropout import DropoutKeys, current_keys, drop_elements
 from training.models.experts import Experts, MixtureOfExperts
 from training.models.feed_forward import FeedForward
 from training.models.inference import wanted_positions
-from training.models.learning import LearningPass, current_learning, logits_or_loss
+from training.models.learning import LearningPass, current_learning, logits_or_losses
 from training.models.norm import RMSNorm
 from training.models.recompute import run_block
 from training.models.routing_log import RoutingNote, current_note
@@ -38,7 +38,7 @@ class TokenEmbedding(nn.Module):
     def forward(self, ids_BT_or_hidden_BTD: Tensor) -> Tensor:
         """Return hidden [B, T, D] for integer ids [B, T]; for hidden states what `OutputProjection` does."""
         if ids_BT_or_hidden_BTD.is_floating_point():
-            return logits_or_loss(wanted_positions(ids_BT_or_hidden_BTD), self.weight)
+            return logits_or_losses(wanted_positions(ids_BT_or_hidden_BTD), self.weight)
         return F.embedding(ids_BT_or_hidden_BTD, self.weight)
 
 
@@ -52,9 +52,9 @@ class OutputProjection(nn.Module):
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         """Return logits [B, T, V]; in an inference pass those of the wanted positions, [N, V].
 
-        In a learning pass of more tokens than a chunk it is the summed loss, a scalar; see `models/learning.py`.
+        In a learning pass of more tokens than a chunk it is the summed losses; see `models/learning.py`.
         """
-        return logits_or_loss(wanted_positions(hidden_BTD), self.weight)
+        return logits_or_losses(wanted_positions(hidden_BTD), self.weight)
 
 
 class DecoderBlock(nn.Module):

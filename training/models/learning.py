@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,6 +17,18 @@ from training.config.schema import AttentionImplementation
 from training.models.documents import Documents
 from training.models.linear_cross_entropy import linear_cross_entropy
 from training.models.loss import summed_cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaterTokens:
+    """What the K blocks of multi-token prediction learn from; on any device."""
+
+    ids_KBT: Tensor
+    """int64; of each depth, the tokens that it adds to what it knows."""
+    labels_KBT: Tensor
+    """int64; of each depth, its targets."""
+    weight: float
+    """Weight of each depth's loss beside the model's own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +43,17 @@ class LearningPass:
     """Which tokens of the whole sequences belong together; None where each sequence is one document."""
     attention: AttentionImplementation = AttentionImplementation.auto
     """What computes attention."""
+    later: LaterTokens | None = None
+    """Of multi-token prediction; None without it."""
+
+    @property
+    def labels(self) -> list[Tensor]:
+        """Targets [B, T] of the model itself and of each depth after it."""
+        return [self.labels_BT] if self.later is None else [self.labels_BT, *self.later.labels_KBT]
+
+    def total(self, losses: Tensor) -> Tensor:
+        """Return what the gradient is of: the model's own of `summed_losses` and, with their weight, the others."""
+        return losses[0] if self.later is None else losses[0] + self.later.weight * losses[1:].sum()
 
 
 _current_pass: ContextVar[LearningPass | None] = ContextVar("learning_pass", default=None)
@@ -50,20 +74,35 @@ def current_learning() -> LearningPass | None:
     return _current_pass.get()
 
 
-def logits_or_loss(hidden_BTD: Tensor, weight_VD: Tensor) -> Tensor:
-    """Return logits [B, T, V]; of a pass that learns from more tokens than a chunk, its summed loss.
+def logits_or_losses(hidden_KBTD: Tensor, weight_VD: Tensor) -> Tensor:
+    """Return logits [K·B, T, V]; of a pass that learns from more tokens than a chunk, the summed losses [K].
 
     The loss is made here, within the output projection: only while that module runs has ZeRO-3 gathered its weight.
+
+    Args:
+        hidden_KBTD: [K·B, T, D], of the model itself and of each depth of multi-token prediction after it.
+        weight_VD: the projection.
     """
     this = _current_pass.get()
-    if this is None or hidden_BTD.shape[:2].numel() <= this.loss_chunk_tokens:
-        return F.linear(hidden_BTD, weight_VD)
-    labels_BT = this.labels_BT.to(hidden_BTD.device)
-    return linear_cross_entropy(hidden_BTD, weight_VD, labels_BT, chunk_tokens=this.loss_chunk_tokens)
+    if this is None or hidden_KBTD.shape[:2].numel() <= this.loss_chunk_tokens:
+        return F.linear(hidden_KBTD, weight_VD)
+    losses = [
+        linear_cross_entropy(
+            hidden_BTD, weight_VD, labels_BT.to(hidden_BTD.device), chunk_tokens=this.loss_chunk_tokens
+        )
+        for hidden_BTD, labels_BT in zip(hidden_KBTD.chunk(len(this.labels)), this.labels, strict=True)
+    ]
+    return torch.stack(losses)
 
 
-def summed_loss(logits_or_loss: Tensor, labels_BT: Tensor) -> Tensor:
-    """Return the loss summed over valid targets, in nats: what the last layer has returned, if that was no logits."""
-    if logits_or_loss.dim() == 0:
-        return logits_or_loss
-    return summed_cross_entropy(logits_or_loss, labels_BT)
+def summed_losses(logits_or_losses: Tensor, this: LearningPass) -> Tensor:
+    """Return each loss summed over its valid targets, in nats, float32 [K]: the model's own first.
+
+    Args:
+        logits_or_losses: what the last layer has returned.
+        this: the pass that it has run in.
+    """
+    if logits_or_losses.dim() == 1:
+        return logits_or_losses
+    parts = zip(logits_or_losses.chunk(len(this.labels)), this.labels, strict=True)
+    return torch.stack([summed_cross_entropy(logits, labels_BT.to(logits.device)) for logits, labels_BT in parts])

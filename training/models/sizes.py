@@ -5,7 +5,7 @@ embedding look-up is free; attention is causal, so each position meets T/2 other
 counted (model FLOPs as in PaLM, arXiv:2204.02311, appendix B, but with causal attention).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from training.config.model_schema import ExpertsConfig, ModelConfig
 
@@ -33,7 +33,7 @@ def layer_costs(config: ModelConfig, sequence_length: int) -> list[LayerCost]:
     head = LayerCost(
         name="lm_head",
         num_parameters=0 if config.tied_embeddings else V * D,
-        forward_flops_per_token=2 * V * D,
+        forward_flops_per_token=2 * V * D * (1 + config.num_prediction_blocks),
         largest_parameter=V * D,
     )
     embedding = LayerCost(
@@ -42,7 +42,24 @@ def layer_costs(config: ModelConfig, sequence_length: int) -> list[LayerCost]:
     norm = LayerCost(name="model.norm", num_parameters=D, forward_flops_per_token=0.0, largest_parameter=D)
     dense, sparse = _block(config, sequence_length, None), _block(config, sequence_length, config.experts)
     num_dense = config.experts.num_dense_layers if config.experts else config.num_layers
-    return [embedding, *[dense] * num_dense, *[sparse] * (config.num_layers - num_dense), norm, head]
+    blocks = [dense] * num_dense + [sparse] * (config.num_layers - num_dense)
+    further = [_prediction_block(config, sparse)] * config.num_prediction_blocks
+    return [embedding, *blocks, norm, *further, head]
+
+
+def _prediction_block(config: ModelConfig, block: LayerCost) -> LayerCost:
+    """Return the cost of a block of multi-token prediction: a decoder block, what merges its inputs, three norms."""
+    D = config.hidden_size
+    more = 2 * D * D + 3 * D
+    active = block.num_parameters if block.num_active_parameters is None else block.num_active_parameters
+    return replace(
+        block,
+        name="model.prediction",
+        num_parameters=block.num_parameters + more,
+        num_active_parameters=active + more,
+        forward_flops_per_token=block.forward_flops_per_token + 2 * 2 * D * D,
+        largest_parameter=max(block.largest_parameter, config.vocab_size * D),  # it looks tokens up
+    )
 
 
 def _block(config: ModelConfig, sequence_length: int, experts: ExpertsConfig | None) -> LayerCost:
@@ -131,14 +148,14 @@ class ChunkSize:
 def chunk_size(config: ModelConfig, part: range) -> ChunkSize:
     """Return the size of a range of `decoder_layers`."""
     costs = layer_costs(config, 1)
-    norm, head = len(costs) - 2, len(costs) - 1
+    norm, head = config.num_layers + 1, len(costs) - 1
     layers = {layer: costs[layer].num_parameters for layer in part}
-    if config.tied_embeddings and head in part and 0 not in part:
-        layers[head] = costs[0].num_parameters
+    if config.shares_embedding and head in part and 0 not in part:  # prediction blocks stand beside the head
+        layers[head] += costs[0].num_parameters
     return ChunkSize(
         layers=tuple(layers.values()),
         largest_parameter=max(costs[layer].largest_parameter for layer in part),
-        num_blocks=sum(0 < layer < norm for layer in part),
+        num_blocks=sum(0 < layer < norm or norm < layer < head for layer in part),
         has_norm=norm in part,
         has_head=head in part,
     )

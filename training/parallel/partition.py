@@ -51,10 +51,11 @@ def _least_largest(total: Sequence[float], num_parts: int) -> float:
     return best[-1]
 
 
-def by_hand(blocks_per_pipeline_stage: Sequence[int], num_blocks: int) -> list[range]:
+def by_hand(blocks_per_pipeline_stage: Sequence[int], num_blocks: int, *, num_after: int = 2) -> list[range]:
     """Return layer ranges from a manual number of blocks per pipeline stage.
 
-    The embedding goes to the first pipeline stage, final norm and output projection to the last.
+    The embedding goes to the first pipeline stage; what comes after the blocks, of which there are `num_after`, to the
+    last: final norm and output projection, prediction blocks between them.
 
     Raises:
         ConfigError: the numbers do not add up to the model's blocks, or one is below 1.
@@ -68,5 +69,5 @@ def by_hand(blocks_per_pipeline_stage: Sequence[int], num_blocks: int) -> list[r
         )
     ends = list(accumulate(blocks_per_pipeline_stage))
     starts = [0, *[end + 1 for end in ends[:-1]]]
-    stops = [*[end + 1 for end in ends[:-1]], num_blocks + 3]
+    stops = [*[end + 1 for end in ends[:-1]], num_blocks + 1 + num_after]
     return [range(start, stop) for start, stop in zip(starts, stops, strict=True)]

@@ -41,6 +41,8 @@ class StepRecord:
     """True if nothing was updated: the gradients were not finite, or the loss was a spike that was held back."""
     bubble: float | None = None
     """Share of a pipeline's forwards and backwards in which ranks computed nothing, mean over ranks; else null."""
+    later_loss: float | None = None
+    """Loss per token of multi-token prediction, mean over its blocks; null without it."""
     experts: dict[str, float] | None = None
     """How the experts are; null of a dense model. Loads are tokens of the global batch over the mean: worst_load of any
     expert, in worst_block (from 0, among those with experts), worst_rank_load of a rank of the expert axis. dead is the

@@ -51,6 +51,7 @@ class Journal:
                 seconds=seconds,
                 skipped=result.skipped,
                 bubble=result.bubble,
+                later_loss=result.later_loss,
                 experts=None if result.routing is None else result.routing.numbers(layout.expert),
             )
         )
