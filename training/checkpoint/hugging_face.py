@@ -92,12 +92,12 @@ class HuggingFaceSource:
         """
         parts = self._parts[tensor.removeprefix(f"{WEIGHT}/")]
         part_elements = prod(parts[0][1])
-        values = destination.cast("B").cast("f")
+        values = np.frombuffer(destination, dtype=np.float32)
         while len(values):
             place, first = divmod(start, part_elements)
             key, _ = parts[place]
             here = values[: part_elements - first]
-            self._read_key(key, first, here)
+            self._read_key(key, first, here.data)
             self.bytes_read += len(here) * ELEMENT_BYTES[self._headers[key].dtype]
             start, values = start + len(here), values[len(here) :]
 

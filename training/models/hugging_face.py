@@ -22,7 +22,11 @@ _BIAS_UPDATE_RATE = 0.001
 _NULLABLE = ("head_size", "latent_attention.query_rank")
 _NUMBER_LISTS = ("mlp_only_layers",)
 """Keys that list the blocks of which we have the number: the first ones."""
-_ALIASES = {"num_experts": "num_local_experts", "num_local_experts": "num_experts", "n_routed_experts": "num_local_experts"}
+_ALIASES = {
+    "num_experts": "num_local_experts",
+    "num_local_experts": "num_experts",
+    "n_routed_experts": "num_local_experts",
+}
 """Key -> another name of it that transformers 5.23 reads, and writes for the first of these."""
 _TRAINING_ONLY = (
     "init_std",
@@ -73,7 +77,9 @@ def family_for(model: ModelConfig) -> Family:
     """
     obstacles = {family.model_type: list(_obstacles(model, family)) for family in FAMILIES.values()}
     sections = ("model.experts", "model.latent_attention")  # whole parts of a model, further apart than any number
-    nearest = min(obstacles, key=lambda name: (sum(key in sections for key, _, _ in obstacles[name]), len(obstacles[name])))
+    nearest = min(
+        obstacles, key=lambda name: (sum(key in sections for key, _, _ in obstacles[name]), len(obstacles[name]))
+    )
     if not obstacles[nearest]:
         return FAMILIES[nearest]
     lines = [f"{key}={given} ({reason})" for key, given, reason in obstacles[nearest]]

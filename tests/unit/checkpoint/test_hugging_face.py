@@ -82,9 +82,7 @@ def test_experts_read_as_one_stack_of_what_is_stored(stored: Callable[..., Path]
 
 
 @given(data=st.data())
-def test_any_range_of_a_stack_reads_its_own_bytes_and_no_more(
-    stored: Callable[..., Path], data: st.DataObject
-) -> None:
+def test_any_range_of_a_stack_reads_its_own_bytes_and_no_more(stored: Callable[..., Path], data: st.DataObject) -> None:
     config = OTHER_KINDS["mixtral"]
     directory = stored(config, "BF16", "30KB")
     weights = weights_of(directory)

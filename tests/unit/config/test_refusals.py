@@ -125,7 +125,12 @@ REFUSED = [
         "model.rope_scaling=null",
     ),
     ([f"model.yarn={YARN}", "model.yarn.factor=0.5"], "model.yarn.factor", "at least 1.0", "model.yarn.factor=1.0"),
-    ([f"model.yarn={YARN}", "model.yarn.beta_slow=40.0"], "model.yarn.beta_slow", "below beta_fast=32", "beta_slow=1.0"),
+    (
+        [f"model.yarn={YARN}", "model.yarn.beta_slow=40.0"],
+        "model.yarn.beta_slow",
+        "below beta_fast=32",
+        "beta_slow=1.0",
+    ),
     (
         [f"model.yarn={YARN}", "model.yarn.original_max_sequence_length=6"],
         "model.yarn.original_max_sequence_length",

@@ -299,7 +299,12 @@ def test_a_model_of_no_family_is_told_what_stands_against_the_nearest(case: str)
 def test_how_a_model_is_trained_is_no_difference() -> None:
     config = deepseek()
     trained = replace(
-        SIGMOID_EXPERTS, bias_update_rate=0.1, balance_loss=0.1, z_loss=0.1, balance_scope="micro_batch", capacity_factor=2
+        SIGMOID_EXPERTS,
+        bias_update_rate=0.1,
+        balance_loss=0.1,
+        z_loss=0.1,
+        balance_scope="micro_batch",
+        capacity_factor=2,
     )
     written = to_config_json(config, FAMILIES["deepseek_v3"])
     assert differences(replace(config, experts=trained, dropout=0.1), written) == []
