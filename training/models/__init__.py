@@ -10,7 +10,9 @@ inference   key/value cache; logits of wanted positions only
 loss        summed cross-entropy
 
 Without torch:
-hugging_face   families of Hugging Face: config.json <-> ModelConfig, names of weights
+hugging_face            config.json of Hugging Face <-> ModelConfig, and which family a model is exported as
+hugging_face_families   families as tables: names of fields and weights
+hugging_face_rope       their rotary settings
 
 In closed form, without torch:
 sizes               parameters and FLOPs

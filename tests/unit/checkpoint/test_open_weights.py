@@ -126,6 +126,13 @@ def test_a_missing_expert_is_named(tmp_path: Path) -> None:
         HuggingFaceSource(directory, config)
 
 
+def test_sizes_without_measure_are_refused_before_anything_is_made_for_them(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "hf", deepseek())
+    change_json(directory / "config.json", {"n_routed_experts": 4 * 10**12, "num_nextn_predict_layers": 10**12})
+    with pytest.raises(CorruptCheckpoint, match=r"4,000,000,000,000 experts in each of 2, the files hold"):
+        HuggingFaceSource(directory, read_model_config(directory))
+
+
 def test_a_model_that_no_family_computes_is_not_exported(tmp_path: Path) -> None:
     checkpoint, manifest = import_weights(f"hf:{write_model(tmp_path / 'hf', deepseek())}", tmp_path / "in")
     values = dict(manifest.config["model"])
