@@ -81,8 +81,9 @@ def test_our_own_weights_are_in_transformers_what_they_are_here(tmp_path: Path, 
 def test_the_experts_of_a_stack_may_lie_in_several_files(tmp_path: Path) -> None:
     config = deepseek()
     checkpoint, _ = import_weights(f"hf:{write_model(tmp_path / 'hf', config)}", tmp_path / "in")
-    export(checkpoint, tmp_path / "out", max_file_bytes=20_000)
+    lines = export(checkpoint, tmp_path / "out", max_file_bytes=20_000)
     written = weights_of(tmp_path / "out")
+    assert f"in {len(written)} tensors and" in lines[0]
     assert_same_bits(written, weights_of(tmp_path / "hf"))
     experts = [key for key in written if ".experts." in key]
     assert len(experts) == 2 * 8 * 3
