@@ -15,7 +15,8 @@ from training.checkpoint.export_weights import export_weights
 from training.checkpoint.hugging_face import read_model_config
 from training.checkpoint.tensor_file import TensorFileWriter, TensorHeader
 from training.config.schema import ModelConfig, Precision
-from training.models.hugging_face import LLAMA, differences, to_config_json
+from training.models.hugging_face import differences, to_config_json
+from training.models.hugging_face_families import LLAMA
 from training.models.shapes import parameter_shapes
 from training.models.sizes import num_parameters
 

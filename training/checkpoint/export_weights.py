@@ -22,6 +22,7 @@ from training.config.typed import to_model_config
 from training.errors import ConfigError, CorruptCheckpoint, StorageError
 from training.models.hugging_face import family_for, to_config_json
 from training.models.shapes import parameter_shapes
+from training.models.sizes import num_parameters
 
 _DTYPES = {Precision.fp32: ("F32", "float32"), Precision.bf16: ("BF16", "bfloat16")}
 """Of safetensors and of config.json."""
@@ -63,13 +64,12 @@ def export_weights(
         no_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
         ids = copy_tokenizer(tokenizer, work, model.vocab_size) if tokenizer is not None else no_ids
         write_json(work / CONFIG_NAME, to_config_json(model, family_for(model)) | ids | {"dtype": config_dtype})
-        num_files = _write(work, model, dtype, reader, max_file_bytes)
+        num_tensors, num_files = _write(work, model, dtype, reader, max_file_bytes)
         _check(work, model, dtype, reader)
         difference = check_logits(work, model, partial(_read_rounded, reader, dtype)) if with_logits else None
-    shapes = parameter_shapes(model)
     compared = "not compared with transformers" if difference is None else f"within {difference:.2g} of transformers"
     return [
-        f"{sum(map(prod, shapes.values())):,} parameters in {len(shapes)} tensors and {num_files} files of {precision}",
+        f"{num_parameters(model):,} parameters in {num_tensors} tensors and {num_files} files of {precision}",
         "read back: names, shapes, digests and every bit as in the checkpoint"
         + (", rounded to bf16" if precision is Precision.bf16 else ""),
         f"logits: {compared}",
@@ -92,8 +92,10 @@ def _model_of(reader: CheckpointReader) -> ModelConfig:
     return model
 
 
-def _write(work: Path, model: ModelConfig, dtype: str, reader: CheckpointReader, max_file_bytes: int) -> int:
-    """Write the weights' files, and the index where there is more than one; returns the number of files."""
+def _write(
+    work: Path, model: ModelConfig, dtype: str, reader: CheckpointReader, max_file_bytes: int
+) -> tuple[int, int]:
+    """Write the weights' files, and the index where there is more than one; returns how many tensors and files."""
     family = family_for(model)
     sources: dict[str, tuple[str, int]] = {}  # key -> parameter, and its first element there
     headers: list[TensorHeader] = []
@@ -119,7 +121,7 @@ def _write(work: Path, model: ModelConfig, dtype: str, reader: CheckpointReader,
                 name, start = sources[header.key]
                 read_into = partial(_read_from, reader, start)
                 copy_tensor(read_into, f"{WEIGHT}/{name}", header.shape, header.dtype, writer)
-    return len(groups)
+    return len(headers), len(groups)
 
 
 def _dtype_of(name: str, dtype: str) -> str:

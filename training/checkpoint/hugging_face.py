@@ -25,6 +25,7 @@ CONFIG_NAME = "config.json"
 ONE_FILE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.safetensors")
+_BLOCK = re.compile(r"model\.layers\.([0-9]{1,9})\.")
 _SHOWN = 3
 _WIDENED_ELEMENTS = 2**20
 """Elements of 16 bits that are held at a time."""
@@ -55,10 +56,13 @@ class HuggingFaceSource:
             )
         self._directory = directory
         self._files = _files_by_key(directory)
-        if model.num_layers > len(self._files):  # before anything is made for each of them
+        experts = model.experts.num_experts if model.experts is not None else 0
+        num_sparse = model.num_layers - model.experts.num_dense_layers if model.experts is not None else 0
+        if model.num_layers + experts * num_sparse > len(self._files):  # before anything is made for each of them
             self.close()
+            of_experts = f" and {experts:,} experts in each of {num_sparse:,}" if experts else ""
             raise CorruptCheckpoint(
-                f"{directory}: {CONFIG_NAME} speaks of {model.num_layers:,} layers, the files hold "
+                f"{directory}: {CONFIG_NAME} speaks of {model.num_layers:,} layers{of_experts}, the files hold "
                 f"{len(self._files):,} tensors"
             )
         self.shapes = parameter_shapes(model)
@@ -92,12 +96,12 @@ class HuggingFaceSource:
         """
         parts = self._parts[tensor.removeprefix(f"{WEIGHT}/")]
         part_elements = prod(parts[0][1])
-        values = destination.cast("B").cast("f")
+        values = np.frombuffer(destination, dtype=np.float32)
         while len(values):
             place, first = divmod(start, part_elements)
             key, _ = parts[place]
             here = values[: part_elements - first]
-            self._read_key(key, first, here)
+            self._read_key(key, first, here.data)
             self.bytes_read += len(here) * ELEMENT_BYTES[self._headers[key].dtype]
             start, values = start + len(here), values[len(here) :]
 
@@ -149,9 +153,8 @@ class HuggingFaceSource:
         if missing := sorted(expected.difference(self._files)):
             raise CorruptCheckpoint(f"{self._directory}: {_listed(missing)} of the model are in no file")
         extra = sorted(set(self._files) - expected - set(tied))
-        begins = tuple(f"model.layers.{block}." for block in self._further_blocks)
-        if further := [key for key in extra if key.startswith(begins)]:
-            extra = [key for key in extra if not key.startswith(begins)]
+        if further := [key for key in extra if _block_of(key) in self._further_blocks]:
+            extra = [key for key in extra if _block_of(key) not in self._further_blocks]
             self.notes.append(f"left out: {_listed(further)}; blocks that predict tokens after the next one")
         if unused := [key for key in extra if not self._family.is_buffer(key)]:
             raise CorruptCheckpoint(
@@ -241,6 +244,12 @@ def _indexed(directory: Path) -> dict[str, TensorFileReader]:
         if key not in by_name[name].tensors:
             raise CorruptCheckpoint(f"{directory / name} does not hold {key}, which {INDEX_NAME} places there")
     return {key: by_name[name] for key, name in index.items()}
+
+
+def _block_of(key: str) -> int | None:
+    """Return the number of the block that a key of the files belongs to; None for what is in no block."""
+    match = _BLOCK.match(key)
+    return int(match[1]) if match else None
 
 
 def _listed(names: list[str]) -> str:

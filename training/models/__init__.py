@@ -22,7 +22,9 @@ learning      what a training forward learns from, given beside it; the loss wit
 linear_cross_entropy   the loss straight from hidden states, chunk by chunk
 
 Without torch:
-hugging_face   families of Hugging Face: config.json <-> ModelConfig, names of weights
+hugging_face            config.json of Hugging Face <-> ModelConfig, and which family a model is exported as
+hugging_face_families   families as tables: names of fields and weights
+hugging_face_rope       their rotary settings
 
 In closed form, without torch:
 sizes               parameters and FLOPs

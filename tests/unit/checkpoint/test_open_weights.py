@@ -81,8 +81,9 @@ def test_our_own_weights_are_in_transformers_what_they_are_here(tmp_path: Path, 
 def test_the_experts_of_a_stack_may_lie_in_several_files(tmp_path: Path) -> None:
     config = deepseek()
     checkpoint, _ = import_weights(f"hf:{write_model(tmp_path / 'hf', config)}", tmp_path / "in")
-    export(checkpoint, tmp_path / "out", max_file_bytes=20_000)
+    lines = export(checkpoint, tmp_path / "out", max_file_bytes=20_000)
     written = weights_of(tmp_path / "out")
+    assert f"in {len(written)} tensors and" in lines[0]
     assert_same_bits(written, weights_of(tmp_path / "hf"))
     experts = [key for key in written if ".experts." in key]
     assert len(experts) == 2 * 8 * 3
@@ -124,6 +125,13 @@ def test_a_missing_expert_is_named(tmp_path: Path) -> None:
     change_weights(directory, {"model.layers.1.block_sparse_moe.experts.4.w2.weight": None})
     with pytest.raises(CorruptCheckpoint, match=r"experts\.4\.w2\.weight of the model are in no file"):
         HuggingFaceSource(directory, config)
+
+
+def test_sizes_without_measure_are_refused_before_anything_is_made_for_them(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "hf", deepseek())
+    change_json(directory / "config.json", {"n_routed_experts": 4 * 10**12, "num_nextn_predict_layers": 10**12})
+    with pytest.raises(CorruptCheckpoint, match=r"4,000,000,000,000 experts in each of 2, the files hold"):
+        HuggingFaceSource(directory, read_model_config(directory))
 
 
 def test_a_model_that_no_family_computes_is_not_exported(tmp_path: Path) -> None:

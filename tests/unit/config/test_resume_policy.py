@@ -25,6 +25,11 @@ SAVED = json.loads(json.dumps(to_plain(DEMO)))
 GUARDED = {
     "precision",
     "model.dropout",
+    "model.experts.bias_update_rate",
+    "model.experts.balance_loss",
+    "model.experts.balance_scope",
+    "model.experts.z_loss",
+    "model.experts.capacity_factor",
     "fault_tolerance.recovery.on_loss_spike",
     "fault_tolerance.recovery.window_steps",
     "fault_tolerance.recovery.min_steps",
@@ -236,6 +241,32 @@ def test_the_hash_is_another_exactly_if_more_than_free_keys_changed(override: st
     except ConfigError:
         only_free = False
     assert (config_hash(PLAIN_DEMO) == config_hash(changed)) is only_free
+
+
+def experts(*overrides: str) -> RunConfig:
+    return compose(["experiment=demo", "model=tiny_moe", *overrides], to_plan=True)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["bias_update_rate=0.01", "balance_loss=0.0", "balance_scope=micro_batch", "z_loss=0.001", "capacity_factor=1.5"],
+)
+def test_how_experts_are_balanced_may_change_on_purpose(override: str) -> None:
+    saved, key = to_plain(experts()), f"model.experts.{override.partition('=')[0]}"
+    changed = experts(f"model.experts.{override}")
+    with pytest.raises(ConfigError, match=key):
+        compare(saved, changed)
+    assert [change.key for change in compare(saved, allowing(key, config=changed))] == [key]
+
+
+def test_a_routers_bias_neither_comes_nor_goes() -> None:
+    key = "model.experts.bias_update_rate"
+    with_bias, without_bias = experts(), experts(f"{key}=0.0")
+    for old, new in ((with_bias, without_bias), (without_bias, with_bias)):
+        with pytest.raises(ConfigError, match="with 0 routers have no bias") as refused:
+            compare(to_plain(old), allowing(key, config=new))
+        assert refused.value.key == key
+        assert "to go on" in refused.value.remedy
 
 
 def test_a_refusal_names_key_values_reason_and_the_remedy_that_works() -> None:

@@ -55,7 +55,9 @@ def models(draw: st.DrawFn) -> ModelConfig:
     hidden_size, num_layers = kv_heads * per_kv * 2 * half_head, draw(st.integers(2, 200))
     family = draw(st.sampled_from(sorted(FAMILIES)))
     wide = draw(st.none() | st.integers(1, 64).map(lambda half: 2 * half).filter(lambda size: size != 2 * half_head))
-    rope = draw(st.sampled_from([{}, {"rope_scaling": draw(scaling)}, {"yarn": draw(yarn)}]))
+    rope: dict[str, Any] = draw(
+        st.sampled_from([{}, {"rope_scaling": draw(scaling)}, {"yarn": draw(yarn)}]),
+    )
     config = ModelConfig(
         vocab_size=draw(st.integers(1, 200_000)),
         hidden_size=hidden_size,

@@ -31,7 +31,7 @@ PUBLISHED: dict[str, tuple[float, float]] = {
     "qwen3_30b_a3b": (30_532_122_624, 0.0),
     # arXiv:2412.19437, abstract: 671B; without the block that predicts a second token
     "deepseek_v3_671b": (671e9, 0.005),
-    # the press, in round numbers: "around 500 billion" (The Information, May 2024), 1.8 trillion (SemiAnalysis, 2023)
+    # the press, in round numbers: "around 500 billion" (The Information, May 2024); SemiAnalysis, July 2023
     "mai1_500b": (500e9, 0.01),
     "gpt4o_1800b": (1800e9, 0.01),
     # our own: what the files say of themselves

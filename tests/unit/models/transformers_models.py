@@ -52,17 +52,17 @@ def _build(config: ModelConfig) -> PreTrainedModel:
 def _mixtral(config: ModelConfig, experts: ExpertsConfig) -> PreTrainedModel:
     assert experts.normalize_weights
     assert not experts.num_dense_layers
-    sizes = _sizes(config) | {"intermediate_size": experts.expert_ffn_size}
+    sizes: dict[str, Any] = {**_sizes(config), "intermediate_size": experts.expert_ffn_size}
     return MixtralForCausalLM(
         MixtralConfig(**sizes, num_local_experts=experts.num_experts, num_experts_per_tok=experts.experts_per_token)
     )
 
 
 def _qwen3_moe(config: ModelConfig, experts: ExpertsConfig) -> PreTrainedModel:
+    sizes: dict[str, Any] = {**_sizes(config), "head_dim": config.attention_head_size}
     return Qwen3MoeForCausalLM(
         Qwen3MoeConfig(
-            **_sizes(config),
-            head_dim=config.attention_head_size,
+            **sizes,
             num_experts=experts.num_experts,
             num_experts_per_tok=experts.experts_per_token,
             moe_intermediate_size=experts.expert_ffn_size,
