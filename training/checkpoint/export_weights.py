@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -43,7 +44,7 @@ def export_weights(
 ) -> list[str]:
     """Write a checkpoint's weights as a Hugging Face directory, whole and checked; returns what was done, for people.
 
-    Memory does not grow with the model, except for the comparison of logits, which holds it whole.
+    Blocks of multi-token prediction are left out: they serve training alone. Memory does not grow with the model, except for the comparison of logits, which holds it whole.
 
     Args:
         checkpoint: a committed checkpoint; its moments are left out.
@@ -60,7 +61,8 @@ def export_weights(
     """
     dtype, config_dtype = _DTYPES[precision]
     with closing(CheckpointReader(checkpoint)) as reader, whole_directory(directory) as work:
-        model = _model_of(reader)
+        whole = _model_of(reader)
+        model = replace(whole, multi_token=None)  # transformers runs no block that predicts further tokens
         no_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
         ids = copy_tokenizer(tokenizer, work, model.vocab_size) if tokenizer is not None else no_ids
         write_json(work / CONFIG_NAME, to_config_json(model, family_for(model)) | ids | {"dtype": config_dtype})
@@ -73,6 +75,7 @@ def export_weights(
         "read back: names, shapes, digests and every bit as in the checkpoint"
         + (", rounded to bf16" if precision is Precision.bf16 else ""),
         f"logits: {compared}",
+        *([f"left out: {n} blocks of multi-token prediction"] if (n := whole.num_prediction_blocks) else []),
         *([] if tokenizer is not None else ["without a tokenizer (--tokenizer DIR adds one)"]),
     ]
 

@@ -11,6 +11,7 @@ from training.config.model_schema import ModelConfig
 from training.models.decoder import blocks_with_experts
 from training.models.router import Router
 from training.models.routing_log import RoutingLog, RoutingResult
+from training.models.shapes import router_bias_name
 
 
 class Routing:
@@ -74,7 +75,7 @@ class Routing:
         """Return the biases as parts of a checkpoint; they have no moments."""
         return [
             Fragment(
-                parameter=f"{name}.mlp.gate.bias",
+                parameter=router_bias_name(name),
                 shape=tuple(router.bias_E.shape),
                 start=0,
                 tensors={WEIGHT: router.bias_E},
