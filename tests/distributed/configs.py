@@ -4,7 +4,7 @@ import torch
 
 from training.config.batch_sizes import BatchRampStep
 from training.config.eval_schema import EvalConfig
-from training.config.optimizer_schema import ParameterGroup
+from training.config.optimizer_schema import OptimizerKind, ParameterGroup
 from training.config.reporting_schema import ReportingConfig
 from training.config.schema import (
     AcceleratorConfig,
@@ -57,6 +57,7 @@ def small_config(
     narrow: bool = False,
     ramped: bool = False,
     grouped: bool = False,
+    muon: bool = False,
 ) -> RunConfig:
     """A run of one training stage; a narrow model's parameters cannot be cut into 4 equal parts without padding."""
     return RunConfig(
@@ -85,7 +86,12 @@ def small_config(
             pipeline_engine=pipeline_engine,
         ),
         data=DataConfig(sources={}),
-        optimizer=OptimizerConfig(lr=1e-2, gradient_clip_norm=0.5, groups=GROUPS if grouped else {}),
+        optimizer=OptimizerConfig(
+            lr=1e-2,
+            gradient_clip_norm=0.5,
+            groups=GROUPS if grouped else {},
+            kind=OptimizerKind.muon if muon else OptimizerKind.adamw,
+        ),
         schedule=ScheduleConfig(),
         stages={
             STAGE: StageConfig(

@@ -59,6 +59,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "zero3_ramp_groups": {"zero_stage": 3, **GROWN},
     "pipeline_ramp": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "ramped": True, **DEEPSPEED},
     "pipeline_zero3_ramp_groups": {"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "tied": True, **GROWN},
+    "zero3_muon": {"zero_stage": 3, "muon": True},
+    "zero1_muon_bf16": {"zero_stage": 1, "muon": True, "precision": Precision.bf16},
+    "pipeline_zero3_muon": {"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "muon": True},
     "zero1_dropout": {"zero_stage": 1, **DROPOUT},
     "pipeline_zero3_dropout": {
         **{"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "recompute": Recompute.full},
@@ -84,6 +87,8 @@ CROSSED = (
     ("zero0", "zero1", "zero3", "pipeline", "pipeline_zero3"),
     ("zero3_tied", "pipeline_tied"),
     ("zero1_bf16", "zero3_bf16", "pipeline_zero1_bf16", "pipeline_zero3_bf16"),
+    ("zero3_muon", "pipeline_zero3_muon"),
+    ("zero1_muon_bf16",),
 )
 WIDE_CROSSED = (
     ("zero3_on_4", "pipeline_2x2", "pipeline_zero3_2x2"),
@@ -96,7 +101,10 @@ WORLDS = {2: (LAYOUTS | VARIANTS, CROSSED), 4: (WIDE, WIDE_CROSSED)}
 ALL = LAYOUTS | VARIANTS | WIDE
 PLAIN = (*CROSSED[0], "pipeline_zero3_2x2")
 """Layouts that also score."""
-POISONED = (*PLAIN, "zero3_on_4_padded", "pipeline_zero1_bf16", "pipeline_zero3_bf16", "pipeline_zero1_2x2_tied")
+POISONED = (
+    *(*PLAIN, "zero3_on_4_padded", "pipeline_zero1_bf16", "pipeline_zero3_bf16", "pipeline_zero1_2x2_tied"),
+    *("zero3_muon", "zero1_muon_bf16", "pipeline_zero3_muon"),
+)
 """Layouts that also meet a NaN."""
 
 

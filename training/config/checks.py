@@ -10,7 +10,7 @@ from training.config.engine_checks import check_engine_exists
 from training.config.fault_tolerance_checks import check_fault_tolerance
 from training.config.initial_weights import split_initial_weights
 from training.config.layout_checks import check_layout, check_model, check_sizes
-from training.config.optimizer_checks import check_groups_in_pipeline, check_optimizer
+from training.config.optimizer_checks import check_groups_in_pipeline, check_muon, check_optimizer
 from training.config.path_checks import check_names, check_paths
 from training.config.recovery_checks import check_recovery
 from training.config.resume_policy import check_allow
@@ -73,6 +73,7 @@ def check(config: RunConfig, *, to_plan: bool = False) -> None:
         check_groups_in_pipeline(config, training_stage)
         if not to_plan:
             check_engine_exists(config, training_stage)
+            check_muon(config, training_stage)
     check_checkpoints(config)
     check_fault_tolerance(config)
     check_recovery(config)

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 
 from training.config.model_schema import ModelConfig
 
+BLOCKS = "model.layers."
+"""What names in decoder blocks begin with."""
+ROUTER = ".mlp.gate.weight"
+"""What the name of a router's matrix ends with."""
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 
@@ -15,7 +19,7 @@ def parameter_names(model: ModelConfig) -> list[str]:
     """Return the name of every parameter, tied ones once, in the order of the layers."""
     names = ["model.embed_tokens.weight"]
     for layer in range(model.num_layers):
-        names += [f"model.layers.{layer}.{rest}.weight" for rest in _block(model, layer)]
+        names += [f"{BLOCKS}{layer}.{rest}.weight" for rest in _block(model, layer)]
     names.append("model.norm.weight")
     if not model.tied_embeddings:
         names.append("lm_head.weight")

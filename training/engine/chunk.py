@@ -16,7 +16,7 @@ from training.engine.deepspeed_private import (
     tie_across_pipeline_stages,
     whole_numel,
 )
-from training.engine.optimizer import adamw
+from training.engine.optimizer import build_optimizer
 from training.engine.sharded_layers import sharded_layers
 from training.models.decoder import Decoder, LayerDefinition
 from training.models.layers import DecoderBlock
@@ -59,7 +59,7 @@ class Chunk:
         largest_layer = max(sum(whole_numel(p) for p in layer.parameters()) for layer in self.model.sequence)
         engine, *_ = deepspeed.initialize(
             model=self.model,
-            optimizer=adamw(config.optimizer, self.model.canonical_parameters(), shared=shared),
+            optimizer=build_optimizer(config.optimizer, self.model.canonical_parameters(), shared=shared),
             mpu=place,
             # One reduction per layer; ZeRO-3 keeps a buffer of that size for every chunk.
             config=deepspeed_config(

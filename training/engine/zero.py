@@ -13,9 +13,10 @@ from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import RunConfig
 from training.data.batch import MicroBatch
 from training.engine.base import USUAL_STEP, StepInstructions, StepResult
+from training.engine.global_gradient import GlobalGradient
 from training.engine.inference import Inference
 from training.engine.non_finite import NonFiniteWatch
-from training.engine.optimizer import adamw, set_learning_rate
+from training.engine.optimizer import build_optimizer, set_learning_rate
 from training.engine.process_group import ProcessGroup
 from training.engine.repeated_step import StepTrace, compare
 from training.engine.sharded_layers import sharded_layers
@@ -44,7 +45,7 @@ class ZeroEngine(StatefulEngine, Inference):
             set_z3_leaf_modules(model, [DecoderBlock])  # one collective per block, not one per matrix
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=adamw(config.optimizer, model.canonical_parameters()),
+            optimizer=build_optimizer(config.optimizer, model.canonical_parameters()),
             config=deepspeed_config(config, training_stage),
         )
         layout = Layout(world_size=processes.world_size, zero_stage=parallel.zero_stage)
@@ -52,6 +53,11 @@ class ZeroEngine(StatefulEngine, Inference):
         self._engine: Any = engine
         self._seed = config.run.seed
         self._clip_norm = config.optimizer.gradient_clip_norm
+        self._gradient: GlobalGradient | None = None
+        if self._has_muon and parallel.zero_stage == 3:  # see training/config/deepspeed_config.py
+            self._gradient = GlobalGradient(
+                self._states, processes, tied=False, layout=layout, clip_norm=config.optimizer.gradient_clip_norm
+            )
 
     def train_batch(
         self, micro_batches: Sequence[MicroBatch], *, lr: float, instructions: StepInstructions = USUAL_STEP
@@ -78,7 +84,9 @@ class ZeroEngine(StatefulEngine, Inference):
     def _update(self) -> float:
         """Use the gradient, unless it is not finite; return its norm before clipping."""
         norm = self._clip_or_drop() if self.layout.zero_stage == 0 else None
-        self._engine.step()
+        if self._gradient is not None:
+            norm, _ = self._gradient.reduce([])
+        self._step(self._engine)
         return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
     def _refuse(self) -> float:
@@ -97,7 +105,7 @@ class ZeroEngine(StatefulEngine, Inference):
         else:
             for gradient in self._local_gradients():
                 gradient.fill_(math.nan)
-        self._engine.step()
+        self._step(self._engine)
 
     def _local_gradients(self) -> list[Tensor]:
         """Return this rank's part of the reduced gradient: all of it without ZeRO."""
