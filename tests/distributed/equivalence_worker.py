@@ -61,6 +61,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pipeline_zero3_ramp_groups": {"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "tied": True, **GROWN},
     "zero3_muon": {"zero_stage": 3, "muon": True},
     "zero1_muon_bf16": {"zero_stage": 1, "muon": True, "precision": Precision.bf16},
+    "zero3_muon_bf16": {"zero_stage": 3, "muon": True, "precision": Precision.bf16},
     "pipeline_zero3_muon": {"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "muon": True},
     "zero1_dropout": {"zero_stage": 1, **DROPOUT},
     "pipeline_zero3_dropout": {
@@ -88,7 +89,7 @@ CROSSED = (
     ("zero3_tied", "pipeline_tied"),
     ("zero1_bf16", "zero3_bf16", "pipeline_zero1_bf16", "pipeline_zero3_bf16"),
     ("zero3_muon", "pipeline_zero3_muon"),
-    ("zero1_muon_bf16",),
+    ("zero1_muon_bf16", "zero3_muon_bf16"),
 )
 WIDE_CROSSED = (
     ("zero3_on_4", "pipeline_2x2", "pipeline_zero3_2x2"),

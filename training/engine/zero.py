@@ -86,6 +86,9 @@ class ZeroEngine(StatefulEngine, Inference):
         norm = self._clip_or_drop() if self.layout.zero_stage == 0 else None
         if self._gradient is not None:
             norm, _ = self._gradient.reduce([])
+            if not math.isfinite(norm):
+                # Of each matrix by itself Muon leaves the momentum alone where its own gradient is not finite.
+                self._gradient.void()
         self._step(self._engine)
         return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
