@@ -9,12 +9,6 @@ import pytest
 from tests.drills.starts import ForkServer
 from tests.integration.running import Finished, only_run, submit_to_end
 
-RAMPED = [
-    *("stages.pretrain.batch_ramp=[{until_tokens: 1024, global_batch_sequences: 4}]", "stages.pretrain.tokens=3584"),
-    *("stages.anneal.batch_ramp=[{until_tokens: 512, global_batch_sequences: 4}]", "stages.anneal.tokens=2560"),
-]
-"""As many steps as the experiment has, 9 and 6; the first 4 and 2 of them with half batches."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
@@ -33,7 +27,7 @@ def prepared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory, prepared_root: Path) -> Reference:
     root = tmp_path_factory.mktemp("reference")
-    overrides = ["experiment=smoke", f"data.prepared_root={prepared_root}", *RAMPED]
+    overrides = ["experiment=smoke", f"data.prepared_root={prepared_root}"]
     finished = submit_to_end([*overrides, f"run.root={root}"], folder=root / "output")
     assert finished.exit_code == 0, finished.explain()
     return Reference(directory=only_run(root), finished=finished, overrides=overrides)

@@ -29,7 +29,7 @@ class Case:
 CASES = {
     "twice as many processes": Case(
         saved_step=4,  # of 9 in the first training stage
-        changes=("cluster.processes_per_node=4", "stages.pretrain.micro_batch_sequences=1"),
+        changes=("cluster.processes_per_node=4",),
         changed={"cluster.processes_per_node": "2 became 4"},
         layouts={
             "pretrain": "pipeline 1 × data 4, ZeRO-3, 4 ranks",
