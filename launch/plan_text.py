@@ -215,6 +215,11 @@ def _caveats(plan: RunPlan) -> list[str]:
         "How far plans of published runs are off: docs/planner_validation.md, docs/planner_goodput.md. No GPU run of "
         "ours has been compared.",
     ]
+    if plan.is_muon:
+        lines.append(
+            "Planned as if AdamW updated everything: of hidden matrices Muon keeps 4 bytes a parameter less, and its "
+            "own products and exchanges in the update are not counted (docs/adr/0015)."
+        )
     device = plan.stages[0].job.device
     if NumberFormat.bf16 in device.peak_flops and architecture_of(device) is None:
         lines.append(

@@ -5,7 +5,7 @@ import torch
 from training.config.batch_sizes import BatchRampStep
 from training.config.eval_schema import EvalConfig
 from training.config.model_schema import ExpertsConfig, MultiTokenConfig
-from training.config.optimizer_schema import ParameterGroup
+from training.config.optimizer_schema import OptimizerKind, ParameterGroup
 from training.config.reporting_schema import ReportingConfig
 from training.config.schema import (
     AcceleratorConfig,
@@ -75,6 +75,7 @@ def small_config(
     loss_chunk_tokens: int | None = None,
     documents: bool = False,
     multi_token: bool = False,
+    muon: bool = False,
 ) -> RunConfig:
     """A run of one training stage; a narrow model's parameters cannot be cut into 4 equal parts without padding."""
     return RunConfig(
@@ -108,7 +109,12 @@ def small_config(
             loss_chunk_tokens=loss_chunk_tokens,
         ),
         data=DataConfig(sources={}),
-        optimizer=OptimizerConfig(lr=1e-2, gradient_clip_norm=0.5, groups=GROUPS if grouped else {}),
+        optimizer=OptimizerConfig(
+            lr=1e-2,
+            gradient_clip_norm=0.5,
+            groups=GROUPS if grouped else {},
+            kind=OptimizerKind.muon if muon else OptimizerKind.adamw,
+        ),
         schedule=ScheduleConfig(),
         stages={
             STAGE: StageConfig(

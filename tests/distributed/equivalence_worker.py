@@ -61,6 +61,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "zero3_ramp_groups": {"zero_stage": 3, **GROWN},
     "pipeline_ramp": {"pipeline": 2, "zero_stage": 1, "micro_batch": 4, "ramped": True, **DEEPSPEED},
     "pipeline_zero3_ramp_groups": {"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "tied": True, **GROWN},
+    "zero3_muon": {"zero_stage": 3, "muon": True},
+    "zero1_muon_bf16": {"zero_stage": 1, "muon": True, "precision": Precision.bf16},
+    "zero3_muon_bf16": {"zero_stage": 3, "muon": True, "precision": Precision.bf16},
+    "pipeline_zero3_muon": {"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "muon": True},
     "zero1_dropout": {"zero_stage": 1, **DROPOUT},
     "pipeline_zero3_dropout": {
         **{"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "recompute": Recompute.full},
@@ -119,6 +123,8 @@ CROSSED = (
     ("zero1_bf16", "zero3_bf16", "pipeline_zero1_bf16", "pipeline_zero3_bf16"),
     ("zero3_loss_chunks",),
     ("pipeline_zero3_loss_chunks",),
+    ("zero3_muon", "pipeline_zero3_muon"),
+    ("zero1_muon_bf16", "zero3_muon_bf16"),
 )
 WIDE_CROSSED = (
     ("zero3_on_4", "pipeline_2x2", "pipeline_zero3_2x2"),
@@ -142,6 +148,9 @@ POISONED = (
     "pipeline_zero1_2x2_tied",
     "zero3_loss_chunks",
     "pipeline_zero3_loss_chunks",
+    "zero3_muon",
+    "zero1_muon_bf16",
+    "pipeline_zero3_muon",
 )
 """Layouts that also meet a NaN."""
 

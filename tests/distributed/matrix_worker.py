@@ -65,8 +65,8 @@ def config_of(cell: Cell) -> RunConfig:
 
 def train(cell: Cell, processes: ProcessGroup, folder: Path) -> dict[str, Any]:
     """Return losses and norms of a cell, and (of SGD cells) the gradients of its first step."""
-    make = sgd if cell.optimizer == "sgd" else adamw
-    with patch.object(chunk, "adamw", make), patch.object(zero, "adamw", make), patch.object(pipeline, "adamw", make):
+    make, name = sgd if cell.optimizer == "sgd" else adamw, "build_optimizer"
+    with patch.object(chunk, name, make), patch.object(zero, name, make), patch.object(pipeline, name, make):
         engine = build_engine(config_of(cell), STAGE, processes)
     gradients = gradients_of_first_step(cell, engine, processes, folder) if cell.optimizer == "sgd" else {}
     results = [one_step(cell, engine, step, lr) for step, lr in enumerate(LRS[cell.optimizer])]

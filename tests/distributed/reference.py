@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.distributed.configs import STAGE, global_batch
+from training.config.optimizer_schema import OptimizerKind
 from training.config.schema import Precision, RunConfig
 from training.data.batch import MicroBatch
 from training.models.decoder import Decoder, decoder_layers
@@ -29,13 +30,15 @@ def train_plain(config: RunConfig, lrs: list[float], *, optimizer: str = "adamw"
     assert STAGE in config.stages
     model = plain_model(config)
     stepper = torch.optim.SGD(model.parameters(), lr=1.0) if optimizer == "sgd" else plain_adamw(model, config)
+    muon = PlainMuon(model, config)
     losses, norms = [], []
     routing: list[RoutingResult] = []
     for step, lr in enumerate(lrs):
         for group in stepper.param_groups:
             group["lr"] = lr * group.get("lr_ratio", 1.0)
-        stepper.zero_grad()
+        model.zero_grad()
         loss, norm = backward(model, config, step, routing)
+        muon.step(lr)
         stepper.step()
         if config.model.experts is not None:
             move_biases(model, config.model.experts.bias_update_rate, routing[-1].loads)
@@ -79,7 +82,11 @@ def plain_model(config: RunConfig) -> Decoder:
 def plain_adamw(model: Decoder, config: RunConfig) -> torch.optim.AdamW:
     """AdamW with decayed matrices and undecayed vectors, but for what a group says: each parameter by itself."""
     return torch.optim.AdamW(
-        [{"params": [p], **plain_settings(name, p, config)} for name, p in model.canonical_parameters()],
+        [
+            {"params": [p], **plain_settings(name, p, config)}
+            for name, p in model.canonical_parameters()
+            if not takes_muon(name, p, config)
+        ],
         betas=(config.optimizer.beta1, config.optimizer.beta2),
         eps=config.optimizer.epsilon,
     )
@@ -109,6 +116,45 @@ def later_tokens(config: RunConfig, batch: MicroBatch) -> LaterTokens | None:
                 if documents_BT is None or documents_BT[row, place] == documents_BT[row, place + depth]:
                     labels[depth - 1, row, place] = batch.labels_BT[row, place + depth]
     return LaterTokens(ids_KBT=ids, labels_KBT=labels, weight=LATER_WEIGHT)
+
+
+class PlainMuon:
+    """Muon in fp32 as its author describes it (kellerjordan.github.io/posts/muon), with decoupled weight decay."""
+
+    def __init__(self, model: Decoder, config: RunConfig) -> None:
+        self.config = config
+        self.momenta = {
+            name: (p, torch.zeros_like(p)) for name, p in model.canonical_parameters() if takes_muon(name, p, config)
+        }
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Update the matrices; `lr` is AdamW's."""
+        settings, optimizer = self.config.optimizer.muon, self.config.optimizer
+        for name, (parameter, momentum) in self.momenta.items():
+            ratio = plain_settings(name, parameter, self.config)["lr_ratio"]
+            rate = lr * settings.lr / optimizer.lr * ratio
+            gradient = parameter.grad
+            assert gradient is not None
+            momentum.mul_(settings.momentum).add_(gradient, alpha=1 - settings.momentum)
+            ahead = settings.momentum * momentum + (1 - settings.momentum) * gradient
+            rows, columns = parameter.shape
+            parameter.mul_(1 - rate * settings.weight_decay)
+            parameter.sub_(rate * max(1.0, rows / columns) ** 0.5 * orthogonal(ahead))
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Five steps of the quintic Newton-Schulz iteration."""
+    x = matrix / (matrix.norm() + 1e-7)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x
+
+
+def takes_muon(name: str, parameter: Tensor, config: RunConfig) -> bool:
+    """Whether Muon updates a parameter: a matrix of a block."""
+    return config.optimizer.kind is OptimizerKind.muon and ".layers." in name and parameter.dim() == 2
 
 
 def backward(

@@ -58,10 +58,27 @@ CASES = [
 ]
 
 
+RAMPS = [
+    *("stages.pretrain.batch_ramp=[{until_tokens: 1024, global_batch_sequences: 4}]", "stages.pretrain.tokens=3584"),
+    *("stages.anneal.batch_ramp=[{until_tokens: 512, global_batch_sequences: 4}]", "stages.anneal.tokens=2560"),
+]
+"""As many steps as the experiment has, 9 and 6; the first 4 and 2 of them with half batches."""
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, prepared_root: Path) -> Reference:
+    """A run with batch ramps that nothing interrupted."""
+    root = tmp_path_factory.mktemp("ramped")
+    overrides = ["experiment=smoke", f"data.prepared_root={prepared_root}", *RAMPS]
+    finished = submit_to_end([*overrides, f"run.root={root}"], folder=root / "output")
+    assert finished.exit_code == 0, finished.explain()
+    return Reference(directory=only_run(root), finished=finished, overrides=overrides)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_killed_run_continues_to_the_same_bits(case: Case, reference: Reference, tmp_path: Path) -> None:
+def test_a_killed_run_continues_to_the_same_bits(case: Case, unbroken: Reference, tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    command = [*reference.overrides, f"run.root={root}", "resume=auto"]
+    command = [*unbroken.overrides, f"run.root={root}", "resume=auto"]
     with submit(command, folder=tmp_path) as job:
         job.wait_until(lambda: case.has_come(job, root))
         kill(VICTIMS[case.victim](job))
@@ -78,7 +95,7 @@ def test_a_killed_run_continues_to_the_same_bits(case: Case, reference: Referenc
     assert ledger(run)["state"] == "done"
     assert ledger(run)["attempt"] == before.get("attempt", -1) + 1
     steps = records(run, "step")
-    assert numbers_by_step(steps) == numbers_by_step(records(reference.directory, "step"))
-    assert contents(last_checkpoint(run)) == contents(last_checkpoint(reference.directory))
+    assert numbers_by_step(steps) == numbers_by_step(records(unbroken.directory, "step"))
+    assert contents(last_checkpoint(run)) == contents(last_checkpoint(unbroken.directory))
     assert {record["decision"] for record in records(run, "gate")} == {"promote"}
     assert (run / "report.html").is_file()

@@ -105,7 +105,7 @@ def describe(manifest: Manifest) -> list[str]:
     """Return lines for people: progress, layout, and each parameter with its shape."""
     progress = manifest.progress
     weights = {name: pieces for name, pieces in manifest.tensors().items() if name.startswith("weight/")}
-    state = "each with two AdamW moments" if manifest.has_moments else "no optimizer state"
+    state = "each with the optimizer's state" if manifest.has_moments else "no optimizer state"
     trained = [
         f"step {progress.step:,} (step {progress.stage_step:,} of training stage {progress.training_stage})",
         f"{progress.tokens:,} tokens, {progress.optimizer_updates:,} optimizer updates, learning rate {progress.lr:g}",

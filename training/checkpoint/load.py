@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.checkpoint.digest import MODULUS, digest, telescoped
-from training.checkpoint.manifest import MOMENTS, WEIGHT, Progress, Slice, read_manifest
+from training.checkpoint.manifest import MOMENTS, MOMENTUM, WEIGHT, Progress, Slice, read_manifest
 from training.checkpoint.ranks import Ranks, do_together
 from training.checkpoint.snapshot import Piece, Snapshot
 from training.checkpoint.tensor_file import CHUNK_BYTES, NUM_THREADS, TensorFileReader
@@ -227,11 +227,14 @@ def load_checkpoint(checkpoint: Path, snapshot: Snapshot, ranks: Ranks) -> Loade
                 "a new run from them"
             )
         _check_fit(reader, snapshot, str(checkpoint))
+        shapes = reader.tensor_shapes
+        if missing := next((piece.tensor for piece in snapshot.pieces if piece.tensor not in shapes), None):
+            raise CorruptCheckpoint(f"{checkpoint}: holds no {missing}; did another optimizer write it?")
 
     do_together(ranks, look)
     (reader,) = opened
     _check_cover(reader.tensor_shapes, snapshot, ranks, str(checkpoint))
-    _fill(reader, snapshot, [WEIGHT, *MOMENTS], ranks, str(checkpoint))
+    _fill(reader, snapshot, [WEIGHT, *MOMENTS, MOMENTUM], ranks, str(checkpoint))
     reader.close()
     return Loaded(
         progress=reader.manifest.progress,
@@ -241,7 +244,7 @@ def load_checkpoint(checkpoint: Path, snapshot: Snapshot, ranks: Ranks) -> Loade
 
 
 def load_weights(open_source: Callable[[], WeightSource], snapshot: Snapshot, ranks: Ranks) -> None:
-    """Replace the live weights of all ranks by a source's and set both moments to zero; collective.
+    """Replace the live weights of all ranks by a source's and set the optimizer's state to zero; collective.
 
     Raises:
         AutarkyError: on every rank: the source does not fit the model, and no live value was changed. Or it is damaged:
@@ -258,7 +261,7 @@ def load_weights(open_source: Callable[[], WeightSource], snapshot: Snapshot, ra
     _check_cover(shapes, snapshot, ranks, "init_from")
     _fill(opened[0], snapshot, [WEIGHT], ranks, "init_from")
     for piece in snapshot.pieces:
-        if piece.kind in MOMENTS:
+        if piece.kind != WEIGHT:
             piece.live.zero_()
 
 

@@ -20,6 +20,9 @@ _READABLE = (2, 3)
 MANIFEST_NAME = "manifest.json"
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Of a parameter that AdamW updates."""
+MOMENTUM = "momentum_buffer"
+"""Of a parameter that Muon updates."""
 MOST_DIMS = 16
 """Of a tensor; the product of many huge sizes would take for ever."""
 _FILE_NAME = re.compile(r"rank-\d{5,}\.safetensors")
@@ -83,7 +86,7 @@ class Slice:
     """A flat range of one tensor, stored as one 1-D float32 tensor in one file."""
 
     tensor: str
-    """"<kind>/<canonical parameter name>", kind being weight, exp_avg or exp_avg_sq."""
+    """"<kind>/<canonical parameter name>", kind being weight, exp_avg, exp_avg_sq or momentum_buffer."""
     shape: tuple[int, ...]
     """Global shape of the tensor."""
     start: int

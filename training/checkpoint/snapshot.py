@@ -27,7 +27,7 @@ class Fragment:
     start: int
     """First element of the range in the flattened parameter."""
     tensors: dict[str, Tensor]
-    """kind (weight, exp_avg, exp_avg_sq) -> values of the range."""
+    """kind (weight; exp_avg and exp_avg_sq, or momentum_buffer) -> values of the range."""
     is_owner: bool
     """Whether this rank writes the range (False for a replica that another rank writes)."""
 

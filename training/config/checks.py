@@ -12,7 +12,7 @@ from training.config.fault_tolerance_checks import check_fault_tolerance
 from training.config.initial_weights import split_initial_weights
 from training.config.layout_checks import check_layout, check_model
 from training.config.model_checks import check_sizes
-from training.config.optimizer_checks import check_groups_in_pipeline, check_optimizer
+from training.config.optimizer_checks import check_groups_in_pipeline, check_muon, check_optimizer
 from training.config.path_checks import check_names, check_paths
 from training.config.precision_checks import check_precision
 from training.config.recovery_checks import check_recovery
@@ -78,6 +78,7 @@ def check(config: RunConfig, *, to_plan: bool = False) -> None:
         check_attention(config, training_stage)
         if not to_plan:
             check_engine_exists(config, training_stage)
+            check_muon(config, training_stage)
     check_checkpoints(config)
     check_fault_tolerance(config)
     check_recovery(config)

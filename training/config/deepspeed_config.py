@@ -6,6 +6,7 @@ Every value that changes numbers is named, none is left to a default: DeepSpeed 
 
 from typing import Any
 
+from training.config.optimizer_schema import OptimizerKind
 from training.config.schema import Precision, RunConfig
 
 NEVER = 2**31
@@ -40,9 +41,11 @@ def deepspeed_config(
     own_pipeline = layout.runs_in_chunks
     accumulation_steps = config.accumulation_steps(training_stage)
     num_shards = num_shards or config.num_shards(training_stage)
+    sharded_muon = layout.zero_stage == 3 and config.optimizer.kind is OptimizerKind.muon
     # Without ZeRO the engine clips by itself: DeepSpeed's own raises IndexError there when a NaN left no gradient. Our
-    # pipeline does too: DeepSpeed would know the norm of one pipeline stage only.
-    clips_itself = layout.zero_stage == 0 or own_pipeline
+    # pipeline does too: DeepSpeed would know the norm of one pipeline stage only. And so it is for Muon under ZeRO-3:
+    # DeepSpeed would clip what Muon has made of the gradient (runtime/zero/stage3.py, `step`).
+    clips_itself = layout.zero_stage == 0 or own_pipeline or sharded_muon
     derived: dict[str, Any] = {
         "train_batch_size": stage.micro_batch_sequences * accumulation_steps * num_shards,
         "train_micro_batch_size_per_gpu": stage.micro_batch_sequences,
@@ -55,7 +58,7 @@ def deepspeed_config(
         "zero_optimization": {
             "stage": layout.zero_stage,
             "overlap_comm": False,
-            "reduce_scatter": True,
+            "reduce_scatter": not sharded_muon,  # DeepSpeed: "Muon and reduce scatter cannot be used together"
             "contiguous_gradients": True,
             "reduce_bucket_size": reduce_bucket_elements,
             # A persistent (never sharded) parameter changes nothing but memory. Our pipeline gathers whole layers, so

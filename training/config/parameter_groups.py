@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from training.config.optimizer_schema import OptimizerConfig
+from training.config.optimizer_schema import OptimizerConfig, OptimizerKind
+from training.config.parameter_names import BLOCKS, ROUTER
 
 _Parameter = TypeVar("_Parameter")
 
@@ -30,6 +31,8 @@ class GroupSettings:
     """Learning rate as a multiple of the step's."""
     weight_decay: float
     """Decoupled."""
+    uses_muon: bool = False
+    """Else AdamW."""
 
 
 def grouped(
@@ -39,7 +42,7 @@ def grouped(
 
     Matrices that several pipeline stages hold form groups of their own: ZeRO cuts every group into equal ranges, so
     each of those stages gets the same ranges of them. They come first; then the groups of the config, and what is in
-    none of them; in each, matrices before vectors.
+    none of them; in each, matrices before vectors, and Muon's before AdamW's.
 
     Args:
         config: section `optimizer`.
@@ -47,12 +50,12 @@ def grouped(
         describe: says what decides about one of them.
     """
     places = {name: place for place, name in enumerate(config.groups)}
-    found: dict[tuple[bool, int, bool], tuple[GroupSettings, list[_Parameter]]] = {}
+    found: dict[tuple[bool, int, bool, bool], tuple[GroupSettings, list[_Parameter]]] = {}
     for parameter in parameters:
         named = describe(parameter)
         group = group_of(config, named.name)
         place = len(places) if group is None else places[group]
-        key = (not named.is_shared, place, not named.is_matrix)
+        key = (not named.is_shared, place, not named.is_matrix, not _uses_muon(config, named))
         found.setdefault(key, (_settings(config, group, named), []))[1].append(parameter)
     return [found[key] for key in sorted(found)]
 
@@ -80,9 +83,17 @@ def unmatched(config: OptimizerConfig, names: Sequence[str]) -> list[tuple[str, 
 
 
 def _settings(config: OptimizerConfig, group: str | None, named: Named) -> GroupSettings:
-    usual = config.weight_decay if named.is_matrix else 0.0
-    if group is None:
-        return GroupSettings(lr_ratio=1.0, weight_decay=usual)
-    content = config.groups[group]
-    decay = usual if content.weight_decay is None else content.weight_decay
-    return GroupSettings(lr_ratio=content.lr_ratio, weight_decay=decay)
+    uses_muon = _uses_muon(config, named)
+    ratio = config.muon.lr / config.lr if uses_muon else 1.0
+    decay = config.muon.weight_decay if uses_muon else config.weight_decay if named.is_matrix else 0.0
+    content = None if group is None else config.groups[group]
+    if content is not None:
+        ratio *= content.lr_ratio
+        decay = decay if content.weight_decay is None else content.weight_decay
+    return GroupSettings(lr_ratio=ratio, weight_decay=decay, uses_muon=uses_muon)
+
+
+def _uses_muon(config: OptimizerConfig, named: Named) -> bool:
+    """Return whether Muon updates a parameter: a hidden matrix, which a router's weights of experts are not."""
+    is_hidden = named.name.startswith(BLOCKS) and not named.name.endswith(ROUTER)
+    return config.kind is OptimizerKind.muon and named.is_matrix and is_hidden

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 
 from training.config.model_schema import ModelConfig
 
+BLOCKS = "model.layers."
+"""What names in decoder blocks begin with."""
+ROUTER = ".mlp.gate.weight"
+"""What the name of a router's matrix ends with."""
 _FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -14,7 +18,7 @@ def parameter_names(model: ModelConfig) -> list[str]:
     """Return the name of every parameter, tied ones once, in the order of the layers."""
     names = ["model.embed_tokens.weight"]
     for layer in range(model.num_layers):
-        names += [f"model.layers.{layer}.{rest}" for rest in _block(model, layer)]
+        names += [f"{BLOCKS}{layer}.{rest}" for rest in _block(model, layer)]
     names.append("model.norm.weight")
     for number in range(model.num_prediction_blocks):
         own = [f"{part}.weight" for part in ("hidden_norm", "token_norm", "merge")]

@@ -69,6 +69,7 @@ POLICY: tuple[tuple[str, ChangeKind, str], ...] = (
     ("model.experts.capacity_factor", ChangeKind.guarded, ""),
     ("model", ChangeKind.frozen, "the weights belong to that architecture"),
     ("data.tokenizer_vocab_size", ChangeKind.frozen, "the weights belong to that tokenizer"),
+    ("optimizer.kind", ChangeKind.frozen, "the optimizer's state in checkpoints belongs to it"),
     ("run.name", ChangeKind.frozen, "it is the run's identity"),
     ("run.seed", ChangeKind.frozen, "initial weights, sample order and dropout masks follow from it"),
     ("init_from", ChangeKind.frozen, "the first training stage has started already"),

@@ -16,7 +16,7 @@ from training.engine.deepspeed_private import (
     tie_across_pipeline_stages,
     whole_numel,
 )
-from training.engine.optimizer import adamw
+from training.engine.optimizer import build_optimizer
 from training.engine.sharded_layers import sharded_layers
 from training.models.decoder import Decoder, LayerDefinition
 from training.models.layers import DecoderBlock
@@ -71,7 +71,7 @@ class Chunk:
             largest = max(sum(whole_numel(p) for p in unit.parameters()) for unit in units)
             engine, *_ = deepspeed.initialize(
                 model=module,
-                optimizer=adamw(config.optimizer, parameters, **groups),
+                optimizer=build_optimizer(config.optimizer, parameters, **groups),
                 mpu=place,
                 config=deepspeed_config(
                     config,

@@ -22,7 +22,7 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from deepspeed.utils import groups
 from torch import Tensor, nn
 
-from training.checkpoint.manifest import MOMENTS
+from training.checkpoint.manifest import MOMENTS, MOMENTUM, WEIGHT
 from training.checkpoint.snapshot import Fragment
 from training.models.decoder import LayerDefinition
 from training.models.experts import MixtureOfExperts
@@ -235,7 +235,7 @@ class Part:
 
 
 class TrainingState:
-    """The fp32 weights, AdamW moments and gradients that this rank holds, as parts of canonical parameters.
+    """The fp32 weights, optimizer state and gradients that this rank holds, as parts of canonical parameters.
 
     Works on the live buffers of the engine's optimizer, whichever of DeepSpeed's four kinds it is.
 
@@ -258,13 +258,12 @@ class TrainingState:
         self._shard = shard
         self._parts = parts
         self._optimizer = engine.optimizer
-        self._base: torch.optim.AdamW = getattr(self._optimizer, "optimizer", self._optimizer)
-        for flat in self._flat_weights():
-            # DeepSpeed leaves the moments to the first step; they must exist to be loaded into before that.
-            self._base.state[flat] = {
-                "step": torch.zeros((), dtype=torch.float32),
-                **{moment: torch.zeros_like(flat) for moment in MOMENTS},
-            }
+        self._base: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
+        for flat, uses_muon in zip(self._flat_weights(), self._flats_of_muon(), strict=True):
+            # DeepSpeed leaves its state to the first step; it must exist to be loaded into before that.
+            kinds = (MOMENTUM,) if uses_muon else MOMENTS
+            state = {kind: torch.zeros_like(flat) for kind in kinds}
+            self._base.state[flat] = state if uses_muon else {"step": torch.zeros((), dtype=torch.float32), **state}
         named = list(parameters)
         self._names = {id(parameter): name for name, parameter in named}
         if isinstance(self._optimizer, DeepSpeedZeroOptimizer_Stage3):
@@ -281,7 +280,8 @@ class TrainingState:
     def set_updates(self, num_updates: int) -> None:
         """Set AdamW's count of updates, from which it computes its bias correction."""
         for flat in self._flat_weights():
-            self._base.state[flat]["step"].fill_(num_updates)
+            if "step" in self._base.state[flat]:  # Muon corrects no bias
+                self._base.state[flat]["step"].fill_(num_updates)
 
     def publish(self) -> None:
         """Copy the fp32 weights into the weights the model runs with; collective."""
@@ -359,7 +359,7 @@ class TrainingState:
             gradients.append(optimizer.grad_partitions_flat_buffer)
         elif isinstance(optimizer, BF16_Optimizer):
             gradients += optimizer.fp32_groups_gradients_flat
-        moments = [self._base.state[flat][moment] for flat in flats for moment in MOMENTS]
+        moments = [tensor for flat in flats for tensor in self._kept(flat).values()]
         return {
             "weights": _storage_bytes(weights),
             "gradients": _storage_bytes(gradients),
@@ -393,9 +393,22 @@ class TrainingState:
             return optimizer.fp32_groups_flat_partition
         return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
+    def _flats_of_muon(self) -> list[bool]:
+        """Return which of `_flat_weights` Muon updates; its momentum is cut as they are (docs/adr/0015)."""
+        optimizer = self._optimizer
+        if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
+            places = [optimizer.sub_group_to_group_id[number] for number in range(len(optimizer.fp16_groups))]
+            return [self._base.param_groups[place]["use_muon"] for place in places]
+        if isinstance(optimizer, DeepSpeedZeroOptimizer | BF16_Optimizer):
+            return [group["use_muon"] for group in self._base.param_groups]
+        return [False] * len(self._flat_weights())
+
+    def _kept(self, flat: Tensor) -> dict[str, Tensor]:
+        """Return what the optimizer keeps of each element."""
+        return {kind: self._base.state[flat][kind] for kind in (*MOMENTS, MOMENTUM) if kind in self._base.state[flat]}
+
     def _views(self, flat: Tensor, start: int, numel: int) -> dict[str, Tensor]:
-        state = self._base.state[flat]
-        tensors = {"weight": flat, **{moment: state[moment] for moment in MOMENTS}}
+        tensors = {WEIGHT: flat, **self._kept(flat)}
         return {kind: tensor.data.view(-1).narrow(0, start, numel) for kind, tensor in tensors.items()}
 
     def _fragment(self, name: str, parameter: nn.Parameter, start: int, tensors: dict[str, Tensor]) -> Fragment:

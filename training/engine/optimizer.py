@@ -1,12 +1,23 @@
-"""AdamW over the groups that the config makes of the parameters' names, and the learning rate of each."""
+"""The optimizer over the groups that the config makes of the parameters' names, and the learning rate of each."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
-from training.config.optimizer_schema import OptimizerConfig
+from training.config.optimizer_schema import OptimizerConfig, OptimizerKind
 from training.config.parameter_groups import Named, grouped
+from training.engine.muon import muon
+
+
+def build_optimizer(
+    config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]], *, shared: Iterable[str] = ()
+) -> torch.optim.Optimizer:
+    """Return the optimizer that the config asks for; the arguments are those of `adamw`."""
+    if config.kind is OptimizerKind.muon:
+        return muon(config, _groups(config, parameters, shared), _adamw_settings(config))
+    return adamw(config, parameters, shared=shared)
 
 
 def adamw(
@@ -21,6 +32,17 @@ def adamw(
         parameters: (canonical name, parameter).
         shared: names of those that other pipeline stages hold too.
     """
+    return torch.optim.AdamW(_groups(config, parameters, shared), **_adamw_settings(config))
+
+
+def _adamw_settings(config: OptimizerConfig) -> dict[str, Any]:
+    return {"lr": config.lr, "betas": (config.beta1, config.beta2), "eps": config.epsilon}
+
+
+def _groups(
+    config: OptimizerConfig, parameters: Iterable[tuple[str, nn.Parameter]], shared: Iterable[str]
+) -> list[dict[str, Any]]:
+    """Return groups as torch's optimizers take them, with `lr_ratio` for `set_learning_rate` and `use_muon`."""
     apart = frozenset(shared)
 
     def describe(pair: tuple[str, nn.Parameter]) -> Named:
@@ -29,19 +51,15 @@ def adamw(
         num_dims = len(getattr(parameter, "ds_shape", parameter.shape))
         return Named(name=name, is_matrix=num_dims >= 2, is_shared=name in apart)
 
-    return torch.optim.AdamW(
-        [
-            {
-                "params": [parameter for _, parameter in pairs],
-                "weight_decay": settings.weight_decay,
-                "lr_ratio": settings.lr_ratio,
-            }
-            for settings, pairs in grouped(config, parameters, describe)
-        ],
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
-    )
+    return [
+        {
+            "params": [parameter for _, parameter in pairs],
+            "weight_decay": settings.weight_decay,
+            "lr_ratio": settings.lr_ratio,
+            "use_muon": settings.uses_muon,
+        }
+        for settings, pairs in grouped(config, parameters, describe)
+    ]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -15,7 +15,7 @@ from training.data.batch import MicroBatch
 from training.engine.base import USUAL_STEP, StepInstructions, StepResult
 from training.engine.deepspeed_private import ManualPipelineModule
 from training.engine.inference import Inference
-from training.engine.optimizer import adamw, set_learning_rate
+from training.engine.optimizer import build_optimizer, set_learning_rate
 from training.engine.process_group import ProcessGroup
 from training.engine.routing import Routing
 from training.engine.stateful import StatefulEngine
@@ -49,7 +49,7 @@ class PipelineEngine(StatefulEngine, Inference):
         model = ManualPipelineModule(layers, parts, loss_fn=self._scaled_loss)
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=adamw(config.optimizer, model.canonical_parameters()),
+            optimizer=build_optimizer(config.optimizer, model.canonical_parameters()),
             config=deepspeed_config(config, training_stage),
         )
         routing = Routing(

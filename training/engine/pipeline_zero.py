@@ -210,7 +210,7 @@ class PipelineZeroEngine(StatefulEngine, Inference):
     def _update(self) -> None:
         """Let every chunk's optimizer use its gradients, or throw away what is not finite."""
         for engine in self._engines:
-            engine.step()
+            self._step(engine)
 
     def _find_culprit(self, micro_batches: Sequence[MicroBatch], scale: float) -> str:
         """Return where a step's gradient stopped to be finite: the weights are unchanged, so the step is run again."""

@@ -13,6 +13,7 @@ from training.config.model_schema import ModelConfig
 from training.data.batch import MicroBatch
 from training.engine.base import WeightCopies
 from training.engine.deepspeed_private import Part, TrainingState, forget_engines, whole_shape
+from training.engine.muon import eager_on, has_muon
 from training.engine.process_group import ProcessGroup
 from training.engine.routing import Routing
 from training.models.experts import Experts
@@ -49,6 +50,7 @@ class StatefulEngine:
         self.snapshot = Snapshot([*fragments, *routing.fragments()])
         for state in self._states:
             state.before_update(self.snapshot.settle)
+        self._has_muon = any(has_muon(engine.optimizer) for engine in self._engines)
 
     @property
     def deepspeed_config(self) -> dict[str, Any]:
@@ -65,6 +67,15 @@ class StatefulEngine:
         """Start from a source's weights; see `Engine.load_weights`."""
         load_weights(open_source, self.snapshot, self._processes)
         self._restored(0)
+
+    def _step(self, engine: Any) -> None:
+        """Let an engine's optimizer use its gradients, or throw away what is not finite."""
+        if not self._has_muon:
+            engine.step()
+            return
+        self.snapshot.settle()  # the momentum changes before the step of the optimizer that `before_update` knows
+        with eager_on(self._processes.device):
+            engine.step()
 
     def _restored(self, num_updates: int) -> None:
         for state in self._states:

@@ -13,11 +13,12 @@ from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import RunConfig
 from training.data.batch import MicroBatch
 from training.engine.base import USUAL_STEP, StepInstructions, StepResult
+from training.engine.global_gradient import GlobalGradient
 from training.engine.groups import axes_of
 from training.engine.inference import Inference
 from training.engine.learning_pass import learning_pass
 from training.engine.non_finite import NonFiniteWatch
-from training.engine.optimizer import adamw, set_learning_rate
+from training.engine.optimizer import build_optimizer, set_learning_rate
 from training.engine.process_group import ProcessGroup
 from training.engine.repeated_step import StepTrace, compare
 from training.engine.routing import Routing
@@ -53,7 +54,7 @@ class ZeroEngine(StatefulEngine, Inference):
             set_z3_leaf_modules(model, [DecoderBlock])  # one collective per block, not one per matrix
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=adamw(config.optimizer, model.canonical_parameters()),
+            optimizer=build_optimizer(config.optimizer, model.canonical_parameters()),
             config=deepspeed_config(config, training_stage),
         )
         routing = Routing(
@@ -64,6 +65,11 @@ class ZeroEngine(StatefulEngine, Inference):
         self._parallel = parallel
         self._seed = config.run.seed
         self._clip_norm = config.optimizer.gradient_clip_norm
+        self._gradient: GlobalGradient | None = None
+        if self._has_muon and parallel.zero_stage == 3:  # see training/config/deepspeed_config.py
+            self._gradient = GlobalGradient(
+                self._states, processes, tied=False, layout=layout, clip_norm=config.optimizer.gradient_clip_norm
+            )
 
     def train_batch(
         self, micro_batches: Sequence[MicroBatch], *, lr: float, instructions: StepInstructions = USUAL_STEP
@@ -97,7 +103,12 @@ class ZeroEngine(StatefulEngine, Inference):
     def _update(self) -> float:
         """Use the gradient, unless it is not finite; return its norm before clipping."""
         norm = self._clip_or_drop() if self.layout.zero_stage == 0 else None
-        self._engine.step()
+        if self._gradient is not None:
+            norm, _ = self._gradient.reduce([])
+            if not math.isfinite(norm):
+                # Of each matrix by itself Muon leaves the momentum alone where its own gradient is not finite.
+                self._gradient.void()
+        self._step(self._engine)
         return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
     def _refuse(self) -> float:
@@ -116,7 +127,7 @@ class ZeroEngine(StatefulEngine, Inference):
         else:
             for gradient in self._local_gradients():
                 gradient.fill_(math.nan)
-        self._engine.step()
+        self._step(self._engine)
 
     def _local_gradients(self) -> list[Tensor]:
         """Return this rank's part of the reduced gradient: all of it without ZeRO."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from training.config.optimizer_schema import OptimizerKind
 from training.config.schema import RunConfig
 from training.models.sizes import num_active_parameters, num_parameters
 from training.parallel.layout import Layout
@@ -91,6 +92,8 @@ class RunPlan:
     device: str
     num_parameters: int
     num_active_parameters: int
+    is_muon: bool
+    """Whether Muon updates the hidden matrices; memory and time are AdamW's all the same."""
     stages: tuple[StagePlan, ...]
     storage: Storage
     """What checkpoints are written to."""
@@ -121,6 +124,7 @@ def plan_run(config: RunConfig, constants: Constants = CONSTANTS, *, software: s
         device=config.cluster.accelerator.name,
         num_parameters=num_parameters(config.model),
         num_active_parameters=num_active_parameters(config.model),
+        is_muon=config.optimizer.kind is OptimizerKind.muon,
         stages=stages,
         storage=storage_of(config),
         storage_is_assumed=config.cluster.storage.write_bytes_per_second is None,

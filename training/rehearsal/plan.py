@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from training.config.deepspeed_config import deepspeed_config
+from training.config.optimizer_schema import OptimizerKind
 from training.config.schema import ParallelConfig, PipelineEngineKind, Regather, RunConfig
 from training.errors import ConfigError
 from training.models.cut import cut
@@ -174,7 +175,7 @@ def plan_of(config: RunConfig, training_stage: str) -> Plan:
     """Return a training stage's layout as a grid of ranks.
 
     Raises:
-        ConfigError: it runs on DeepSpeed's own PipelineEngine.
+        ConfigError: it runs on DeepSpeed's own PipelineEngine, or with Muon.
     """
     layout = config.layout_of(training_stage)
     if layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.deepspeed:
@@ -183,6 +184,13 @@ def plan_of(config: RunConfig, training_stage: str) -> Plan:
             layout.pipeline_engine,
             "the program of DeepSpeed's PipelineEngine is its own; what is rehearsed are our engines",
             "parallel.pipeline_engine=autarky",
+        )
+    if config.optimizer.kind is OptimizerKind.muon:
+        raise ConfigError(
+            "optimizer.kind",
+            config.optimizer.kind,
+            "what ranks exchange for Muon's updates is not rehearsed",
+            "optimizer=adamw, which is the same but for the end of each step",
         )
     if layout.zero_secondary_ranks is not None:
         raise ConfigError(

@@ -50,6 +50,16 @@ def test_what_any_number_of_ranks_wrote_any_other_number_reads(
     assert on_ranks(num_readers, load) == [progress_at(8)] * num_readers
 
 
+def test_state_of_another_optimizer_is_refused_before_anything_changes(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, seed=3)
+    fragments = fragments_of(0, 1, 4)
+    fragments[0].tensors["momentum_buffer"] = fragments[0].tensors.pop("exp_avg")
+    before = {kind: values.clone() for kind, values in fragments[0].tensors.items()}
+    with pytest.raises(CorruptCheckpoint, match=r"holds no momentum_buffer/.*did another optimizer write it"):
+        load_checkpoint(checkpoint, Snapshot(fragments), ALONE)
+    assert all(torch.equal(values, before[kind]) for kind, values in fragments[0].tensors.items())
+
+
 def test_the_files_of_many_ranks_are_opened_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = saved(tmp_path, num_ranks=24, seed=3)
     opened: list[Path] = []

@@ -31,6 +31,8 @@ def test_every_file_of_every_group_composes_to_a_checked_config(group: str, choi
         fitting = []
     if (group, choice) in {("data", "corpora"), ("stages", "pretrain")}:
         fitting += ["data=corpora", "stages=pretrain", "model=llama3_8b", "eval.suites.quick.held_out_source=web"]
+    if (group, choice) == ("optimizer", "muon"):
+        fitting += ["parallel=zero3"]
     if choice == "pipeline_sequence_expert":
         fitting = ["model=mai1_500b", "cluster.processes_per_node=120"]
     has_experts = group == "model" and "experts:" in (CONF_DIRECTORY / "model" / f"{choice}.yaml").read_text()

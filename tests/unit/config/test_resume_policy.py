@@ -49,6 +49,10 @@ GUARDED = {
     "optimizer.epsilon",
     "optimizer.weight_decay",
     "optimizer.gradient_clip_norm",
+    "optimizer.muon.lr",
+    "optimizer.muon.momentum",
+    "optimizer.muon.weight_decay",
+    "optimizer.muon.newton_schulz",
     "optimizer.groups.*.parameters",
     "optimizer.groups.*.lr_ratio",
     "optimizer.groups.*.weight_decay",
@@ -85,7 +89,7 @@ GUARDED = {
 }
 """Spelt out, so that a new key has to be classified by a person."""
 
-FROZEN = ["model", "data.tokenizer_vocab_size", "run.name", "run.seed", "init_from"]
+FROZEN = ["model", "data.tokenizer_vocab_size", "optimizer.kind", "run.name", "run.seed", "init_from"]
 
 
 def schema_keys(hint: Any = RunConfig, prefix: str = "") -> Iterator[str]:

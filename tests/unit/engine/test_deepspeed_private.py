@@ -41,12 +41,19 @@ ATTRIBUTES = [
     ("deepspeed.runtime.zero.stage3", "DeepSpeedZeroOptimizer_Stage3.get_param_id"),
     ("deepspeed.runtime.zero.stage_1_and_2", "DeepSpeedZeroOptimizer.update_lp_params"),
     ("deepspeed.runtime.bf16_optimizer", "BF16_Optimizer.update_lp_params"),
+    ("deepspeed.runtime.zero.stage3", "DeepSpeedZeroOptimizer_Stage3._apply_muon_to_accumulated_grads"),
+    ("deepspeed.runtime.bf16_optimizer", "BF16_Optimizer._prepare_muon_updates"),
 ]
 
 ASSIGNED = [
     # (module, name): attributes that DeepSpeed sets in code, so only its source tells.
     ("deepspeed.runtime.zero.stage3", "self.fp32_partitioned_groups_flat"),
     ("deepspeed.runtime.zero.stage3", "self.fp16_groups"),
+    ("deepspeed.runtime.zero.stage3", "self.sub_group_to_group_id"),
+    # training/engine/muon.py and deepspeed_private.py: Muon's momentum, and which parameters have one.
+    ("deepspeed.runtime.zero.stage3", "getattr(param_group['params'][0], 'use_muon', False)"),
+    ("deepspeed.runtime.zero.stage3", '["momentum_buffer"]'),
+    ("deepspeed.runtime.bf16_optimizer", "state['momentum_buffer']"),
     ("deepspeed.runtime.zero.stage3", "self.fp16_partitioned_groups_flat"),
     ("deepspeed.runtime.zero.stage_1_and_2", "self.parallel_partitioned_bit16_groups"),
     ("deepspeed.runtime.bf16_optimizer", "self.bf16_partitioned_groups"),

@@ -70,6 +70,14 @@ def test_the_module_runs_as_a_command(tmp_path: Path) -> None:
     assert "1 x 1 processes on CPU" in result.stdout
 
 
+def test_a_batch_ramp_is_summed_up(capsys: pytest.CaptureFixture[str]) -> None:
+    ramp = "stages.pretrain.batch_ramp=[{until_tokens: 1024, global_batch_sequences: 4}]"
+    assert main(["experiment=smoke", ramp]) == 0
+    shown = capsys.readouterr().out
+    assert "pretrain  11 steps, 4,608 tokens" in shown
+    assert "batch 4 steps of 4, then 8 = 2 replicas" in shown
+
+
 def test_cfg_job_prints_every_resolved_value(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiment=smoke", "--cfg", "job"]) == 0
     fault_tolerance = yaml.safe_load(capsys.readouterr().out)["fault_tolerance"]

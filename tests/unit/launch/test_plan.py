@@ -65,6 +65,31 @@ def test_the_page_asks_the_network_for_nothing(tmp_path: Path, capsys: pytest.Ca
     assert str(path) in capsys.readouterr().out
 
 
+def test_steps_of_a_batch_ramp_are_planned_with_their_own_time(capsys: pytest.CaptureFixture[str]) -> None:
+    experiment = ["experiment=llama3_405b", "--json"]
+    assert main(experiment) == 0
+    plain = json.loads(capsys.readouterr().out)["stages"]["pretrain"]
+    full = plain["num_steps"] * plain["step"]["seconds"]
+    assert plain["mean_step_seconds"] == pytest.approx(plain["step"]["seconds"])
+    half = plain["batch"]["accumulation"] * plain["batch"]["micro_batch"] * plain["split"]["replicas"] // 2
+    tokens = 1000 * half * plain["batch"]["sequence_length"]
+    ramp = f"stages.pretrain.batch_ramp=[{{until_tokens: {tokens}, global_batch_sequences: {half}}}]"
+    assert main([*experiment, ramp]) == 0
+    stage = json.loads(capsys.readouterr().out)["stages"]["pretrain"]
+    assert stage["batch_ramp"] == [{"num_steps": 1000, "sequences": half}]
+    assert stage["num_steps"] == plain["num_steps"] + 500
+    assert stage["tokens"] == plain["tokens"]
+    assert stage["step"] == plain["step"]
+    mean = stage["mean_step_seconds"]
+    assert full < stage["num_steps"] * mean < full + 1000 * stage["step"]["seconds"]
+    assert stage["undisturbed_days"] == pytest.approx(stage["num_steps"] * mean / 86_400)
+
+
+def test_a_plan_says_that_muon_is_planned_as_adamw(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["experiment=demo", "optimizer=muon"]) == 0
+    assert "Planned as if AdamW updated everything" in capsys.readouterr().out
+
+
 def test_what_cannot_be_planned_is_refused_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiment=mai1_500b", "cluster.network=null"]) == 2
     assert "cluster=azure_nd_h100_v5" in capsys.readouterr().err

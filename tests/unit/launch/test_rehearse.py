@@ -78,6 +78,7 @@ def test_what_no_engine_runs_is_marked_as_planned(capsys: pytest.CaptureFixture[
         (["--fail", "node=4"], "a number from 0 to 0"),
         (["--typo"], "there is no such option"),
         (["parallel.pipelin=2"], "parallel.pipelin"),
+        (["optimizer=muon"], "is not rehearsed"),
     ],
 )
 def test_an_impossible_command_line_is_refused(words: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from training.config.schema import Recompute
 from training.models.attend import attend
 from training.models.decoder import Decoder, decoder_layers
 from training.models.documents import Documents
-from training.models.learning import LearningPass, learning, summed_loss
+from training.models.learning import LearningPass, learning, summed_losses
 from training.models.loss import summed_cross_entropy
 
 MODELS = {name: KINDS[name] for name in ("grouped queries", "one head per query", "llama3 rope")} | {
@@ -77,9 +77,10 @@ def test_documents_are_runs_of_equal_numbers_whatever_the_numbers(rows: list[lis
 
 def losses_of(decoder: Decoder, ids_BT: Tensor, labels_BT: Tensor, documents: Documents | None) -> Tensor:
     """Return the summed loss as an engine makes it."""
-    with learning(LearningPass(labels_BT=labels_BT, loss_chunk_tokens=1_000_000, documents=documents)):
+    this = LearningPass(labels_BT=labels_BT, loss_chunk_tokens=1_000_000, documents=documents)
+    with learning(this):
         output = decoder(ids_BT)
-    return summed_loss(output, labels_BT)
+    return summed_losses(output, this)[0]
 
 
 @pytest.mark.parametrize("kind", MODELS)

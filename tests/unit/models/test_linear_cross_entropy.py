@@ -13,7 +13,7 @@ from tests.unit.models.live_bytes import LiveBytes
 from training.config.model_schema import ModelConfig
 from training.models.decoder import Decoder, decoder_layers
 from training.models.layers import OutputProjection
-from training.models.learning import LearningPass, learning, summed_loss
+from training.models.learning import LearningPass, learning, summed_losses
 from training.models.linear_cross_entropy import linear_cross_entropy
 from training.models.loss import IGNORED_LABEL, summed_cross_entropy
 
@@ -111,9 +111,10 @@ def test_16k_tokens_of_a_32k_vocabulary_take_less_than_a_tenth_of_what_whole_log
     hidden = torch.randn(1, num_tokens, 24, requires_grad=True)
     labels = torch.randint(0, vocab_size, (1, num_tokens))
     with LiveBytes(ignored=[hidden, labels, head.weight]) as live:
-        with learning(LearningPass(labels_BT=labels, loss_chunk_tokens=512)):
+        this = LearningPass(labels_BT=labels, loss_chunk_tokens=512)
+        with learning(this):
             output = head(hidden)
-        summed_loss(output, labels).backward()
+        summed_losses(output, this)[0].backward()
     whole_bytes = num_tokens * vocab_size * 4  # the fp32 logits alone
     assert live.highest < whole_bytes / 10
 
@@ -140,10 +141,11 @@ def gradients_of(config: ModelConfig, ids_BT: Tensor, labels_BT: Tensor, at_once
     if at_once is None:
         loss = summed_cross_entropy(decoder(ids_BT), labels_BT)
     else:
-        with learning(LearningPass(labels_BT=labels_BT, loss_chunk_tokens=at_once)):
+        this = LearningPass(labels_BT=labels_BT, loss_chunk_tokens=at_once)
+        with learning(this):
             output = decoder(ids_BT)
-        assert (output.dim() == 0) == (ids_BT.numel() > at_once)
-        loss = summed_loss(output, labels_BT)
+        assert (output.dim() == 1) == (ids_BT.numel() > at_once)
+        loss = summed_losses(output, this)[0]
     loss.backward()
     yield loss.detach()
     for parameter in decoder.parameters():

@@ -18,7 +18,7 @@ from training.models.activation_memory import ActivationMemory
 from training.models.cut import cut
 from training.models.dropout import dropout_of
 from training.models.layers import DecoderBlock, OutputProjection
-from training.models.learning import LearningPass, learning, summed_loss
+from training.models.learning import LearningPass, learning, summed_losses
 from training.models.loss import summed_cross_entropy
 from training.models.memory import RankMemory, choose_regather, device_memory_bytes, rank_memory
 from training.models.rope import rotary_tables
@@ -170,9 +170,10 @@ def test_a_loss_in_chunks_reaches_the_planned_peak(
     hidden = torch.randn(BATCH, length, hidden_size, dtype=DTYPES[precision], requires_grad=True)
     labels = torch.randint(0, vocab_size, (BATCH, length))
     with LiveBytes(ignored=[hidden, labels, head.weight]) as live:
-        with learning(LearningPass(labels_BT=labels, loss_chunk_tokens=at_once_tokens)):
+        this = LearningPass(labels_BT=labels, loss_chunk_tokens=at_once_tokens)
+        with learning(this):
             output = head(hidden)
-        summed_loss(output, labels).backward()
+        summed_losses(output, this)[0].backward()
     planned = replace(plan(config, precision, "cpu", length), logits_at_once_tokens=at_once_tokens)
     assert live.highest == pytest.approx(planned.loss_bytes, rel=0.02)
 
