@@ -81,6 +81,23 @@ def head_sizes(config: ModelConfig) -> tuple[int, int]:
     return config.attention_head_size, config.attention_head_size
 
 
+def dealt_kv_heads(config: ModelConfig, sequence: int, *, tensor: int = 1) -> int:
+    """Return the key/value heads that are dealt to ranks which share sequences (training/models/attention.py).
+
+    Where there are too few to deal, or they do not divide, each is repeated for the ranks that need it.
+
+    Args:
+        config: the model.
+        sequence: ranks that heads are dealt to.
+        tensor: ranks of tensor parallelism, each of which has its part of the heads already.
+    """
+    num_heads = config.num_heads // tensor
+    kept = num_heads if config.latent_attention is not None else config.num_kv_heads // tensor
+    if kept % sequence == 0:
+        return kept
+    return sequence if sequence % kept == 0 else num_heads
+
+
 def attention_matrices(config: ModelConfig) -> dict[str, int]:
     """Return the elements of each matrix of an attention layer, by its name (training/models/attention.py)."""
     D, N = config.hidden_size, config.num_heads
