@@ -20,7 +20,7 @@ def test_every_element_has_one_owner_and_no_rank_has_much_more_than_its_share(la
         marks[parameter][start : start + numel] += 1
     assert all((mark == 1).all() for mark in marks)
     assert ownership.numels.sum() == num_parameters(sound.plan.config.model)
-    assert sound.file_bytes.sum() == 12 * num_parameters(sound.plan.config.model)
+    assert sound.file_bytes.sum() == 12 * ownership.numels.sum() + 4 * sound.biases.numels.sum()
     if layout["zero_stage"] > 0:
         held = ownership.state.numel_of_ranks(grid.world_size)
         largest = max(sum(p.whole_numel for x in chunk.layers for p in x.all_parameters) for chunk in sound.plan.chunks)
