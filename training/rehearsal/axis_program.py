@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from training.config.model_schema import BalanceScope, ExpertsConfig, ModelConfig
+from training.models.expert_memory import routed_rows
 from training.models.sizes import dealt_kv_heads, head_sizes
 from training.rehearsal.grid import Grid, GroupKind
 from training.rehearsal.operations import Collective, CollectiveKind
@@ -139,15 +140,6 @@ class AxisProgram:
             numel = self.num_tokens * self.model.hidden_size
             about = f"{layer.name} {about}'s result"
             yield Exchange(Collective(CollectiveKind.all_reduce, GroupKind.tensor, numel, self.dtype, about=about))
-
-
-def routed_rows(experts: ExpertsConfig, num_tokens: int) -> int:
-    """Return the rows that a rank's tokens make for their experts if the router is balanced."""
-    num_rows = num_tokens * experts.experts_per_token
-    if experts.capacity_factor is None:
-        return num_rows
-    capacity = -(-int(experts.capacity_factor * num_rows) // experts.num_experts)  # experts.py, `_within_capacity`
-    return min(num_rows, experts.num_experts * capacity)
 
 
 def axis_groups(grid: Grid) -> list[GroupKind]:

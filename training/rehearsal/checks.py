@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from training.models.memory import RankMemory
+from training.models.rank_memory import RankMemory
 from training.models.sizes import num_parameters
 from training.planner.stage_memory import StageMemory
 from training.rehearsal.findings import Finding

@@ -2,7 +2,8 @@
 
 from dataclasses import asdict
 
-from training.models.memory import RankMemory, rank_memory
+from training.models.memory import rank_memory
+from training.models.rank_memory import RankMemory
 from training.planner.memory import memory
 from training.planner.stage_memory import StageMemory
 from training.rehearsal.plan import Plan

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.config.schema import RunConfig
-from training.models.memory import RankMemory, device_memory_bytes
+from training.models.memory import device_memory_bytes
+from training.models.rank_memory import RankMemory
 from training.planner.stage_memory import StageMemory
 from training.rehearsal.checks import check_checkpoint, check_memory, check_samples, check_state
 from training.rehearsal.execution import execute
