@@ -68,7 +68,7 @@ def pipeline_step(plan: Plan, pipeline_stage: int, tied_numel: int | None) -> Pr
     if held:
         for chunk in chunks.values():
             operations += chunk.gather_all()
-    for step in schedule_program.programs(plan.schedule)[pipeline_stage]:
+    for step in plan.schedule_programs[pipeline_stage]:
         match step:
             case schedule_program.Compute(action):
                 operations.append(Compute(action))

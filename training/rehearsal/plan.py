@@ -11,6 +11,8 @@ from training.errors import ConfigError
 from training.models.cut import cut
 from training.models.memory import choose_regather, device_memory_bytes
 from training.models.zero_memory import SUB_GROUP_ELEMENTS
+from training.parallel.program import Program as SchedulePart
+from training.parallel.program import programs
 from training.parallel.schedule import Schedule, make_schedule
 from training.planner.from_config import job_of
 from training.planner.job import Job
@@ -126,6 +128,11 @@ class Plan:
             chunks_per_rank=self.layout.chunks_per_rank,
             num_micro_batches=self.accumulation,
         )
+
+    @cached_property
+    def schedule_programs(self) -> Sequence[SchedulePart]:
+        """What each pipeline stage computes, sends and receives."""
+        return programs(self.schedule)
 
     def pipeline_stage_ranks(self, pipeline_stage: int) -> range:
         """Return the ranks of a pipeline stage."""

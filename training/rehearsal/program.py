@@ -73,7 +73,8 @@ def build_programs(plan: Plan) -> dict[Phase, Texts]:
 
 def _of_many(plan: Plan, text: Program) -> Program:
     """Return a program without the collectives of groups of one: nobody waits there, and DeepSpeed leaves some out."""
-    alone = {op.group for op in text if isinstance(op, Collective) and plan.grid.groups(op.group).shape[1] == 1}
+    kinds = {op.group for op in text if isinstance(op, Collective)}
+    alone = {kind for kind in kinds if plan.grid.groups(kind).shape[1] == 1}
     return tuple(
         op
         for op in text

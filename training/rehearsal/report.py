@@ -195,7 +195,8 @@ def ring_bytes(text: Program, grid: Grid) -> int:
     Of n members each sends n-1 shards in an all-gather, (n-1)/n of its input in a reduce-scatter, and both in an
     all-reduce (Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms", 2009).
     """
-    sizes = {op.group: grid.groups(op.group).shape[1] for op in text if isinstance(op, Collective)}
+    kinds = {op.group for op in text if isinstance(op, Collective)}
+    sizes = {kind: grid.groups(kind).shape[1] for kind in kinds}
     total = 0.0
     for op in text:
         if isinstance(op, Send):
