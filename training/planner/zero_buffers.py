@@ -1,6 +1,6 @@
 """What DeepSpeed's ZeRO keeps on layouts that no engine of ours runs yet, by the formulas of those that do. No torch.
 
-The same as training/models/{rank_memory,zero_memory}.py, for parts of a model that are cut over tensor ranks themselves.
+The same as training/models/{rank_memory,zero_memory}.py, for parts of a model that are cut over tensor ranks.
 tests/unit/planner/test_memory.py holds the two together where both apply.
 """
 

@@ -273,6 +273,21 @@ def test_a_replica_more_shards_what_zero3_holds_and_nothing_else() -> None:
     assert one.gathered_bytes == two.gathered_bytes
 
 
+def test_two_ranks_that_share_sequences_need_about_half_the_memory_for_them() -> None:
+    layout = {"parallel.recompute": "none", "stages.pretrain.sequence_length": "131072"}
+    one, two = (
+        plan_of(
+            llama3_405b(**layout, **{"cluster.num_nodes": str(16 * ranks), "parallel.sequence": str(ranks)}),
+            15,
+            Regather.per_microbatch,
+        )
+        for ranks in (1, 2)
+    )
+    for part in ("activations_bytes", "block_bytes", "logits_bytes"):
+        assert getattr(two, part) == pytest.approx(getattr(one, part) / 2, rel=0.1)
+    assert two.total_bytes == pytest.approx(one.total_bytes / 2, rel=0.1)
+
+
 def test_interleaving_keeps_more_micro_batches_of_smaller_chunks() -> None:
     plain = llama3_405b(**{"parallel.pipeline": "8", "cluster.num_nodes": "8"})
     layout = replace(plain.parallel, schedule=PipelineSchedule.interleaved, chunks_per_rank=2)
