@@ -18,6 +18,7 @@ def plan_numbers(plan: RunPlan) -> dict[str, Any]:
         "device": plan.device,
         "num_parameters": plan.num_parameters,
         "num_active_parameters": plan.num_active_parameters,
+        "num_prediction_blocks_left_out": plan.num_prediction_blocks,
         "is_muon_planned_as_adamw": plan.is_muon,
         "stages": {stage.training_stage: _stage(stage) for stage in plan.stages},
         "goodput": asdict(plan.goodput) if plan.goodput is not None else None,

@@ -215,6 +215,11 @@ def _caveats(plan: RunPlan) -> list[str]:
         "How far plans of published runs are off: docs/planner_validation.md, docs/planner_goodput.md. No GPU run of "
         "ours has been compared.",
     ]
+    if plan.num_prediction_blocks:
+        lines.append(
+            f"Planned without the blocks of multi-token prediction ({plan.num_prediction_blocks}): each costs as much "
+            "as another block and another pass of the output projection, on the last pipeline stage."
+        )
     if plan.is_muon:
         lines.append(
             "Planned as if AdamW updated everything: of hidden matrices Muon keeps 4 bytes a parameter less, and its "

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from tests.distributed.configs import STAGE, small_config
 from tests.distributed.ending import leave
 from tests.unit.models.live_bytes import LiveBytes
+from training.config.model_schema import ExpertsConfig
 from training.config.schema import PipelineSchedule, Precision, Recompute, Regather, RunConfig
 from training.data.batch import MicroBatch
 from training.engine.build import build_engine
@@ -25,6 +26,9 @@ from training.models.memory import rank_memory
 
 WORLD_SIZE = 4
 PIPELINE = 2
+EXPERTS = ExpertsConfig(
+    num_experts=4, experts_per_token=2, expert_ffn_size=352, num_shared_experts=1, num_dense_layers=0
+)
 LAYOUTS: dict[str, dict[str, Any]] = {
     "zero3_per_step": {"zero_stage": 3, "regather": Regather.per_step},
     "zero3_per_microbatch_bf16": {
@@ -44,18 +48,34 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "zero2_bf16": {"zero_stage": 2, "precision": Precision.bf16},
     "zero1": {"zero_stage": 1, "recompute": Recompute.full},
     "zero1_bf16": {"zero_stage": 1, "precision": Precision.bf16},
+    "sequence_zero3": {"zero_stage": 3, "regather": Regather.per_step, "sequence": 2},
+    "expert_zero3_per_microbatch": {
+        "zero_stage": 3,
+        "regather": Regather.per_microbatch,
+        "expert": 2,
+        "sequence": 2,
+        "recompute": Recompute.full,
+    },
+    "expert_without_pipeline_zero2": {"zero_stage": 2, "pipeline": 1, "expert": 2},
 }
 
 
 def config_of(zero_stage: int, precision: Precision = Precision.fp32, **layout: Any) -> RunConfig:
     """A model large enough that its tensors, not the bookkeeping, are what is counted."""
     small = small_config(world_size=WORLD_SIZE, pipeline=PIPELINE, zero_stage=zero_stage, precision=precision)
+    parallel = replace(small.parallel, **layout)
     return replace(
         small,
         model=replace(
-            small.model, hidden_size=256, ffn_size=704, vocab_size=512, num_layers=8, max_sequence_length=128
+            small.model,
+            experts=EXPERTS if parallel.expert > 1 else None,
+            hidden_size=256,
+            ffn_size=704,
+            vocab_size=512,
+            num_layers=8,
+            max_sequence_length=128,
         ),
-        parallel=replace(small.parallel, **layout),
+        parallel=parallel,
         stages={STAGE: replace(small.stages[STAGE], sequence_length=128)},
     )
 

@@ -18,6 +18,7 @@ METHODS = {
     CollectiveKind.all_gather: "all_gather_single",
     CollectiveKind.reduce_scatter: "reduce_scatter_single",
     CollectiveKind.broadcast: "broadcast",
+    CollectiveKind.all_to_all: "all_to_all_single",
     CollectiveKind.barrier: "barrier",
     CollectiveKind.new_group: "new_group",
 }

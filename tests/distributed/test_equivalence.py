@@ -114,5 +114,6 @@ def plain_options(layout: str) -> dict[str, Any]:
 def test_the_layouts_under_test_are_the_ones_that_a_user_can_choose() -> None:
     conf = Path(__file__).parents[2] / "conf" / "parallel"
     chosen = {path.stem for path in conf.glob("*.yaml")}
-    planned_only = {"pipeline_sequence_expert"}  # refused by training/config/engine_checks.py
-    assert chosen - {"single"} - planned_only <= set(LAYOUTS)
+    # Its axes are those of the matrix (tests/distributed/matrix.py); 15 pipeline stages are more than run here.
+    large = {"pipeline_sequence_expert"}
+    assert chosen - {"single"} - large <= set(LAYOUTS)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.distributed.building_worker import BUILT
 from tests.distributed.configs import STAGE
-from tests.distributed.memory_worker import LAYOUTS, PIPELINE, WORLD_SIZE, config_of
+from tests.distributed.memory_worker import LAYOUTS, WORLD_SIZE, config_of
 from tests.integration.running import run_to_end
 from training.config.schema import Precision
 from training.models.cut import cut
@@ -43,11 +43,13 @@ def test_what_is_held_between_steps_is_what_the_plan_says(seen: dict[str, Any], 
     config = config_of(**LAYOUTS[layout])
     for rank in seen[layout]:
         plan, expected = rank["plan"], rank["plan"]["weights_bytes"] + rank["plan"]["optimizer_bytes"]
-        chunks = [chunk_size(config.model, part) for part in cut(config, STAGE)[rank["pipeline_stage"] :: PIPELINE]]
-        if config.parallel.zero_stage == 3:  # gradients and the bucket of each chunk stay
-            expected += plan["gradients_bytes"] + sum(4 * max(chunk.layers) for chunk in chunks)
+        parts = cut(config, STAGE)[rank["pipeline_stage"] :: config.parallel.pipeline]
+        chunks = [chunk_size(config.model, part, expert=config.parallel.expert) for part in parts]
+        engines = [engine for chunk in chunks for engine in (chunk, chunk.experts) if engine is not None]
+        if config.parallel.zero_stage == 3:  # gradients and the bucket of each engine stay
+            expected += plan["gradients_bytes"] + sum(4 * max(engine.layers) for engine in engines)
         elif config.parallel.zero_stage == 1 and config.precision is Precision.bf16:  # the fp32 ones stay
-            expected += 4 * sum(chunk.num_parameters for chunk in chunks)
+            expected += 4 * sum(engine.num_parameters for engine in engines)
         assert rank["between_steps"] == pytest.approx(expected, rel=0.02)
 
 

@@ -55,6 +55,23 @@ def test_what_really_runs_is_found_to_be_without_mistake(on_gloo: dict[str, Any]
     assert [rank["mistakes"] for rank in on_gloo[layout]] == [[]] * rehearsal_worker.WORLD_SIZE
 
 
+@pytest.mark.parametrize("layout", [name for name, layout in rehearsal_worker.LAYOUTS.items() if "expert" in layout])
+def test_rows_on_their_way_to_experts_are_as_many_as_are_rehearsed(on_gloo: dict[str, Any], layout: str) -> None:
+    """A router decides how many of them each rank sends; over all ranks of the axis together it decides nothing."""
+    size = rehearsal_worker.LAYOUTS[layout]["expert"]
+    ranks = on_gloo[layout]
+    drops = rehearsal_worker.LAYOUTS[layout]["experts"].capacity_factor is not None
+    for first in range(0, len(ranks), size):
+        of_group = [rank["rows"] for rank in ranks[first : first + size]]
+        assert of_group[0], "nothing went to experts"
+        for phases in zip(*of_group, strict=True):
+            for made in zip(*(real for real, _ in phases), strict=True):
+                rehearsed = size * phases[0][1][0]
+                assert 0 < sum(made) <= rehearsed if drops else sum(made) == rehearsed
+    unequal = any(real != said for rank in ranks for real, said in rank["rows"])
+    assert unequal, "a router so balanced shows nothing"
+
+
 @pytest.mark.parametrize("layout", fake_ranks_worker.LAYOUTS)
 @pytest.mark.parametrize("rank", fake_ranks_worker.RANKS)
 def test_real_engines_of_one_rank_among_15_000_run_its_program(

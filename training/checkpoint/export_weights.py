@@ -44,8 +44,8 @@ def export_weights(
 ) -> list[str]:
     """Write a checkpoint's weights as a Hugging Face directory, whole and checked; returns what was done, for people.
 
-    Blocks of multi-token prediction are left out: they serve training alone. Memory does not grow with the model, except
-    for the comparison of logits, which holds it whole.
+    Blocks of multi-token prediction are left out: they serve training alone. Memory does not grow with the model,
+    except for the comparison of logits, which holds it whole.
 
     Args:
         checkpoint: a committed checkpoint; its moments are left out.

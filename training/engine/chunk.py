@@ -15,6 +15,7 @@ from training.engine.deepspeed_private import (
     hold_weights,
     tie_across_pipeline_stages,
     whole_numel,
+    without_barriers,
 )
 from training.engine.optimizer import build_optimizer
 from training.engine.sharded_layers import sharded_layers
@@ -69,17 +70,18 @@ class Chunk:
         ) -> Any:
             # One reduction per layer; ZeRO-3 keeps a buffer of that size for every chunk.
             largest = max(sum(whole_numel(p) for p in unit.parameters()) for unit in units)
-            engine, *_ = deepspeed.initialize(
-                model=module,
-                optimizer=build_optimizer(config.optimizer, parameters, **groups),
-                mpu=place,
-                config=deepspeed_config(
-                    config,
-                    training_stage,
-                    reduce_bucket_elements=min(largest, REDUCE_BUCKET_ELEMENTS),
-                    num_shards=place.num_shards,
-                ),
-            )
+            with without_barriers():
+                engine, *_ = deepspeed.initialize(
+                    model=module,
+                    optimizer=build_optimizer(config.optimizer, parameters, **groups),
+                    mpu=place,
+                    config=deepspeed_config(
+                        config,
+                        training_stage,
+                        reduce_bucket_elements=min(largest, REDUCE_BUCKET_ELEMENTS),
+                        num_shards=place.num_shards,
+                    ),
+                )
             return engine
 
         self.engine: Any = initialize(

@@ -7,10 +7,12 @@ tests/unit/engine/test_deepspeed_private.py says which part has gone.
 import gc
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
@@ -130,6 +132,8 @@ class PipelineStagePlace:
     data_parallel_group: dist.ProcessGroup
     shard: int
     num_shards: int
+    has_bf16_optimizer: bool = False
+    """Whether DeepSpeed takes its BF16_Optimizer: ZeRO-1 in bf16 (runtime/engine.py, `_configure_bf16_optimizer`)."""
 
     def get_data_parallel_group(self) -> dist.ProcessGroup:
         """Return the group that ZeRO shards over."""
@@ -143,11 +147,13 @@ class PipelineStagePlace:
         """Return the size of that group."""
         return self.num_shards
 
-    def get_model_parallel_group(self) -> None:
+    def get_model_parallel_group(self) -> dist.ProcessGroup | None:
         """Return no group: ZeRO takes None for an absent axis (comm/pg_utils.py, `is_parallel`).
 
-        BF16_Optimizer takes it for the world and sums a norm over it that nobody uses: clipping is ours.
+        BF16_Optimizer would take None for the world, and sum a norm over it in every step of every engine; pipeline
+        stages have unequally many of them. Nobody uses that norm (clipping is ours), so it stays among the shards.
         """
+        return self.data_parallel_group if self.has_bf16_optimizer else None
 
     def get_model_parallel_rank(self) -> int:
         """Return 0: this rank counts every parameter of its pipeline stage in the norm."""
@@ -156,6 +162,22 @@ class PipelineStagePlace:
     def get_model_parallel_world_size(self) -> int:
         """Return 1: no axis shares the parameters of a pipeline stage."""
         return 1
+
+
+@contextmanager
+def without_barriers() -> Iterator[None]:
+    """Keep engines that are built inside from waiting for the whole world.
+
+    ZeRO-3 does it three times for each engine (runtime/zero/stage3.py, `_create_fp16_partitions_with_defragmentation`
+    and `_setup_for_real_optimizer`), and pipeline stages may have unequally many engines. Nothing depends on it: what
+    the ranks of an engine exchange is in its own group.
+    """
+    barrier = deepspeed.comm.barrier
+    deepspeed.comm.barrier = lambda *_arguments, **_options: None
+    try:
+        yield
+    finally:
+        deepspeed.comm.barrier = barrier
 
 
 def backward(engines: Sequence[Any], output: Tensor, gradient: Tensor | None, *, is_last: bool) -> None:
@@ -181,6 +203,9 @@ def backward(engines: Sequence[Any], output: Tensor, gradient: Tensor | None, *,
             engine._backward_prologue()
         torch.autograd.backward(output, gradient)
         for engine in engines:
+            # The epilogue of bf16 ZeRO-1 asks a module global for the group to reduce in (runtime/engine.py,
+            # `_reduce_non_expert_gradients`), which has the place of whichever engine was built last.
+            groups.mpu = engine.mpu
             engine._backward_epilogue()
     finally:
         for engine in engines:

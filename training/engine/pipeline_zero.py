@@ -83,18 +83,25 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         across = sharding_group([layout.pipeline_group(s) for s in range(layout.num_shards)], processes)
         along = sharding_group([layout.shard_group(s) for s in range(parallel.pipeline)], processes)
         axes = axes_of(layout, processes)
+        has_bf16_optimizer = config.precision is Precision.bf16 and parallel.zero_stage == 1
         experts_place = None
         if layout.expert > 1:
             experts_place = PipelineStagePlace(
                 data_parallel_group=sharding_group(layout.expert_shard_groups(), processes),
                 shard=shard // layout.expert,
                 num_shards=layout.num_shards // layout.expert,
+                has_bf16_optimizer=has_bf16_optimizer,
             )
         self._chunks = _build_chunks(
             config,
             training_stage,
             parts,
-            PipelineStagePlace(data_parallel_group=along, shard=shard, num_shards=layout.num_shards),
+            PipelineStagePlace(
+                data_parallel_group=along,
+                shard=shard,
+                num_shards=layout.num_shards,
+                has_bf16_optimizer=has_bf16_optimizer,
+            ),
             experts_place,
             axes=axes,
             my_chunks=range(self._place, len(parts), parallel.pipeline),

@@ -7,62 +7,19 @@ driver, the communication library and the allocator's fragments take is not coun
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from functools import lru_cache
 
-from training.config.deepspeed_config import REDUCE_BUCKET_ELEMENTS, deepspeed_config
+from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import ParallelConfig, PipelineEngineKind, Regather, RunConfig
 from training.errors import ConfigError
 from training.models.activation_memory import ActivationMemory
-from training.models.sizes import ChunkSize, chunk_size
-from training.models.zero_memory import ZeroMemory
+from training.models.rank_memory import RankMemory, RankParts
+from training.models.sizes import chunk_size
 from training.parallel.schedule import make_schedule, peak_in_flight
 
 PLANNED_SHARE = 0.9
 """Share of a device's memory that `auto` plans with."""
 _GIB = 2**30
-_HIDDEN_ON_THE_WAY = 4
-"""Hidden states and their gradients, arriving and leaving."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RankMemory:
-    """Bytes of one rank, each at its own highest."""
-
-    weights_bytes: int
-    """Weights in the run's dtype: a shard under ZeRO-3, else whole."""
-    gradients_bytes: int
-    """Accumulated gradients."""
-    optimizer_bytes: int
-    """fp32 master weights and both moments."""
-    gathered_bytes: int
-    """Weights that ZeRO-3 has gathered, besides the shard."""
-    activations_bytes: int
-    """Kept for the backward of all micro-batches in flight."""
-    block_bytes: int
-    """The backward of one block, beyond what was kept for it."""
-    logits_bytes: int
-    """Logits and loss of one micro-batch; 0 but on the last pipeline stage."""
-    buffers_bytes: int
-    """Gradients on their way through DeepSpeed's bucket, hidden states on theirs between pipeline stages."""
-    update_bytes: int
-    """What AdamW needs besides gradients and state."""
-
-    @property
-    def resident_bytes(self) -> int:
-        """Weights, gradients and optimizer state: what every micro-batch finds."""
-        return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
-
-    @property
-    def total_bytes(self) -> int:
-        """The highest sum at any time: loss and blocks' backwards take turns, as do micro-batches and the update."""
-        micro_batches = self.gathered_bytes + self.activations_bytes + max(self.block_bytes, self.logits_bytes)
-        return self.resident_bytes + self.buffers_bytes + max(micro_batches, self.update_bytes)
-
-    def describe(self) -> str:
-        """Return a line for people."""
-        parts = [f"{name.removesuffix('_bytes')} {count / _GIB:.1f}" for name, count in asdict(self).items()]
-        return f"{self.total_bytes / _GIB:.1f} GiB at the highest ({', '.join(parts)})"
 
 
 def rank_memory(
@@ -78,44 +35,35 @@ def rank_memory(
         parts: layer ranges of all chunks of the model, in order; chunk c lives on pipeline stage c % pipeline.
     """
     layout, stage = config.layout_of(training_stage), config.stages[training_stage]
-    chunks = [chunk_size(config.model, part) for part in parts[pipeline_stage :: layout.pipeline]]
-    zero = ZeroMemory(
-        zero_stage=layout.zero_stage,
-        precision=config.precision,
-        num_replicas=config.num_replicas(training_stage),
-    )
-    micro_batch = ActivationMemory(
-        model=config.model,
-        precision=config.precision,
-        device=config.cluster.accelerator.device,
-        num_tokens=stage.micro_batch_sequences * stage.sequence_length,
-        logits_at_once_tokens=layout.logits_at_once_tokens,
-    )
     in_flight = _peak_in_flight(
         layout.schedule.value, layout.pipeline, layout.chunks_per_rank, config.accumulation_steps(training_stage)
-    )[pipeline_stage]
-    # The output of each micro-batch in flight is where its backward starts.
-    hidden = (in_flight + _HIDDEN_ON_THE_WAY) * micro_batch.hidden_bytes if layout.pipeline > 1 else 0
-    return RankMemory(
-        weights_bytes=sum(zero.weights_bytes(chunk.num_parameters) for chunk in chunks),
-        gradients_bytes=sum(zero.gradients_bytes(chunk.num_parameters) for chunk in chunks),
-        optimizer_bytes=sum(zero.optimizer_bytes(chunk.num_parameters) for chunk in chunks),
-        gathered_bytes=zero.gathered_bytes(chunks, whole=regather is Regather.per_step),
-        activations_bytes=in_flight
-        * max(
-            chunk.num_blocks * micro_batch.block_bytes(layout.recompute) + chunk.has_norm * micro_batch.norm_bytes
-            for chunk in chunks
-        ),
-        block_bytes=micro_batch.block_backward_bytes(layout.recompute),
-        logits_bytes=micro_batch.loss_bytes if chunks[-1].has_head else 0,
-        buffers_bytes=zero.buffers_bytes(
-            chunks,
-            [_bucket_elements(config, training_stage, chunk) for chunk in chunks],
-            doubled=layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.deepspeed,
-        )
-        + hidden,
-        update_bytes=max(zero.update_bytes(chunk.num_parameters) for chunk in chunks),
     )
+    own_buckets = layout.runs_in_chunks
+    zero = deepspeed_config(config, training_stage)["zero_optimization"]
+    return RankParts(
+        chunks=[
+            chunk_size(config.model, part, expert=layout.expert) for part in parts[pipeline_stage :: layout.pipeline]
+        ],
+        zero_stage=layout.zero_stage,
+        precision=config.precision,
+        num_shards=config.num_shards(training_stage),
+        expert=layout.expert,
+        micro_batch=ActivationMemory(
+            model=config.model,
+            precision=config.precision,
+            device=config.cluster.accelerator.device,
+            num_tokens=stage.micro_batch_sequences * stage.sequence_length // layout.sequence,
+            logits_at_once_tokens=layout.logits_at_once_tokens,
+            sequence=layout.sequence,
+            expert=layout.expert,
+        ),
+        recompute=layout.recompute,
+        in_flight=in_flight[pipeline_stage],
+        pipeline=layout.pipeline,
+        gathers_per_step=regather is Regather.per_step,
+        bucket_elements=None if own_buckets else zero["reduce_bucket_size"],
+        doubled_buckets=layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.deepspeed,
+    ).memory()
 
 
 def choose_regather(
@@ -180,13 +128,6 @@ def device_memory_bytes(config: RunConfig, layout: ParallelConfig) -> float:
         f"parallel.regather=auto depends on the memory of one {accelerator.name}, which the config does not say",
         "cluster.accelerator.memory_bytes=80e9 for one of 80 GB, or parallel.regather=per_microbatch",
     )
-
-
-def _bucket_elements(config: RunConfig, training_stage: str, chunk: ChunkSize) -> int:
-    layout = config.layout_of(training_stage)
-    if layout.runs_in_chunks:
-        return min(max(chunk.layers), REDUCE_BUCKET_ELEMENTS)  # engine/chunk.py
-    return deepspeed_config(config, training_stage)["zero_optimization"]["reduce_bucket_size"]
 
 
 @lru_cache(maxsize=32)

@@ -21,6 +21,8 @@ class LayerCost:
     """FLOPs of one forward pass per token."""
     largest_parameter: int
     """Elements of the largest parameter that it runs with, also if that is a tied one."""
+    largest_dense_parameter: int
+    """The same but for routed experts."""
     num_expert_parameters: int = 0
     """Those of num_parameters that belong to routed experts, which expert parallelism spreads."""
     num_active_parameters: int | None = None
@@ -35,11 +37,18 @@ def layer_costs(config: ModelConfig, sequence_length: int) -> list[LayerCost]:
         num_parameters=0 if config.tied_embeddings else V * D,
         forward_flops_per_token=2 * V * D * (1 + config.num_prediction_blocks),
         largest_parameter=V * D,
+        largest_dense_parameter=V * D,
     )
     embedding = LayerCost(
-        name="model.embed_tokens", num_parameters=V * D, forward_flops_per_token=0.0, largest_parameter=V * D
+        name="model.embed_tokens",
+        num_parameters=V * D,
+        forward_flops_per_token=0.0,
+        largest_parameter=V * D,
+        largest_dense_parameter=V * D,
     )
-    norm = LayerCost(name="model.norm", num_parameters=D, forward_flops_per_token=0.0, largest_parameter=D)
+    norm = LayerCost(
+        name="model.norm", num_parameters=D, forward_flops_per_token=0.0, largest_parameter=D, largest_dense_parameter=D
+    )
     dense, sparse = _block(config, sequence_length, None), _block(config, sequence_length, config.experts)
     num_dense = config.experts.num_dense_layers if config.experts else config.num_layers
     blocks = [dense] * num_dense + [sparse] * (config.num_layers - num_dense)
@@ -58,7 +67,9 @@ def _prediction_block(config: ModelConfig, block: LayerCost) -> LayerCost:
         num_parameters=block.num_parameters + more,
         num_active_parameters=active + more,
         forward_flops_per_token=block.forward_flops_per_token + 2 * 2 * D * D,
-        largest_parameter=max(block.largest_parameter, config.vocab_size * D),  # it looks tokens up
+        # It looks tokens up.
+        largest_parameter=max(block.largest_parameter, config.vocab_size * D),
+        largest_dense_parameter=max(block.largest_dense_parameter, config.vocab_size * D),
     )
 
 
@@ -69,22 +80,25 @@ def _block(config: ModelConfig, sequence_length: int, experts: ExpertsConfig | N
     attention = sum(projections.values())
     attention_flops = 2 * config.num_heads * sum(head_sizes(config)) * sequence_length / 2
     if experts is None:
-        matrices = attention + 3 * D * F
+        matrices, largest = attention + 3 * D * F, max(*projections.values(), D * F)
         return LayerCost(
             name="model.layers",
             num_parameters=matrices + norms,
             forward_flops_per_token=2 * matrices + attention_flops,
-            largest_parameter=max(*projections.values(), D * F),
+            largest_parameter=largest,
+            largest_dense_parameter=largest,
         )
     one_expert, router = 3 * D * experts.expert_ffn_size, D * experts.num_experts
     routed = experts.num_experts * one_expert
     always = attention + router + experts.num_shared_experts * one_expert
     active = always + experts.experts_per_token * one_expert
+    largest = max(*projections.values(), router, experts.num_shared_experts * one_expert // 3)
     return LayerCost(
         name="model.layers",
         num_parameters=always + routed + norms,
         forward_flops_per_token=2 * active + attention_flops,
-        largest_parameter=max(*projections.values(), routed // 3, experts.num_shared_experts * one_expert // 3),
+        largest_parameter=max(largest, routed // 3),
+        largest_dense_parameter=largest,
         num_expert_parameters=routed,
         num_active_parameters=active + norms,
     )
@@ -96,6 +110,23 @@ def head_sizes(config: ModelConfig) -> tuple[int, int]:
     if latent is not None:
         return latent.head_size + latent.rope_head_size, latent.value_head_size
     return config.attention_head_size, config.attention_head_size
+
+
+def dealt_kv_heads(config: ModelConfig, sequence: int, *, tensor: int = 1) -> int:
+    """Return the key/value heads that are dealt to ranks which share sequences (training/models/attention.py).
+
+    Where there are too few to deal, or they do not divide, each is repeated for the ranks that need it.
+
+    Args:
+        config: the model.
+        sequence: ranks that heads are dealt to.
+        tensor: ranks of tensor parallelism, each of which has its part of the heads already.
+    """
+    num_heads = config.num_heads // tensor
+    kept = num_heads if config.latent_attention is not None else config.num_kv_heads // tensor
+    if kept % sequence == 0:
+        return kept
+    return sequence if sequence % kept == 0 else num_heads
 
 
 def attention_matrices(config: ModelConfig) -> dict[str, int]:
@@ -125,19 +156,13 @@ def _attention_norms(config: ModelConfig) -> int:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ChunkSize:
-    """Size of a contiguous part of the layers that runs by itself."""
+class EngineSize:
+    """What one engine has, on one rank before ZeRO shards it."""
 
     layers: tuple[int, ...]
-    """Parameters of each layer; a tied one's too if the layer that owns them is elsewhere: it has a copy then."""
+    """Parameters of each layer, or of what else is gathered and reduced at once."""
     largest_parameter: int
     """Elements of the largest parameter."""
-    num_blocks: int
-    """Decoder blocks."""
-    has_norm: bool
-    """Whether the final norm is among the layers."""
-    has_head: bool
-    """Whether the output projection is."""
 
     @property
     def num_parameters(self) -> int:
@@ -145,17 +170,53 @@ class ChunkSize:
         return sum(self.layers)
 
 
-def chunk_size(config: ModelConfig, part: range) -> ChunkSize:
-    """Return the size of a range of `decoder_layers`."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkSize(EngineSize):
+    """Size of a contiguous part of the layers that runs by itself; experts that are spread over ranks are apart.
+
+    A tied layer counts too if the layer that owns its parameters is elsewhere: it has a copy then.
+    """
+
+    experts: EngineSize | None = None
+    """Those of this rank, block by block; None where they are not spread over ranks, and belong to their layers."""
+    num_blocks: int
+    """Decoder blocks."""
+    num_expert_blocks: int = 0
+    """Those of them with routed experts."""
+    has_norm: bool
+    """Whether the final norm is among the layers."""
+    has_head: bool
+    """Whether the output projection is."""
+
+
+def chunk_size(config: ModelConfig, part: range, *, expert: int = 1) -> ChunkSize:
+    """Return the size of a range of `decoder_layers`.
+
+    Args:
+        config: the model.
+        part: its layers.
+        expert: ranks that the experts of a block are spread over.
+    """
     costs = layer_costs(config, 1)
     norm, head = config.num_layers + 1, len(costs) - 1
-    layers = {layer: costs[layer].num_parameters for layer in part}
+    apart = expert > 1
+    layers = {layer: costs[layer].num_parameters - apart * costs[layer].num_expert_parameters for layer in part}
     if config.shares_embedding and head in part and 0 not in part:  # prediction blocks stand beside the head
         layers[head] += costs[0].num_parameters
+    routed = [costs[layer].num_expert_parameters for layer in part if costs[layer].num_expert_parameters]
+    experts = None
+    if apart and routed:
+        experts = EngineSize(
+            layers=tuple(count // expert for count in routed), largest_parameter=max(routed) // (3 * expert)
+        )
     return ChunkSize(
         layers=tuple(layers.values()),
-        largest_parameter=max(costs[layer].largest_parameter for layer in part),
+        largest_parameter=max(
+            costs[layer].largest_dense_parameter if apart else costs[layer].largest_parameter for layer in part
+        ),
+        experts=experts,
         num_blocks=sum(0 < layer < norm or norm < layer < head for layer in part),
+        num_expert_blocks=len(routed),
         has_norm=norm in part,
         has_head=head in part,
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from training.config.schema import Precision
-from training.models.sizes import ChunkSize
+from training.models.sizes import EngineSize
 
 FP32_BYTES = 4
 SUB_GROUP_ELEMENTS = 1_000_000_000
@@ -66,38 +66,23 @@ class ZeroMemory:
             return 0
         return (element_bytes(self.precision) if self.zero_stage == 2 else FP32_BYTES) * bucket_elements
 
-    def reduction_bytes(self, bucket_elements: int, chunk: ChunkSize) -> int:
+    def reduction_bytes(self, bucket_elements: int, engine: EngineSize) -> int:
         """Return what gradients take besides the bucket on their way from backward to where they accumulate.
 
         The bucket's content is copied for the collective, in fp32; so is, by itself, a gradient that is larger than
         the bucket. Below ZeRO-2 all gradients are kept whole anyway.
         """
-        copied = FP32_BYTES * max(min(bucket_elements, chunk.num_parameters), chunk.largest_parameter)
-        return copied + (element_bytes(self.precision) * chunk.largest_parameter if self.zero_stage >= 2 else 0)
+        copied = FP32_BYTES * max(min(bucket_elements, engine.num_parameters), engine.largest_parameter)
+        return copied + (element_bytes(self.precision) * engine.largest_parameter if self.zero_stage >= 2 else 0)
 
-    def gathered_bytes(self, chunks: Sequence[ChunkSize], *, whole: bool) -> int:
-        """Return weights that ZeRO-3 has gathered, besides the shard: all of the chunks, or two layers at a time."""
+    def gathered_bytes(self, engines: Sequence[EngineSize], *, whole: bool) -> int:
+        """Return weights that ZeRO-3 has gathered, besides the shard: all of the engines, or two layers at a time."""
         if self.zero_stage < 3 or self.num_replicas == 1:
             return 0
-        layers = sorted(size for chunk in chunks for size in chunk.layers)
+        layers = sorted(size for engine in engines for size in engine.layers)
         # One layer more than is in use: it arrives in one piece, from which its weights are copied.
         held = sum(layers) + layers[-1] if whole else sum(layers[-2:])
         return element_bytes(self.precision) * held
-
-    def buffers_bytes(self, chunks: Sequence[ChunkSize], bucket_elements: Sequence[int], *, doubled: bool) -> int:
-        """Return the buckets of a rank's chunks, and what gradients take on their way through one of them.
-
-        Args:
-            chunks: those of one rank.
-            bucket_elements: of each chunk's engine.
-            doubled: for DeepSpeed's PipelineEngine, whose ZeRO makes one more bucket (runtime/zero/stage_1_and_2.py,
-                `reduce_gradients`).
-        """
-        buckets = [self.bucket_bytes(count) for count in bucket_elements]
-        # Only ZeRO-3 keeps the bucket of a chunk that is not running.
-        kept = (sum(buckets) if self.zero_stage == 3 else max(buckets)) * (2 if doubled else 1)
-        passing = [self.reduction_bytes(count, chunk) for count, chunk in zip(bucket_elements, chunks, strict=True)]
-        return kept + max(passing)
 
     def _shard(self, num_parameters: int) -> int:
         return -(-num_parameters // self.num_replicas)

@@ -9,12 +9,12 @@ from training.planner.operators import (
     Work,
     block_parameters,
     block_work,
-    context_keys,
-    context_queries,
+    context_exchanges,
     element_bytes,
     embedding_work,
     head_work,
     hidden_bytes,
+    repeats_exchanges,
     table_parameters,
     token_shards,
 )
@@ -217,11 +217,11 @@ class BlockTime:
         section 3); in backward their gradients.
         """
         job, split = self.job, self.job.split
-        query_bytes = context_queries(job) * element_bytes(job)
-        kv_bytes = context_keys(job) * element_bytes(job)
+        exchanged = [element_bytes(job) * count for count in context_exchanges(job)]
         if split.context_exchange == "heads":
-            return sum(self.collectives.all_to_all(sent, self.groups.context) for sent in (query_bytes, kv_bytes)) * 2
-        moved = self.collectives.all_gather(2 * kv_bytes * split.context, self.groups.context)
+            return sum(self.collectives.all_to_all(sent, self.groups.context) for sent in exchanged)
+        _, key_bytes, value_bytes, _ = exchanged
+        moved = self.collectives.all_gather((key_bytes + value_bytes) * split.context, self.groups.context)
         moved *= 2 if is_backward else 1
         return max(0.0, moved - self.software.context_overlap * beside.attention)
 
@@ -231,7 +231,10 @@ class BlockTime:
             return forward
         if recompute is Recompute.selective:
             share = self.software.selective_gemm_share
-            return PassTime(gemm=share * forward.gemm, memory=forward.memory, tensor=share * forward.tensor)
+            again = PassTime(gemm=share * forward.gemm, memory=forward.memory, tensor=share * forward.tensor)
+            if repeats_exchanges(self.job):
+                again += PassTime(context=forward.context, expert=forward.expert)
+            return again
         if recompute is Recompute.attention:
             return PassTime(attention=forward.attention)
         return PassTime()

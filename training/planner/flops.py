@@ -96,7 +96,7 @@ def _peak(job: Job) -> float:
 def _products(job: Job) -> float:
     """Return FLOPs of one forward per token in the matrix products of all blocks."""
     model, experts = job.model, job.model.experts
-    attention = 2 * model.hidden_size * (model.num_heads + model.num_kv_heads) * model.head_size
+    attention = model.attention_parameters
     dense = model.ffn_matrices * model.hidden_size * model.ffn_size
     if experts is None:
         return 2 * model.num_blocks * (attention + dense)
@@ -111,5 +111,6 @@ def _head(job: Job) -> float:
 
 
 def _attention(job: Job, counted: Counted) -> float:
-    full = 4 * job.model.num_blocks * job.model.num_heads * job.model.head_size * job.batch.sequence_length
+    sizes = job.model.head_size + job.model.value_size
+    full = 2 * job.model.num_blocks * job.model.num_heads * sizes * job.batch.sequence_length
     return full / 2 if counted is Counted.causal else full

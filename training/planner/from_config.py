@@ -8,6 +8,7 @@ from training.config.model_schema import ModelConfig
 from training.config.schema import ClusterConfig, ParallelConfig, PipelineEngineKind, Precision, RunConfig
 from training.config.schema import Recompute as ConfiguredRecompute
 from training.errors import ConfigError
+from training.models.sizes import head_sizes
 from training.planner.job import (
     Batch,
     Device,
@@ -60,14 +61,19 @@ def software_of(layout: ParallelConfig) -> str:
 
 
 def shape_of(model: ModelConfig) -> ModelShape:
-    """Return the sizes of a configured model."""
+    """Return the sizes of a configured model, without blocks of multi-token prediction."""
+    model = replace(model, multi_token=None)
     experts = model.experts
+    key_size, value_size = head_sizes(model)
     return ModelShape(
         num_blocks=model.num_layers,
         hidden_size=model.hidden_size,
         num_heads=model.num_heads,
-        num_kv_heads=model.num_kv_heads,
-        head_size=model.hidden_size // model.num_heads,
+        # Latent attention makes keys and values of all heads, and caches them (training/models/attention.py).
+        num_kv_heads=model.num_kv_heads if model.latent_attention is None else model.num_heads,
+        head_size=key_size,
+        value_head_size=value_size,
+        config=model,
         ffn_size=model.ffn_size,
         ffn_matrices=3,
         vocab_size=model.vocab_size,
@@ -188,7 +194,7 @@ def _split(config: RunConfig, training_stage: str, layout: ParallelConfig) -> Sp
         chunks_per_rank=layout.chunks_per_rank,
         blocks_per_chunk=None if by_hand is None else tuple(by_hand),
         tensor=layout.tensor,
-        tensor_shards_sequence=False,  # as rehearsed (training/rehearsal/axis_program.py); no engine runs either
+        tensor_shards_sequence=False,  # as rehearsed (training/rehearsal/axis_program.py); no engine runs it
         context=layout.sequence,
         context_exchange="heads",
         expert=layout.expert,

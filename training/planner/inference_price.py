@@ -60,7 +60,9 @@ class InferencePrice:
 def parameters(model: ModelShape) -> float:
     """Return the parameters of all matrices, the embedding and the output projection included; norms are left out."""
     embeddings = (1 if model.tied_embeddings else 2) * model.vocab_size * model.hidden_size
-    return embeddings + sum(count * (_attention(model) + ffn) for count, ffn in _ffn_kinds(model, touched_experts=None))
+    return embeddings + sum(
+        count * (model.attention_parameters + ffn) for count, ffn in _ffn_kinds(model, touched_experts=None)
+    )
 
 
 def forward_flops_per_token(model: ModelShape, attended_tokens: float) -> float:
@@ -72,8 +74,10 @@ def forward_flops_per_token(model: ModelShape, attended_tokens: float) -> float:
     """
     experts = model.experts
     active = experts.experts_per_token if experts else None
-    matrices = sum(count * (_attention(model) + ffn) for count, ffn in _ffn_kinds(model, touched_experts=active))
-    scores_and_sums = 2 * model.num_heads * model.head_size * attended_tokens
+    matrices = sum(
+        count * (model.attention_parameters + ffn) for count, ffn in _ffn_kinds(model, touched_experts=active)
+    )
+    scores_and_sums = model.num_heads * (model.head_size + model.value_size) * attended_tokens
     return 2 * (matrices + model.vocab_size * model.hidden_size + model.num_blocks * scores_and_sums)
 
 
@@ -91,13 +95,19 @@ def weights_read(model: ModelShape, batch_tokens: int) -> float:
     if experts is not None:
         missed = (1 - experts.experts_per_token / experts.num_experts) ** batch_tokens
         touched = experts.num_experts * (1 - missed)
-    blocks = sum(count * (_attention(model) + ffn) for count, ffn in _ffn_kinds(model, touched_experts=touched))
+    blocks = sum(
+        count * (model.attention_parameters + ffn) for count, ffn in _ffn_kinds(model, touched_experts=touched)
+    )
     return blocks + model.vocab_size * model.hidden_size
 
 
 def cache_bytes_per_token(model: ModelShape, cache_format: NumberFormat) -> float:
-    """Return the bytes of keys and values that one token of a sequence leaves in all blocks."""
-    return 2 * model.num_blocks * model.num_kv_heads * model.head_size * ELEMENT_BYTES[cache_format]
+    """Return the bytes of keys and values that one token of a sequence leaves in all blocks.
+
+    Of latent attention too they are those of all heads: our decoder does not cache the vector they are made from.
+    """
+    width = model.num_kv_heads * (model.head_size + model.value_size)
+    return model.num_blocks * width * ELEMENT_BYTES[cache_format]
 
 
 def inference_price(
@@ -165,11 +175,6 @@ def _refuse_too_large(model: ModelShape, device: Device, serving: Serving, cache
         f"more than {serving.num_devices} {device.name} have, {memory / 1e9:.0f} GB",
         remedy,
     )
-
-
-def _attention(model: ModelShape) -> float:
-    queries = model.num_heads * model.head_size
-    return 2 * model.hidden_size * (queries + model.num_kv_heads * model.head_size)
 
 
 def _ffn_kinds(model: ModelShape, *, touched_experts: float | None) -> list[tuple[int, float]]:

@@ -7,6 +7,9 @@ search. So what is checked against published figures is what plans our own runs.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from training.config.model_schema import ModelConfig
+from training.models.sizes import attention_matrices
+
 
 class Recompute(StrEnum):
     """Which activations are computed again in backward."""
@@ -59,6 +62,23 @@ class ModelShape:
     vocab_size: int
     tied_embeddings: bool = False
     experts: Experts | None = None
+    value_head_size: int | None = None
+    """Width of a head's values; null is head_size."""
+    config: ModelConfig | None = None
+    """What our software builds it from; null of a model that is known by these sizes alone."""
+
+    @property
+    def value_size(self) -> int:
+        """Width of a head's values."""
+        return self.head_size if self.value_head_size is None else self.value_head_size
+
+    @property
+    def attention_parameters(self) -> int:
+        """Elements of an attention layer's matrices."""
+        if self.config is not None:
+            return sum(attention_matrices(self.config).values())
+        heads = self.num_heads + self.num_kv_heads
+        return self.hidden_size * heads * (self.head_size + self.value_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -37,19 +37,20 @@ class Limits:
     global_batch: int
     """Sequences of one optimizer step."""
     only_ours: bool = False
-    """Only what an engine of this version runs: no tensor, sequence or expert axis."""
+    """Only what an engine of this version runs: no tensor axis."""
 
 
 def runs_today(job: Job) -> bool:
     """Return whether an engine of this version runs a job (training/config/engine_checks.py)."""
     split = job.split
+    in_chunks = split.pipeline > 1 or split.expert > 1
+    deepspeed_cannot = split.zero_stage > 1 or split.chunks_per_rank > 1 or split.context > 1 or split.expert > 1
     return (
         job.software in OURS
-        and not (job.software == OURS[1] and (split.zero_stage > 1 or split.chunks_per_rank > 1))
-        and job.model.experts is None
-        and split.tensor == split.context == split.expert == 1
+        and not (job.software == OURS[1] and deepspeed_cannot)
+        and split.tensor == 1
         and split.zero3_group is None
-        and not (split.pipeline > 1 and split.zero_stage == 0)
+        and not (in_chunks and split.zero_stage == 0)
     )
 
 
@@ -79,9 +80,6 @@ def legal_layouts(template: Job, limits: Limits, refusals: Refusals) -> Iterator
         limits: the devices and the batch.
         refusals: is told of what is not legal.
     """
-    if limits.only_ours and template.model.experts is not None:
-        refusals.add("no engine of this version runs experts", f"{template.model.experts.num_experts} experts")
-        return
     for split in _axes(template, limits, refusals):
         for micro_batch, chunks in product(MICRO_BATCHES, CHUNKS):
             accumulation, rest = divmod(limits.global_batch, split.replicas * micro_batch)
@@ -100,13 +98,13 @@ def _axes(template: Job, limits: Limits, refusals: Refusals) -> Iterator[Split]:
     model, world, node = template.model, limits.world_size, template.network.devices_per_node
     within_node = divisors(node)
     experts = model.experts
-    spreads = [1] if experts is None or limits.only_ours else divisors(experts.num_experts)
-    sides = [1] if limits.only_ours else within_node
+    spreads = [1] if experts is None else divisors(experts.num_experts)
+    tensors = [1] if limits.only_ours else within_node
     for pipeline in divisors(world):
         if pipeline > model.num_blocks:
             refusals.add("more pipeline stages than blocks", f"pipeline {pipeline}")
             continue
-        for tensor, context in product(sides, sides):
+        for tensor, context in product(tensors, within_node):
             product_of_axes = pipeline * tensor * context
             example = f"pipeline {pipeline}, tensor {tensor}, sequence {context}"
             if tensor * context > node:

@@ -1,7 +1,7 @@
 """Bytes of one rank of each pipeline stage, and whether they fit. No torch.
 
-Of our own dense models it is the plan that the engines themselves follow (training/models/memory.py, checked against
-live engines); of other programs, and of layouts that no engine of ours runs yet, `planner/program_memory.py`.
+Of what our own engines run it is the plan that they follow themselves (training/models/memory.py, checked against live
+engines); of other programs, and of layouts that no engine of ours runs yet, `planner/program_memory.py`.
 """
 
 from collections.abc import Sequence

@@ -5,14 +5,17 @@ from training.planner.job import Job
 
 
 def model_config(job: Job) -> ModelConfig:
-    """Return the config of a job's model; what an engine of ours cannot build has the nearest one."""
+    """Return the config of a job's model; one that is known by its sizes alone has the nearest one."""
     model, experts = job.model, job.model.experts
+    if model.config is not None:
+        return model.config
     return ModelConfig(
         vocab_size=model.vocab_size,
         hidden_size=model.hidden_size,
         num_layers=model.num_blocks,
         num_heads=model.num_heads,
         num_kv_heads=model.num_kv_heads,
+        head_size=model.head_size,
         ffn_size=model.ffn_size,
         max_sequence_length=job.batch.sequence_length,
         tied_embeddings=model.tied_embeddings,

@@ -6,8 +6,8 @@ and of its weight), attention and memory-bound work say their own.
 
 from dataclasses import dataclass
 
-from training.planner.job import Job, NumberFormat
-from training.planner.software import Software
+from training.planner.job import Job, NumberFormat, Recompute
+from training.planner.software import OURS, Software
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ class Attention:
     queries: float
     keys: float
     heads: float
-    head_size: int
+    head_size: float
+    """Of queries and keys on one side, values on the other: their mean."""
     number_format: NumberFormat = NumberFormat.bf16
 
     @property
@@ -98,10 +99,16 @@ def block_work(job: Job, software: Software, *, is_dense: bool) -> Work:
     model, tensor, tokens = job.model, job.split.tensor, rank_tokens(job)
     h, number_format = model.hidden_size, job.number_format
     q_size, kv_size = (heads * model.head_size / tensor for heads in (model.num_heads, model.num_kv_heads))
+    # Our kernels take one size, to which narrower values are padded (training/models/attend.py).
+    value_size = max(model.head_size, model.value_size) if job.software in OURS else model.value_size
     attention = Attention(
-        tokens, job.batch.sequence_length, model.num_heads / tensor, model.head_size, plain_format(job)
+        tokens,
+        job.batch.sequence_length,
+        model.num_heads / tensor,
+        (model.head_size + value_size) / 2,
+        plain_format(job),
     )
-    gemms = [Gemm(tokens, q_size + 2 * kv_size, h, 1, number_format), Gemm(tokens, h, q_size, 1, number_format)]
+    gemms = _attention_gemms(job, tokens)
     # In elements of each token. Two norms read and write in forward, two residual additions read two and write one; in
     # backward a norm reads two and writes one, an addition adds up the stream's gradient. Rotary embedding reads and
     # writes queries and keys, both ways.
@@ -150,14 +157,51 @@ def block_work(job: Job, software: Software, *, is_dense: bool) -> Work:
     return Work(tuple(gemms), attention, forward_bytes, backward_bytes, exchanged_bytes)
 
 
-def context_queries(job: Job) -> float:
-    """Return the elements of one rank's queries, or of attention's result for them."""
-    return rank_tokens(job) * job.model.num_heads * job.model.head_size / job.split.tensor
+def _attention_gemms(job: Job, tokens: float) -> list[Gemm]:
+    """Return the matrix products of an attention layer; of a latent one, those of the narrow vectors are not cut."""
+    model, tensor, h, of = job.model, job.split.tensor, job.model.hidden_size, job.number_format
+    results = model.num_heads * model.value_size / tensor
+    latent = model.config.latent_attention if model.config is not None else None
+    if latent is None:
+        made = (model.num_heads * model.head_size + model.num_kv_heads * (model.head_size + model.value_size)) / tensor
+        return [Gemm(tokens, made, h, 1, of), Gemm(tokens, h, results, 1, of)]
+    queries, rank = model.num_heads * model.head_size / tensor, latent.query_rank
+    keys_and_values = model.num_heads * (latent.head_size + latent.value_head_size) / tensor
+    direct = [Gemm(tokens, queries, h, 1, of)]
+    return [
+        *(direct if rank is None else [Gemm(tokens, rank, h, 1, of), Gemm(tokens, queries, rank, 1, of)]),
+        Gemm(tokens, latent.kv_rank + latent.rope_head_size, h, 1, of),
+        Gemm(tokens, keys_and_values, latent.kv_rank, 1, of),
+        Gemm(tokens, h, results, 1, of),
+    ]
 
 
-def context_keys(job: Job) -> float:
-    """Return the elements of one rank's keys, or of its values."""
-    return rank_tokens(job) * job.model.num_kv_heads * job.model.head_size / job.split.tensor
+def context_exchanges(job: Job) -> tuple[float, float, float, float]:
+    """Return the elements of one rank's queries, keys, values and results that attention exchanges for its tokens.
+
+    Where heads are dealt to more ranks than there are key/value heads, these are repeated.
+    """
+    model, split = job.model, job.split
+    num_heads, num_kv_heads = model.num_heads / split.tensor, model.num_kv_heads / split.tensor
+    if split.context_exchange == "heads" and num_kv_heads % split.context:
+        num_kv_heads = split.context if split.context % num_kv_heads == 0 else num_heads
+    each = (
+        num_heads * model.head_size,
+        num_kv_heads * model.head_size,
+        num_kv_heads * model.value_size,
+        num_heads * model.value_size,
+    )
+    queries, keys, values, results = (rank_tokens(job) * width for width in each)
+    return queries, keys, values, results
+
+
+def repeats_exchanges(job: Job) -> bool:
+    """Return whether backward sends again what forward has: with full recompute, and in ours with any.
+
+    Ours runs the whole forward of a block a second time, and takes from it what it did not keep.
+    """
+    recompute = job.split.recompute
+    return recompute is Recompute.full or (job.software in OURS and recompute is Recompute.selective)
 
 
 def embedding_work(job: Job) -> Work:
@@ -184,7 +228,7 @@ def head_work(job: Job, software: Software) -> Work:
 def block_parameters(job: Job, *, is_dense: bool) -> tuple[float, float]:
     """Return parameters of one block on one rank: those that all replicas have, and those of its experts."""
     model, tensor = job.model, job.split.tensor
-    attention = 2 * model.hidden_size * (model.num_heads + model.num_kv_heads) * model.head_size / tensor
+    attention = model.attention_parameters / tensor
     outer = attention + 2 * model.hidden_size
     experts = None if is_dense else model.experts
     if experts is None:

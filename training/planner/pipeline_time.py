@@ -89,8 +89,7 @@ def _alike(num_blocks: int, count: int) -> list[int]:
 
 def _by_cost(model: ModelShape, count: int) -> list[int]:
     """Return blocks of each chunk as nanotron deals them; the head counts as many blocks as it has parameters."""
-    attention = 2 * model.hidden_size * (model.num_heads + model.num_kv_heads) * model.head_size
-    block = attention + model.ffn_matrices * model.hidden_size * model.ffn_size
+    block = model.attention_parameters + model.ffn_matrices * model.hidden_size * model.ffn_size
     head = model.vocab_size * model.hidden_size
     # nanotron, src/nanotron/models/base.py: a block goes to the current rank, and the rank changes once the cost up to
     # here reaches its share (the sweep's memory figures show that reaching is enough).

@@ -103,7 +103,8 @@ def kept_bytes(job: Job, software: Software, kernel: AttentionKernel, recompute:
     if recompute is Recompute.full:
         return tokens * e * h / shards
     q = model.num_heads * model.head_size / split.tensor
-    kv = model.num_kv_heads * model.head_size / split.tensor
+    results = model.num_heads * model.value_size / split.tensor
+    keys, values = (model.num_kv_heads * size / split.tensor for size in (model.head_size, model.value_size))
     gates = model.ffn_matrices - 1
     experts = None if is_dense else model.experts
     copied = 0.0
@@ -120,12 +121,13 @@ def kept_bytes(job: Job, software: Software, kernel: AttentionKernel, recompute:
         scores = (2 * e + 1) * job.batch.sequence_length * model.num_heads / split.tensor
     if recompute is Recompute.selective:
         share = 1 - software.selective_gemm_share
-        products = q + 2 * kv + 2 * h / shards + gates * ffn
-        return tokens * (e * (h / shards + q + share * products) + log_sums + copied)
+        products = q + keys + values + 2 * h / shards + gates * ffn
+        return tokens * (e * (h / shards + results + share * products) + log_sums + copied)
     # Inputs and results of two norms; queries, keys and values, before and after rotation; attention's result; the
     # inputs of the activation function, and what its operators keep.
     outer = (2 * e + 2 * operand) * h / shards
-    attention = e * (software.kept_rotations * (q + kv) + kv) + max(operand, e if kernel.is_fused else 0) * q + log_sums
+    attention = e * (software.kept_rotations * (q + keys) + values) + log_sums
+    attention += max(operand, e if kernel.is_fused else 0) * results
     feed_forward = e * gates * ffn + e * (software.kept_activations - 1) * ffn + operand * ffn
     return tokens * (outer + attention + scores + feed_forward + copied)
 

@@ -71,7 +71,7 @@ def _deepspeed(job: Job, software: Software) -> ReplicaExchange:
     if split.gathers_per_step and split.pipeline > 1:
         return ReplicaExchange(backward_reductions=1, step_gathers=1)
     kept = 0.0
-    if split.pipeline == 1:
+    if split.pipeline == 1 and split.expert == 1:  # else layers are called one by one, and nothing is looked ahead
         kept = min(1.0, REUSE_ELEMENTS / 2 / sum(chunk_parameters(job, chunks_of(job, software.cut))))
     return ReplicaExchange(forward_gathers=1, backward_gathers=1 - kept, backward_reductions=1)
 

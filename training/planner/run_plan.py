@@ -92,6 +92,8 @@ class RunPlan:
     device: str
     num_parameters: int
     num_active_parameters: int
+    num_prediction_blocks: int
+    """Blocks of multi-token prediction, which time and memory leave out."""
     is_muon: bool
     """Whether Muon updates the hidden matrices; memory and time are AdamW's all the same."""
     stages: tuple[StagePlan, ...]
@@ -124,6 +126,7 @@ def plan_run(config: RunConfig, constants: Constants = CONSTANTS, *, software: s
         device=config.cluster.accelerator.name,
         num_parameters=num_parameters(config.model),
         num_active_parameters=num_active_parameters(config.model),
+        num_prediction_blocks=config.model.num_prediction_blocks,
         is_muon=config.optimizer.kind is OptimizerKind.muon,
         stages=stages,
         storage=storage_of(config),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from training.planner.chunk_parameters import chunk_parameters
 from training.planner.constants import CONSTANTS, Constants
 from training.planner.job import Job, Recompute
-from training.planner.operators import context_keys, context_queries, element_bytes, hidden_bytes, token_shards
+from training.planner.operators import context_exchanges, element_bytes, hidden_bytes, repeats_exchanges, token_shards
 from training.planner.pipeline_time import Chunk, chunks_of
 from training.planner.replica_exchange import gather_bytes, replica_exchange
 
@@ -53,7 +53,7 @@ def _stage_traffic(job: Job, constants: Constants, chunks: tuple[Chunk, ...], pl
         top_k = job.model.experts.experts_per_token
         if split.tensor_shards_sequence:
             halves += (top_k - 1) * routed  # Megatron sums up every copy of a token, before they are weighted
-        exchanged = 2 * (2 + again) * routed * hidden * top_k / token_shards(job)
+        exchanged = 2 * (2 + repeats_exchanges(job)) * routed * hidden * top_k / token_shards(job)
     # An all-gather and a reduce-scatter, forward and backward; sharded tokens are gathered once more in backward.
     ways = 2 * (2 + again) + split.tensor_shards_sequence
     transfers = sum((index < len(chunks) - 1) + (index > 0) for index in mine) if split.pipeline > 1 else 0
@@ -69,11 +69,12 @@ def _stage_traffic(job: Job, constants: Constants, chunks: tuple[Chunk, ...], pl
 
 def _context_bytes(job: Job) -> float:
     """Return what one block's attention sends of one micro-batch: keys and values, or all heads there and back."""
-    split, again = job.split, job.split.recompute is Recompute.full
-    queries, keys = (element_bytes(job) * count for count in (context_queries(job), context_keys(job)))
+    split, again = job.split, repeats_exchanges(job)
+    exchanged = [element_bytes(job) * count for count in context_exchanges(job)]
     if split.context_exchange == "heads":
-        return (2 + again) * 2 * (queries + keys) * _share(split.context)
-    return (3 + again) * 2 * keys * (split.context - 1)
+        return (2 + again) * sum(exchanged) * _share(split.context)
+    _, keys, values, _ = exchanged
+    return (3 + again) * (keys + values) * (split.context - 1)
 
 
 def _share(ranks: int) -> float:
@@ -83,10 +84,13 @@ def _share(ranks: int) -> float:
 def _data_bytes(job: Job, constants: Constants, dense: float, expert: float) -> float:
     software, split = constants.software[job.software], job.split
     same_experts = max(1, split.shards // split.expert)
+    # Experts that are apart are gathered for the second forward too, which their layer's own weights wait for.
+    repeated = software.is_deepspeed and split.expert > 1 and repeats_exchanges(job)
     parameters = dense * _share(split.shards) + expert * _share(same_experts)
     gathered_again = dense * _share(split.zero3_group or split.shards) + expert * _share(same_experts)
     exchange, micro_batches = replica_exchange(job, software), job.batch.accumulation
     again = micro_batches * exchange.backward_gathers
     weights = (exchange.gathers(micro_batches) - again) * parameters + again * gathered_again
+    weights += again * repeated * expert * _share(same_experts)
     weights *= gather_bytes(job, software)
     return weights + exchange.reductions(micro_batches) * software.reduce_bytes * parameters

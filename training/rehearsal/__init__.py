@@ -5,11 +5,12 @@ parameters        the model's parameters in the order in which engines meet them
 operations        what a program is made of: collectives, transfers, computations
 buckets           gradients -> the reductions that DeepSpeed starts for them
 gathers           layers -> the weight gathers of ZeRO-3 without a pipeline, with DeepSpeed's prefetching
-axis_program      what the planned axes add: exchanges among sequence, tensor and expert ranks
+axis_program      what a layer's forward exchanges among sequence, tensor and expert ranks, and where it uses parameters
 engine_program    one DeepSpeedEngine's part of a program
+chunk_program     the engines of one chunk of the model together
 plan              a training stage as the rehearsal sees it
 zero_program      what ranks run without a pipeline
-pipeline_program  what ranks of a pipeline run
+pipeline_program  what ranks run whose model is in chunks: a pipeline, or experts over ranks
 program           all ranks' programs, phase by phase
 ownership         which rank holds which range of which parameter
 samples           which samples each rank reads

@@ -7,6 +7,7 @@ Sources: DeepSpeed 0.19.8, runtime/zero/stage_1_and_2.py (`reduce_independent_p_
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from training.config.optimizer_schema import OptimizerConfig
 from training.rehearsal.parameters import Layer, Parameter, optimizer_groups
@@ -35,20 +36,6 @@ def partition_numel(numel: int, num_shards: int) -> int:
 def shard_numel(numel: int, num_shards: int) -> int:
     """Return the elements of one rank's part of a parameter under ZeRO-3, padding among them."""
     return -(-numel // num_shards)
-
-
-def in_arrival_order(layers: Sequence[Layer]) -> list[Parameter]:
-    """Return parameters in the order in which autograd completes their gradients.
-
-    It goes backwards through the operations of a block (training/models/layers.py): the last one first. A weight that
-    two layers of a chunk share is complete after the earlier of them.
-    """
-    last: dict[str, Parameter] = {}
-    for layer in reversed(layers):
-        for parameter in reversed(layer.parameters):
-            last.pop(parameter.name, None)
-            last[parameter.name] = parameter
-    return list(last.values())
 
 
 def in_release_order(layer: Layer, optimizer: OptimizerConfig) -> list[Parameter]:
@@ -87,31 +74,22 @@ def full_buckets(parameters: Iterable[Parameter], *, bucket_elements: int) -> li
     return [bucket for bucket in (*buckets, filling.take()) if bucket]
 
 
-def partitioned_buckets(
-    order: Sequence[Parameter], groups: Sequence[Sequence[Parameter]], *, bucket_elements: int, num_shards: int
+def partitioned_pieces(
+    bucket: Sequence[Parameter], groups: Sequence[Sequence[Parameter]], *, bucket_elements: int, num_shards: int
 ) -> list[Bucket]:
-    """Return the all-reduces of ZeRO-1 and 2 for gradients that complete in an order.
+    """Return the all-reduces of ZeRO-1 and 2 for a bucket of gradients.
 
-    A parameter that is larger than the bucket is reduced in pieces that end where a rank's part of its flat group
-    does, each just larger than the bucket.
+    It is one, but for a parameter that is larger than the bucket: that is reduced in pieces that end where a rank's
+    part of its flat group does, each just larger than the bucket.
     """
-    starts = {}
-    for group in groups:
-        part = partition_numel(sum(parameter.numel for parameter in group), num_shards)
-        offset = 0
-        for parameter in group:
-            starts[parameter.name] = offset, part
-            offset += parameter.numel
-    buckets = []
-    for bucket in full_buckets(order, bucket_elements=bucket_elements):
-        about = names(bucket)
-        numel = sum(parameter.numel for parameter in bucket)
-        if numel <= bucket_elements:
-            buckets.append(Bucket(numel, about))
-        else:
-            offset, part = starts[bucket[0].name]
-            buckets += [Bucket(piece, about) for piece in _pieces(offset, numel, part, bucket_elements)]
-    return buckets
+    about, numel = names(bucket), sum(parameter.numel for parameter in bucket)
+    if numel <= bucket_elements:
+        return [Bucket(numel, about)]
+    (large,) = bucket
+    [group] = [group for group in groups if any(parameter.name == large.name for parameter in group)]
+    part = partition_numel(sum(parameter.numel for parameter in group), num_shards)
+    offset = sum(p.numel for p in takewhile(lambda parameter: parameter.name != large.name, group))
+    return [Bucket(piece, about) for piece in _pieces(offset, numel, part, bucket_elements)]
 
 
 def sharded_bucket(bucket: Sequence[Parameter], *, num_shards: int) -> Bucket:

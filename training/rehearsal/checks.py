@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from training.models.memory import RankMemory
+from training.models.rank_memory import RankMemory
 from training.models.sizes import num_parameters
 from training.planner.stage_memory import StageMemory
 from training.rehearsal.findings import Finding
@@ -175,14 +175,20 @@ def _rank(plan: Plan, pipeline_stage: int, replica: int) -> int:
 
 
 def check_checkpoint(
-    plan: Plan, ownership: Ownership, files: Mapping[str, Slices], file_bytes: NDArray[np.int64]
+    plan: Plan,
+    ownership: Ownership,
+    files: Mapping[str, Slices],
+    biases: Ownership,
+    file_bytes: NDArray[np.int64],
 ) -> list[Finding]:
     """Return what a checkpoint's files do not hold exactly once, and files of another size than their contents'."""
     found: list[Finding] = []
     contents = np.zeros(plan.grid.world_size, np.int64)
     for kinds, slices in _distinct(files):
         found += _check_cover(plan, ownership, slices, f"{kinds} in the checkpoint")
-    for slices in files.values():
+    if biases.names:
+        found += _check_cover(plan, biases, biases.state, "balancing biases in the checkpoint")
+    for slices in (*files.values(), biases.state):
         contents += ELEMENT_BYTES * slices.numel_of_ranks(plan.grid.world_size)
     for rank in np.flatnonzero(contents != file_bytes)[:_MOST_NAMED].tolist():
         message = (
@@ -223,11 +229,11 @@ def _check_shares(plan: Plan, state: Mapping[str, Slices]) -> Iterator[Finding]:
     for stage in range(plan.grid.pipeline):
         parts = [plan.parts[chunk] for chunk in plan.chunks_of(stage)]
         whole = [p for part in parts for p in distinct(chunk_layers(plan.layers, part))]
-        # A parameter's part is rounded up under ZeRO-3, a flat group's (there are three) below; one that tensor
+        # A parameter's part is rounded up under ZeRO-3, a flat group's (there are four) below; one that tensor
         # parallelism does not cut is the first tensor rank's alone.
         shared = sum(p.numel for p in whole) / (plan.grid.num_shards * tensor)
         uncut = sum(p.numel for p in whole if p.tensor_part(tensor).cut_dim is None) / plan.grid.num_shards
-        most = len(state) * ELEMENT_BYTES * (shared + (uncut if tensor > 1 else 0) + len(whole) + 6 * len(parts))
+        most = len(state) * ELEMENT_BYTES * (shared + (uncut if tensor > 1 else 0) + len(whole) + 8 * len(parts))
         ranks = plan.pipeline_stage_ranks(stage)
         for place in np.flatnonzero(held[ranks] > most)[:_MOST_NAMED].tolist():
             rank = ranks[place]

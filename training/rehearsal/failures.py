@@ -48,7 +48,7 @@ class Start:
     accumulation: int
     """Micro-batches of each replica, so that the global batch is the same."""
     read_bytes: NDArray[np.int64]
-    """Tensor bytes that each rank reads."""
+    """Bytes of weights and moments that each rank reads."""
     read_files: NDArray[np.int64]
     """Files that each rank opens."""
 

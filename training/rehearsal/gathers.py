@@ -1,6 +1,6 @@
 """The weight gathers of ZeRO-3 without a pipeline: DeepSpeed's prefetching, followed element by element. No torch.
 
-A pipeline calls its layers one by one and has no prefetching; see `engine_program`. Here DeepSpeed records the order of
+Chunks call their layers one by one and have no prefetching; see `chunk_program`. Here DeepSpeed records the order of
 modules in the first forward and backward, and from then on gathers ahead. This follows DeepSpeed 0.19.8,
 runtime/zero/partitioned_param_coordinator.py (`fetch_sub_module`, `release_sub_module`, `__params_to_release`,
 `reset_step`).
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from training.parallel.schedule import Kind
 from training.planner.replica_exchange import REUSE_ELEMENTS
 from training.rehearsal.parameters import Layer, Parameter
 
@@ -41,13 +42,14 @@ class Gather:
 
 
 @dataclass(frozen=True, slots=True)
-class GradientsReady:
-    """The gradients of a layer are complete for this micro-batch."""
+class LayerRuns:
+    """A layer, whose parameters are whole, runs forward or backward."""
 
     layer: int
+    kind: Kind
 
 
-Event: TypeAlias = Gather | GradientsReady
+Event: TypeAlias = Gather | LayerRuns
 
 
 @dataclass(slots=True)
@@ -127,11 +129,12 @@ class Coordinator:
         yield from self._fetch(_ROOT)
         for module in range(1, last + 1):
             yield from self._fetch(module)
+            yield LayerRuns(module - 1, Kind.forward)
             self._release(module)
         yield from self._fetch(_ROOT)
         for module in range(last, 0, -1):
             yield from self._fetch(module)
-            yield GradientsReady(module - 1)
+            yield LayerRuns(module - 1, Kind.backward)
             if module > 1:  # token ids have no gradient, so the first layer's backward never says that it has ended
                 self._release(module)
         for held in self._modules[1]:  # `release_backward_leftovers`

@@ -74,12 +74,12 @@ class Ownership:
     """The parameters of the whole model and the state of each, by who holds it."""
 
     names: tuple[str, ...]
-    """Canonical names; with tensor parallelism a name for each part."""
+    """Canonical names; with tensor parallelism a name for each part of a tensor rank."""
     numels: NDArray[np.int64]
     """Elements of each."""
     state: Slices
     is_replicated: bool
-    """Without ZeRO all replicas hold everything, and the first of them writes."""
+    """All replicas hold everything, as they do without ZeRO, and the first of them writes: that one has the rows."""
 
 
 def build_ownership(plan: Plan) -> Ownership:
@@ -91,7 +91,7 @@ def build_ownership(plan: Plan) -> Ownership:
         for parameter in parameters:
             if parameter.name not in names:
                 names[parameter.name] = len(names)
-                numels.append(parameter.numel)
+                numels.append(parameter.whole_numel)
         numbers = np.array([names[parameter.name] for parameter in parameters], np.int32)
         tables.append(_cut(plan, parameters, numbers, ranks))
     state = Slices(*(np.concatenate([getattr(t, field.name) for t in tables]) for field in fields(Slices)))
@@ -103,6 +103,33 @@ def build_ownership(plan: Plan) -> Ownership:
     )
 
 
+def build_biases(plan: Plan) -> Ownership:
+    """Return who writes the biases of balancing without a loss, whose weight alone is kept.
+
+    All ranks of a pipeline stage have them whole, and the first writes them (training/engine/routing.py).
+    """
+    experts = plan.config.model.experts
+    blocks = [layer.name for layer in plan.layers if layer.has_experts]
+    if experts is None or experts.bias_update_rate == 0:
+        blocks = []
+    first_rank = {
+        plan.layers[index].name: plan.pipeline_stage_ranks(chunk % plan.grid.pipeline).start
+        for chunk, part in enumerate(plan.parts)
+        for index in part
+    }
+    count = len(blocks)
+    numels = np.full(count, experts.num_experts if experts else 0, np.int64)
+    owners = np.array([first_rank[name] for name in blocks], np.int32)
+    return Ownership(
+        names=tuple(f"{name}.mlp.gate.bias" for name in blocks),
+        numels=numels,
+        state=Slices(
+            np.arange(count, dtype=np.int32), owners, np.zeros(count, np.int64), numels, np.ones(count, np.bool_)
+        ),
+        is_replicated=True,
+    )
+
+
 def _engines(plan: Plan) -> Iterator[tuple[list[Parameter], Ranks]]:
     """Yield the parameters that ZeRO shards together, and the ranks it shards them over, for all of the job."""
     grid = plan.grid
@@ -111,10 +138,10 @@ def _engines(plan: Plan) -> Iterator[tuple[list[Parameter], Ranks]]:
     for chunk, part in enumerate(plan.parts):
         stage = chunk % grid.pipeline
         for tensor_place in range(grid.tensor):
-            dense = [p for p in distinct(plan.held_layers(part)) if p.expert is None]
-            yield _named(dense, grid, tensor_place), shards[stage, tensor_place]
+            yield _named(distinct(plan.held_layers(part)), grid, tensor_place), shards[stage, tensor_place]
             for place in range(grid.expert):
-                routed = [p for p in distinct(plan.held_layers(part, expert_place=place)) if p.expert is not None]
+                layers = plan.held_layers(part, expert_place=place)
+                routed = [parameter for layer in layers for parameter in layer.apart]
                 if routed:
                     yield _named(routed, grid, tensor_place), experts[stage, place, tensor_place]
 
@@ -138,9 +165,7 @@ def _cut(plan: Plan, parameters: Sequence[Parameter], numbers: NDArray[np.int32]
     if zero_stage == 0:
         whole = np.array([parameter.numel for parameter in parameters], np.int64)
         count = len(parameters)
-        return Slices(
-            numbers, np.full(count, ranks[0], np.int32), np.zeros(count, np.int64), whole, np.ones(count, np.bool_)
-        )
+        return Slices(numbers, np.full(count, ranks[0], np.int32), _starts(parameters), whole, np.ones(count, np.bool_))
     of_name = {parameter.name: number for parameter, number in zip(parameters, numbers.tolist(), strict=True)}
     tables = [
         _cut_flat(group, np.array([of_name[p.name] for p in group], np.int32), ranks)
@@ -157,7 +182,8 @@ def _cut_each(parameters: Sequence[Parameter], numbers: NDArray[np.int32], ranks
     numel = np.clip(whole - starts, 0, part)
     row, place = np.nonzero(numel)
     owned = np.array([not parameter.is_copy for parameter in parameters])
-    return Slices(numbers[row], ranks[place], starts[row, place], numel[row, place], owned[row])
+    begins = starts[row, place] + _starts(parameters)[row]
+    return Slices(numbers[row], ranks[place], begins, numel[row, place], owned[row])
 
 
 def _cut_flat(parameters: Sequence[Parameter], numbers: NDArray[np.int32], ranks: Ranks) -> Slices:
@@ -169,4 +195,10 @@ def _cut_flat(parameters: Sequence[Parameter], numbers: NDArray[np.int32], ranks
     row = np.searchsorted(ends, points, side="right")
     owned = np.array([not parameter.is_copy for parameter in parameters])
     numel = np.diff(np.append(points, ends[-1]))
-    return Slices(numbers[row], ranks[points // part], points - (ends - whole)[row], numel, owned[row])
+    begins = points - (ends - whole)[row] + _starts(parameters)[row]
+    return Slices(numbers[row], ranks[points // part], begins, numel, owned[row])
+
+
+def _starts(parameters: Sequence[Parameter]) -> NDArray[np.int64]:
+    """Return where each begins within the experts of all ranks; 0 for all others."""
+    return np.array([parameter.start for parameter in parameters], np.int64)

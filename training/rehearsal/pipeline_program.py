@@ -1,9 +1,12 @@
-"""What ranks of a pipeline run: our PipelineZeroEngine (training/engine/pipeline_zero.py). No torch."""
+"""What ranks run whose model is in chunks: our PipelineZeroEngine (training/engine/pipeline_zero.py). No torch.
+
+That is every pipeline, and experts that are spread over ranks also without one.
+"""
 
 from training.config.schema import Regather
 from training.parallel import program as schedule_program
 from training.parallel.schedule import Kind
-from training.rehearsal.axis_program import planned_groups
+from training.rehearsal.axis_program import axis_groups
 from training.rehearsal.grid import GroupKind
 from training.rehearsal.operations import (
     Collective,
@@ -24,15 +27,15 @@ def pipeline_start(plan: Plan, pipeline_stage: int) -> Program:
     """Return how the ranks of a pipeline stage make their engine."""
     told = len(plan.regather.value)
     kinds = [GroupKind.pipeline, GroupKind.shards]
-    chunks = [plan.engines[chunk] for chunk in plan.chunks_of(pipeline_stage)]
-    tied = [GroupKind.tied] if plan.config.model.tied_embeddings else []
+    chunks = [plan.chunks[number] for number in plan.chunks_of(pipeline_stage)]
+    tied = [GroupKind.tied] if plan.has_tied_copies else []
     return (
         *(
             Collective(CollectiveKind.broadcast, GroupKind.world_cpu, numel, dtype, root=0, about="regather")
             for numel, dtype in ((1, "int64"), (told, "uint8"))
         ),
-        *new_groups(plan.grid, [*kinds, *planned_groups(plan.grid)]),
-        *(operation for engine in chunks for operation in engine.start()),
+        *new_groups(plan.grid, [*kinds, *axis_groups(plan.grid)]),
+        *(operation for chunk in chunks for operation in (*chunk.initial_weights(), *chunk.set_up())),
         *new_groups(plan.grid, tied),
     )
 
@@ -45,27 +48,27 @@ def pipeline_step(plan: Plan, pipeline_stage: int, tied_numel: int | None) -> Pr
         pipeline_stage: place in the pipeline.
         tied_numel: elements that they hold of a tied weight; None if there is nothing to add up.
     """
-    engines = {chunk: plan.engines[chunk] for chunk in plan.chunks_of(pipeline_stage)}
+    chunks = {number: plan.chunks[number] for number in plan.chunks_of(pipeline_stage)}
     sharded = plan.layout.zero_stage == 3
     held = sharded and plan.regather is Regather.per_step
     gathers = sharded and not held
-    stage, first = plan.config.stages[plan.training_stage], next(iter(engines.values()))
+    stage, first = plan.config.stages[plan.training_stage], next(iter(chunks.values()))
     hidden = (
         stage.micro_batch_sequences * stage.sequence_length // plan.grid.sequence * plan.config.model.hidden_size,
-        first.weights_dtype,
+        first.dense.weights_dtype,
     )
     last = plan.accumulation - 1
-    forwards = {chunk: engine.forward(gathers=gathers) for chunk, engine in engines.items()}
+    forwards = {number: chunk.forward(gathers=gathers) for number, chunk in chunks.items()}
     backwards = {
-        (chunk, is_last): engine.backward(gathers=gathers, is_last=is_last)
-        for chunk, engine in engines.items()
+        (number, is_last): chunk.backward(gathers=gathers, is_last=is_last)
+        for number, chunk in chunks.items()
         for is_last in (False, True)
     }
     operations: list[Operation] = [world_sum(1, "valid tokens")]
     if held:
-        for engine in engines.values():
-            operations += [operation for layer in engine.layers for operation in engine.gather_layer(layer)]
-    for step in schedule_program.programs(plan.schedule)[pipeline_stage]:
+        for chunk in chunks.values():
+            operations += chunk.gather_all()
+    for step in plan.schedule_programs[pipeline_stage]:
         match step:
             case schedule_program.Compute(action):
                 operations.append(Compute(action))
@@ -80,7 +83,9 @@ def pipeline_step(plan: Plan, pipeline_stage: int, tied_numel: int | None) -> Pr
     if tied_numel is not None:
         about = f"gradients {plan.layers[0].parameters[0].name} of both its copies"
         operations.append(all_reduce(GroupKind.tied, tied_numel, "float32", about))
-    operations.append(world_sum(3, "squared norm, loss, idle share"))
-    for engine in engines.values():
-        operations += engine.update()
+    routed = ", routing" if plan.num_routing_sums else ""
+    operations.append(world_sum(3 + plan.num_routing_sums, f"squared norm, loss, idle share{routed}"))
+    # Engines of experts come after all others (training/engine/stateful.py).
+    for engine in (*(chunk.dense for chunk in chunks.values()), *(chunk.experts for chunk in chunks.values())):
+        operations += engine.update() if engine is not None else []
     return tuple(operations)

@@ -1,25 +1,29 @@
 """A training stage as the rehearsal sees it: its grid of ranks, and what each of them holds and schedules. No torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from training.config.deepspeed_config import deepspeed_config
 from training.config.optimizer_schema import OptimizerKind
-from training.config.schema import ParallelConfig, PipelineEngineKind, Regather, RunConfig
+from training.config.schema import ParallelConfig, PipelineEngineKind, Precision, Recompute, Regather, RunConfig
 from training.errors import ConfigError
 from training.models.cut import cut
 from training.models.memory import choose_regather, device_memory_bytes
 from training.models.zero_memory import SUB_GROUP_ELEMENTS
+from training.parallel.program import Program as SchedulePart
+from training.parallel.program import programs
 from training.parallel.schedule import Schedule, make_schedule
 from training.planner.from_config import job_of
 from training.planner.job import Job
 from training.planner.regather import chosen_regather
 from training.rehearsal.axis_program import AxisProgram
+from training.rehearsal.chunk_program import ChunkProgram
 from training.rehearsal.engine_program import EngineProgram
 from training.rehearsal.gathers import GatherLimits
-from training.rehearsal.grid import Grid
-from training.rehearsal.parameters import Layer, Sharing, chunk_layers, decoder_layers
+from training.rehearsal.grid import Grid, GroupKind
+from training.rehearsal.parameters import Layer, Parameter, chunk_layers, decoder_layers, distinct
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +36,8 @@ class Plan:
 
     @property
     def is_planned_only(self) -> bool:
-        """Whether no engine runs it yet: experts, or a sequence or tensor axis."""
-        return self.grid.sequence * self.grid.tensor * self.grid.expert > 1 or self.config.model.experts is not None
+        """Whether no engine runs it yet: a tensor axis."""
+        return self.grid.tensor > 1
 
     @property
     def layout(self) -> ParallelConfig:
@@ -44,6 +48,11 @@ class Plan:
     def parts(self) -> list[range]:
         """Layers of every chunk, in order; chunk c lives on pipeline stage c % pipeline."""
         return cut(self.config, self.training_stage)
+
+    @property
+    def has_tied_copies(self) -> bool:
+        """Whether a tied weight has a copy on another pipeline stage, or in another chunk."""
+        return self.config.model.tied_embeddings and len(self.parts) > 1
 
     @cached_property
     def layers(self) -> list[Layer]:
@@ -61,7 +70,7 @@ class Plan:
 
     @cached_property
     def regather(self) -> Regather:
-        """When a pipeline under ZeRO-3 gathers its weights: as the engines decide, of planned axes as launch.plan does.
+        """When chunks under ZeRO-3 gather their weights: as the engines decide, with a tensor axis as launch.plan does.
 
         Where that cannot plan and `auto` is asked for, per micro-batch.
         """
@@ -72,6 +81,12 @@ class Plan:
             return Regather.per_microbatch if asked is Regather.auto else asked
         memory_bytes = device_memory_bytes(self.config, self.layout)
         return choose_regather(self.config, self.training_stage, parts=self.parts, memory_bytes=memory_bytes)[0]
+
+    @property
+    def num_routing_sums(self) -> int:
+        """Numbers that a step sums up of what its routers did (training/models/routing_log.py)."""
+        experts = self.config.model.experts
+        return sum(layer.has_experts for layer in self.layers) * (experts.num_experts + 3) if experts else 0
 
     @property
     def global_batch(self) -> int:
@@ -115,59 +130,81 @@ class Plan:
             num_micro_batches=self.accumulation,
         )
 
+    @cached_property
+    def schedule_programs(self) -> Sequence[SchedulePart]:
+        """What each pipeline stage computes, sends and receives."""
+        return programs(self.schedule)
+
     def pipeline_stage_ranks(self, pipeline_stage: int) -> range:
         """Return the ranks of a pipeline stage."""
         width = self.grid.world_size // self.grid.pipeline
         return range(pipeline_stage * width, (pipeline_stage + 1) * width)
+
+    def pipeline_stage_ranks_of(self, rank: int) -> range:
+        """Return the ranks of a rank's pipeline stage."""
+        return self.pipeline_stage_ranks(self.grid.pipeline_stage_of(rank))
 
     def chunks_of(self, pipeline_stage: int) -> range:
         """Return the numbers of a pipeline stage's chunks."""
         return range(pipeline_stage, len(self.parts), self.grid.pipeline)
 
     @cached_property
-    def engines(self) -> list[EngineProgram]:
-        """The engine of every chunk. Experts are those of one expert rank; tensor ranks hold their parts."""
-        return [self._engine(part) for part in self.parts]
+    def chunks(self) -> list[ChunkProgram]:
+        """Every chunk. Its experts are those of the first expert rank; tensor ranks hold their parts."""
+        return [self._chunk(part) for part in self.parts]
 
     def held_layers(self, part: range, *, expert_place: int = 0) -> list[Layer]:
         """Return the layers of a part of the model as one rank holds them: its experts, its parts of matrices."""
-        experts, grid = self.config.model.experts, self.grid
-        each = experts.num_experts // grid.expert if experts else 0
-        mine = range(expert_place * each, (expert_place + 1) * each)
+        tensor, expert = self.grid.tensor, self.grid.expert
 
         def held(layer: Layer) -> Layer:
-            parameters = [p for p in layer.parameters if p.expert is None or p.expert in mine]
-            return replace(layer, parameters=tuple(p.tensor_part(grid.tensor) for p in parameters))
+            parameters = [parameter.tensor_part(tensor) for parameter in layer.parameters]
+            if expert == 1:
+                return replace(layer, parameters=tuple(parameters))
+            return replace(
+                layer,
+                parameters=tuple(p for p in parameters if not p.is_expert),
+                apart=tuple(p.expert_part(expert_place, expert) for p in parameters if p.is_expert),
+            )
 
         return [held(layer) for layer in chunk_layers(self.layers, part)]
 
-    @property
-    def shards(self) -> dict[Sharing, int]:
-        """Ranks that ZeRO shards over, for each kind of parameter."""
-        return {Sharing.dense: self.grid.num_shards, Sharing.expert: self.grid.num_expert_shards}
-
-    def _engine(self, part: range) -> EngineProgram:
+    def _chunk(self, part: range) -> ChunkProgram:
         layers = self.held_layers(part)
-        bucket: int = self.zero_settings["reduce_bucket_size"]
-        if self.grid.pipeline > 1:
-            bucket = min(bucket, max(sum(p.numel for p in layer.parameters) for layer in layers))
-        stage, model, precision = self.config.stages[self.training_stage], self.config.model, self.config.precision
-        return EngineProgram(
+        stage, layout, precision = self.config.stages[self.training_stage], self.layout, self.config.precision
+        apart = [parameter for layer in layers for parameter in layer.apart]
+        return ChunkProgram(
             layers=layers,
-            zero_stage=self.layout.zero_stage,
-            precision=precision,
-            optimizer=self.config.optimizer,
-            num_shards=self.shards,
-            bucket_elements=bucket,
-            sub_group_elements=self.zero_settings.get("sub_group_size", SUB_GROUP_ELEMENTS),
-            in_pipeline=self.grid.pipeline > 1,
+            dense=self._engine(distinct(layers), [layer.parameters for layer in layers], GroupKind.shards),
+            experts=self._engine(apart, [layer.apart for layer in layers], GroupKind.expert_shards) if apart else None,
             axes=AxisProgram(
                 grid=self.grid,
-                model=model,
+                model=self.config.model,
+                num_sequences=stage.micro_batch_sequences,
                 num_tokens=stage.micro_batch_sequences * stage.sequence_length // self.grid.sequence,
-                dtype="bfloat16" if precision.value == "bf16" else "float32",
-                recompute=self.layout.recompute,
+                dtype="bfloat16" if precision is Precision.bf16 else "float32",
             ),
+            recomputes=layout.recompute is not Recompute.none,
+        )
+
+    def _engine(
+        self, parameters: list[Parameter], units: Sequence[Sequence[Parameter]], group: GroupKind
+    ) -> EngineProgram:
+        """Return the engine of parameters; in a chunk its bucket is as large as the largest unit of them."""
+        bucket: int = self.zero_settings["reduce_bucket_size"]
+        if self.layout.runs_in_chunks:
+            bucket = min(bucket, max(sum(parameter.numel for parameter in unit) for unit in units))
+        shards = {GroupKind.shards: self.grid.num_shards, GroupKind.expert_shards: self.grid.num_expert_shards}
+        return EngineProgram(
+            parameters=parameters,
+            group=group,
+            num_shards=shards[group],
+            zero_stage=self.layout.zero_stage,
+            precision=self.config.precision,
+            optimizer=self.config.optimizer,
+            bucket_elements=bucket,
+            sub_group_elements=self.zero_settings.get("sub_group_size", SUB_GROUP_ELEMENTS),
+            in_chunk=self.layout.runs_in_chunks,
         )
 
 
@@ -175,7 +212,7 @@ def plan_of(config: RunConfig, training_stage: str) -> Plan:
     """Return a training stage's layout as a grid of ranks.
 
     Raises:
-        ConfigError: it runs on DeepSpeed's own PipelineEngine, or with Muon.
+        ConfigError: it runs on DeepSpeed's own PipelineEngine, with Muon or with multi-token prediction.
     """
     layout = config.layout_of(training_stage)
     if layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.deepspeed:
@@ -191,6 +228,13 @@ def plan_of(config: RunConfig, training_stage: str) -> Plan:
             config.optimizer.kind,
             "what ranks exchange for Muon's updates is not rehearsed",
             "optimizer=adamw, which is the same but for the end of each step",
+        )
+    if config.model.multi_token is not None:
+        raise ConfigError(
+            "model.multi_token",
+            "…",
+            "what blocks of multi-token prediction gather and exchange is not rehearsed",
+            "model.multi_token=null, which is the same but for the last pipeline stage",
         )
     if layout.zero_secondary_ranks is not None:
         raise ConfigError(

@@ -2,7 +2,8 @@
 
 from dataclasses import asdict
 
-from training.models.memory import RankMemory, rank_memory
+from training.models.memory import rank_memory
+from training.models.rank_memory import RankMemory
 from training.planner.memory import memory
 from training.planner.stage_memory import StageMemory
 from training.rehearsal.plan import Plan
@@ -13,7 +14,7 @@ def planned_memory(plan: Plan) -> tuple[RankMemory | StageMemory, ...]:
     """Return the memory plan of each pipeline stage: launch.plan's, else that of the engines.
 
     launch.plan's, which also has what allocator and driver hold, needs the speed of the cluster's devices and links;
-    where they are unknown, there is none for what no engine runs.
+    where they are unknown, there is none for a tensor axis, which no engine runs.
     """
     config, training_stage = plan.config, plan.training_stage
     if plan.job is not None:

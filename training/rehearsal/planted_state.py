@@ -83,6 +83,17 @@ def _expert_owned_by_nobody(rehearsal: Rehearsal) -> Mistake | None:
     return Mistake(rehearsal=replace(rehearsal, state=state), rank=int(neighbour[0]), words=(name, "nobody"))
 
 
+def _bias_owned_by_nobody(rehearsal: Rehearsal) -> Mistake | None:
+    biases = rehearsal.biases
+    if len(biases.names) < 2:
+        return None
+    number = len(biases.names) // 2
+    gone = biases.state.parameter == number
+    wrong = replace(rehearsal, biases=replace(biases, state=biases.state.rows(~gone)))
+    neighbour = biases.state.rank[biases.state.parameter == number - 1]
+    return Mistake(rehearsal=wrong, rank=int(neighbour[0]), words=(biases.names[number], "nobody"))
+
+
 def _with_samples(rehearsal: Rehearsal, step: int, samples: np.ndarray, rank: int, *words: str) -> Mistake:
     steps = list(rehearsal.samples)
     steps[step] = replace(steps[step], samples=samples)
@@ -175,6 +186,7 @@ STATE_MISTAKES: dict[str, Callable[[Rehearsal], Mistake | None]] = {
     "moment_of_another_rank": _moment_of_another_rank,
     "tied_copy_elsewhere": _tied_copy_elsewhere,
     "expert_owned_by_nobody": _expert_owned_by_nobody,
+    "bias_owned_by_nobody": _bias_owned_by_nobody,
     "sample_skipped": _sample_skipped,
     "sample_twice": _sample_twice,
     "replicas_alike": _replicas_alike,

@@ -56,7 +56,7 @@ def build_programs(plan: Plan) -> dict[Phase, Texts]:
         Phase.meeting: Texts((tuple(own_groups),), np.zeros(plan.grid.world_size, np.int32)),
         Phase.save: Texts((save,), np.zeros(plan.grid.world_size, np.int32)),
     }
-    if plan.grid.pipeline == 1:
+    if not plan.layout.runs_in_chunks:
         every = np.zeros(plan.grid.world_size, np.int32)
         phases = (Phase.start, Phase.first_step, Phase.second_step, Phase.step)
         texts = (Texts((_of_many(plan, text),), every) for text in without_pipeline(plan))
@@ -73,7 +73,8 @@ def build_programs(plan: Plan) -> dict[Phase, Texts]:
 
 def _of_many(plan: Plan, text: Program) -> Program:
     """Return a program without the collectives of groups of one: nobody waits there, and DeepSpeed leaves some out."""
-    alone = {op.group for op in text if isinstance(op, Collective) and plan.grid.groups(op.group).shape[1] == 1}
+    kinds = {op.group for op in text if isinstance(op, Collective)}
+    alone = {kind for kind in kinds if plan.grid.groups(kind).shape[1] == 1}
     return tuple(
         op
         for op in text
@@ -106,7 +107,7 @@ def _by_tied_part(plan: Plan, text: Callable[[int, int | None], Program]) -> Tex
 
 def _tied_parts(plan: Plan) -> NDArray[np.int64] | None:
     """Return how many elements of the tied weight each shard holds, padding left out; None if there is none."""
-    if not plan.config.model.tied_embeddings:
+    if not plan.has_tied_copies:
         return None
     numel, shards = plan.layers[0].parameters[0].numel, plan.grid.num_shards
     part = shard_numel(numel, shards) if plan.layout.zero_stage == 3 else partition_numel(numel, shards)

@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.config.schema import RunConfig
-from training.models.memory import RankMemory, device_memory_bytes
+from training.models.memory import device_memory_bytes
+from training.models.rank_memory import RankMemory
 from training.planner.stage_memory import StageMemory
 from training.rehearsal.checks import check_checkpoint, check_memory, check_samples, check_state
 from training.rehearsal.execution import execute
 from training.rehearsal.findings import Finding
 from training.rehearsal.operations import Program
-from training.rehearsal.ownership import ELEMENT_BYTES, STATE_KINDS, Ownership, Slices, build_ownership
+from training.rehearsal.ownership import ELEMENT_BYTES, STATE_KINDS, Ownership, Slices, build_biases, build_ownership
 from training.rehearsal.plan import Plan, plan_of
 from training.rehearsal.planned_memory import planned_memory
 from training.rehearsal.program import Phase, Texts, build_programs
@@ -33,6 +34,8 @@ class Rehearsal:
     """weight, exp_avg, exp_avg_sq -> who holds what."""
     files: dict[str, Slices]
     """The same of a checkpoint's files: who writes what."""
+    biases: Ownership
+    """Who writes the biases that balance experts without a loss."""
     file_bytes: NDArray[np.int64]
     """Tensor bytes of each rank's checkpoint file."""
     samples: tuple[SampledStep, ...]
@@ -51,14 +54,17 @@ class Rehearsal:
         plan = plan_of(config, training_stage)
         ownership = build_ownership(plan)
         written = ownership.state.owned()
+        biases = build_biases(plan)
         world_size = plan.grid.world_size
+        elements = len(STATE_KINDS) * written.numel_of_ranks(world_size) + biases.state.numel_of_ranks(world_size)
         return cls(
             plan=plan,
             phases=build_programs(plan),
             ownership=ownership,
             state=dict.fromkeys(STATE_KINDS, ownership.state),
             files=dict.fromkeys(STATE_KINDS, written),
-            file_bytes=len(STATE_KINDS) * ELEMENT_BYTES * written.numel_of_ranks(world_size),
+            biases=biases,
+            file_bytes=ELEMENT_BYTES * elements,
             samples=build_samples(plan),
             memory=planned_memory(plan),
             device_bytes=np.full(world_size, device_memory_bytes(config, plan.layout)),
@@ -76,7 +82,7 @@ class Rehearsal:
             found += execute(phase, texts, self.plan.grid, schedule)
         found += check_state(self.plan, self.ownership, self.state)
         found += check_samples(self.plan, self.samples)
-        found += check_checkpoint(self.plan, self.ownership, self.files, self.file_bytes)
+        found += check_checkpoint(self.plan, self.ownership, self.files, self.biases, self.file_bytes)
         found += check_memory(self.plan, self.state, self.memory, self.device_bytes)
         return found
 

@@ -33,12 +33,12 @@ def describe(rehearsal: Rehearsal, findings: Sequence[Finding]) -> str:
     """Return a page: the layout, what each pipeline stage runs in a step, what was checked, and every finding."""
     plan, ownership, files = rehearsal.plan, rehearsal.ownership, rehearsal.file_bytes
     grid = plan.grid
-    planned = [
+    inner = [
         f"{axis} {size}"
         for axis, size in (("sequence", grid.sequence), ("tensor", grid.tensor), ("expert", grid.expert))
         if size > 1
     ]
-    axes = "".join(f" x {axis}" for axis in planned)
+    axes = "".join(f" x {axis}" for axis in inner)
     layout = f"pipeline {grid.pipeline} x data {grid.data}{axes}, ZeRO-{plan.layout.zero_stage}"
     texts = rehearsal.phases[Phase.step].texts
     lines = [
@@ -57,9 +57,8 @@ def describe(rehearsal: Rehearsal, findings: Sequence[Finding]) -> str:
         f"  memory      {_memory_line(rehearsal)}",
     ]
     if plan.is_planned_only:
-        what = [*planned, *(["experts"] if plan.config.model.experts else [])]
         lines.append(
-            f"  PLANNED: no engine runs {', '.join(what)} yet; what is rehearsed of them is a proposal, compared with "
+            f"  PLANNED: no engine runs tensor {grid.tensor} yet; what is rehearsed of it is a proposal, compared with "
             "no engine"
         )
     return "\n".join([*lines, *_finding_lines(findings)])
@@ -197,7 +196,8 @@ def ring_bytes(text: Program, grid: Grid) -> int:
     Of n members each sends n-1 shards in an all-gather, (n-1)/n of its input in a reduce-scatter, and both in an
     all-reduce (Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms", 2009).
     """
-    sizes = {op.group: grid.groups(op.group).shape[1] for op in text if isinstance(op, Collective)}
+    kinds = {op.group for op in text if isinstance(op, Collective)}
+    sizes = {kind: grid.groups(kind).shape[1] for kind in kinds}
     total = 0.0
     for op in text:
         if isinstance(op, Send):

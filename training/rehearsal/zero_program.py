@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from training.parallel.schedule import Action, Kind
-from training.rehearsal.axis_program import planned_groups
-from training.rehearsal.buckets import in_release_order
-from training.rehearsal.engine_program import EngineProgram
+from training.rehearsal.axis_program import axis_groups
+from training.rehearsal.chunk_program import ChunkProgram, Event
 from training.rehearsal.gathers import Coordinator, Gather
 from training.rehearsal.grid import GroupKind
 from training.rehearsal.operations import (
@@ -17,78 +16,77 @@ from training.rehearsal.operations import (
     new_groups,
     world_sum,
 )
-from training.rehearsal.parameters import Parameter
 from training.rehearsal.plan import Plan
 
 
 def without_pipeline(plan: Plan) -> tuple[Program, Program, Program, Program]:
     """Return what every rank runs at the start, in the first step, in the second and in later ones."""
-    (engine,) = plan.engines
+    (chunk,) = plan.chunks
     zero_stage = plan.layout.zero_stage
+    axes = new_groups(plan.grid, axis_groups(plan.grid))
     # utils/groups.py, `_clone_world_group`: DeepSpeed makes a group of its own of all ranks, once in a process. Weights
     # that are sharded as they are built (training/engine/sharded_layers.py) do without it.
-    own_group = new_groups(plan.grid, [GroupKind.world, *planned_groups(plan.grid)])
-    before = engine.initial_weights() if zero_stage == 3 else []
-    after = engine.set_up() if zero_stage == 3 else engine.initial_weights()
-    start = (*before, *own_group, *after)
+    own_group = new_groups(plan.grid, [GroupKind.world])
+    weights = chunk.initial_weights()
     if zero_stage < 3:
+        start = (*axes, *own_group, *weights)
         micro_batches = [
-            _passes(engine, micro_batch, engine.reductions(is_last=micro_batch == plan.accumulation - 1))
+            (
+                Compute(Action(Kind.forward, 0, micro_batch)),
+                *chunk.forward(gathers=False),
+                Compute(Action(Kind.backward, 0, micro_batch)),
+                *chunk.backward(gathers=False, is_last=micro_batch == plan.accumulation - 1),
+            )
             for micro_batch in range(plan.accumulation)
         ]
-        step = _zero_step(engine, micro_batches, [])
+        step = _step(plan, micro_batches, [])
         return start, step, step, step
-    coordinator = Coordinator(engine.layers, plan.gather_limits)
+    start = (*axes, *weights, *own_group, *chunk.set_up())
+    coordinator = Coordinator(chunk.layers, plan.gather_limits)
     # The recording ends with the second micro-batch, which may be the second step's.
-    first, second, later = (_sharded_step(engine, coordinator, plan.accumulation) for _ in range(3))
+    first, second, later = (_sharded_step(plan, chunk, coordinator) for _ in range(3))
     return start, first, second, later
 
 
-def _zero_step(
-    engine: EngineProgram, micro_batches: Sequence[Sequence[Operation]], after: Sequence[Collective]
-) -> Program:
+def _step(plan: Plan, micro_batches: Sequence[Sequence[Operation]], after: Sequence[Collective]) -> Program:
+    (chunk,) = plan.chunks
     return (
         world_sum(1, "valid tokens"),
         *(operation for micro_batch in micro_batches for operation in micro_batch),
-        world_sum(1, "loss"),
-        *engine.update(),
+        world_sum(1 + plan.num_routing_sums, "loss, routing" if plan.num_routing_sums else "loss"),
+        *chunk.dense.update(),
         *after,
     )
 
 
-def _passes(engine: EngineProgram, micro_batch: int, reductions: Sequence[Collective]) -> list[Operation]:
-    forward = [operation for layer in engine.layers for operation in engine.axes.forward(layer)]
-    backward = [operation for layer in reversed(engine.layers) for operation in engine.axes.backward(layer)]
-    return [
-        Compute(Action(Kind.forward, 0, micro_batch)),
-        *forward,
-        Compute(Action(Kind.backward, 0, micro_batch)),
-        *backward,
-        *reductions,
-    ]
-
-
-def _sharded_step(engine: EngineProgram, coordinator: Coordinator, accumulation: int) -> Program:
+def _sharded_step(plan: Plan, chunk: ChunkProgram, coordinator: Coordinator) -> Program:
     """Return a step of ZeRO-3 without a pipeline."""
-    # The gradient of a tied weight is complete once backward has come to the earlier of its layers.
-    earliest = {p.name: index for index, layer in reversed(list(enumerate(engine.layers))) for p in layer.parameters}
     micro_batches: list[list[Operation]] = []
-    for micro_batch in range(accumulation):
+    for micro_batch in range(plan.accumulation):
         checks = _order_checks(coordinator)
         coordinator.begin_micro_batch()
-        events: list[Collective | Parameter] = []
+        forward: list[Collective] = []
+        backward: list[Event] = []
+        is_forward = True
         for event in coordinator.run():
             if isinstance(event, Gather):
-                for sharing in engine.sharings:
-                    mine = [p for p in event.parameters if p.sharing is sharing]
-                    events += [engine.gather(mine)] if mine else []
+                (forward if is_forward else backward).append(chunk.dense.gather(event.parameters))
+            elif event.kind is Kind.forward:
+                forward += chunk.forward_of(chunk.layers[event.layer])
             else:
-                ready = in_release_order(engine.layers[event.layer], engine.optimizer)
-                events += [p for p in ready if earliest[p.name] == event.layer]
-        passes = _passes(engine, micro_batch, engine.with_reductions(events))
-        micro_batches.append([passes[0], *checks, *passes[1:]])
+                is_forward = False
+                backward += chunk.backward_of(event.layer)
+        micro_batches.append(
+            [
+                Compute(Action(Kind.forward, 0, micro_batch)),
+                *checks,
+                *forward,
+                Compute(Action(Kind.backward, 0, micro_batch)),
+                *chunk.with_reductions(backward, is_last=micro_batch == plan.accumulation - 1),
+            ]
+        )
     coordinator.update()
-    return _zero_step(engine, micro_batches, [engine.gather([p]) for p in coordinator.persistent])
+    return _step(plan, micro_batches, [chunk.dense.gather([parameter]) for parameter in coordinator.persistent])
 
 
 def _order_checks(coordinator: Coordinator) -> list[Collective]:

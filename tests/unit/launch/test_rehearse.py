@@ -61,10 +61,9 @@ def test_memory_that_is_too_small_is_a_bad_config(capsys: pytest.CaptureFixture[
 
 
 def test_what_no_engine_runs_is_marked_as_planned(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["experiment=mai1_500b"]) == ExitCode.DONE
-    said = capsys.readouterr().out
-    assert "15,000 ranks" in said
-    assert "PLANNED: no engine runs sequence 8, expert 8, experts yet" in said
+    words = ["experiment=llama3_405b", "parallel.tensor=8"]
+    assert main(words) == ExitCode.DONE
+    assert "PLANNED: no engine runs tensor 8 yet" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

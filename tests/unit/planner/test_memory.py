@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from tests.unit.planner.jobs import CPU, H100, LLAMA_8B, MOE, job
 from training.config.load import compose
+from training.config.model_schema import ExpertsConfig
 from training.config.schema import PipelineSchedule, Precision, Regather, RunConfig
 from training.config.schema import Recompute as ConfiguredRecompute
 from training.models.cut import cut
@@ -23,6 +24,11 @@ GIB = 2**30
 BASE = compose([])
 
 
+EXPERTS = ExpertsConfig(
+    num_experts=4, experts_per_token=2, expert_ffn_size=64, num_shared_experts=1, num_dense_layers=1, z_loss=0.1
+)
+
+
 def configured(*, precision: Precision, num_replicas: int, layout: dict[str, Any]) -> RunConfig:
     name = "interleaved" if layout["chunks_per_rank"] > 1 else "1f1b"
     parallel = replace(BASE.parallel, schedule=PipelineSchedule(name), **layout)
@@ -32,10 +38,19 @@ def configured(*, precision: Precision, num_replicas: int, layout: dict[str, Any
     return replace(
         BASE,
         precision=precision,
-        model=replace(BASE.model, num_layers=8, tied_embeddings=False, vocab_size=512, dropout=0.0),
+        model=replace(
+            BASE.model,
+            num_layers=8,
+            num_heads=8,
+            num_kv_heads=2,
+            tied_embeddings=False,
+            vocab_size=512,
+            dropout=0.0,
+            experts=EXPERTS if parallel.expert > 1 else None,
+        ),
         parallel=parallel,
         stages={"pretrain": pretrain},
-        cluster=replace(BASE.cluster, num_nodes=num_replicas, processes_per_node=parallel.pipeline),
+        cluster=replace(BASE.cluster, num_nodes=num_replicas, processes_per_node=parallel.pipeline * parallel.sequence),
     )
 
 
@@ -52,6 +67,8 @@ def planned(config: RunConfig, *, gathers_per_step: bool) -> Job:
         recompute=Recompute(layout.recompute),
         replicas=config.num_replicas("pretrain"),
         pipeline=layout.pipeline,
+        context=layout.sequence,
+        expert=layout.expert,
         chunks_per_rank=layout.chunks_per_rank,
         zero_stage=layout.zero_stage,
         gathers_per_step=gathers_per_step,
@@ -67,10 +84,12 @@ def planned(config: RunConfig, *, gathers_per_step: bool) -> Job:
             "recompute": st.sampled_from(ConfiguredRecompute),
             "chunks_per_rank": st.sampled_from([1, 2]),
             "layers_per_pipeline_stage": st.just(None),
+            "sequence": st.sampled_from([1, 2, 4]),
+            "expert": st.sampled_from([1, 2]),
         }
     ),
     precision=st.sampled_from([Precision.fp32, Precision.bf16]),
-    num_replicas=st.integers(2, 9),
+    num_replicas=st.sampled_from([2, 4, 6]),
     per_step=st.booleans(),
 )
 def test_for_our_engines_it_is_the_plan_that_they_follow(

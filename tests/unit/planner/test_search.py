@@ -87,7 +87,9 @@ def test_all_that_is_ranked_fits_and_all_is_accounted_for() -> None:
     legal = len(list(legal_layouts(MAI1, Limits(world_size=15_000, global_batch=8000), refusals)))
     assert result.num_layouts == legal + refusals.counts.total()
     assert {"the global batch is no multiple of replicas x micro-batch"} <= {reason for reason, _, _ in result.refused}
-    assert not any(candidate.runs_today for candidate in result.ranked)
+    for candidate in result.ranked:
+        assert candidate.runs_today == (candidate.job.split.tensor == 1)
+    assert {candidate.runs_today for candidate in result.ranked} == {True, False}
 
 
 def test_the_front_is_what_no_other_beats() -> None:

@@ -10,6 +10,14 @@ from training.config.model_schema import ExpertsConfig
 from training.config.schema import AcceleratorConfig, PipelineSchedule, Precision, Recompute, Regather, RunConfig
 from training.rehearsal.rehearsal import Rehearsal
 
+EXPERTS = ExpertsConfig(
+    num_experts=4,
+    experts_per_token=2,
+    expert_ffn_size=64,
+    num_shared_experts=1,
+    bias_update_rate=0.01,
+    balance_loss=0.1,
+)
 INTERLEAVED = {"schedule": PipelineSchedule.interleaved, "chunks_per_rank": 2}
 
 
@@ -26,9 +34,7 @@ def run_config(
         model=replace(
             config.model,
             num_layers=8,
-            experts=ExpertsConfig(num_experts=4, experts_per_token=2, expert_ffn_size=64, num_dense_layers=1)
-            if experts
-            else None,
+            experts=EXPERTS if experts else None,
         ),
         parallel=replace(config.parallel, **axes),
         stages={STAGE: replace(config.stages[STAGE], global_batch_sequences=batch)},
@@ -63,6 +69,10 @@ def any_layout(draw: st.DrawFn) -> dict[str, Any]:
         "recompute": draw(st.sampled_from(Recompute)),
         "narrow": draw(st.booleans()),
     }
+    if draw(st.booleans()):
+        layout["sequence"] = draw(st.sampled_from([1, 2] if layout["narrow"] is False else [1]))
+        layout["experts"] = True
+        layout["expert"] = draw(st.sampled_from([1, 2])) if zero_stage else 1
     if pipeline > 1 and zero_stage == 3:
         layout["regather"] = draw(st.sampled_from([Regather.per_step, Regather.per_microbatch]))
     return {**layout, **(INTERLEAVED if interleaved else {})}

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tests.unit.rehearsal.layouts import any_layout, rehearsal
 from training.config.optimizer_schema import OptimizerConfig
 from training.models.sizes import num_parameters
-from training.rehearsal.buckets import full_buckets, partition_numel, partitioned_buckets, sharded_bucket
+from training.rehearsal.buckets import full_buckets, partition_numel, partitioned_pieces, sharded_bucket
 from training.rehearsal.parameters import Parameter, optimizer_groups
 
 
@@ -21,10 +21,10 @@ def test_every_element_has_one_owner_and_no_rank_has_much_more_than_its_share(la
         marks[parameter][start : start + numel] += 1
     assert all((mark == 1).all() for mark in marks)
     assert ownership.numels.sum() == num_parameters(sound.plan.config.model)
-    assert sound.file_bytes.sum() == 12 * num_parameters(sound.plan.config.model)
+    assert sound.file_bytes.sum() == 12 * ownership.numels.sum() + 4 * sound.biases.numels.sum()
     if layout["zero_stage"] > 0:
         held = ownership.state.numel_of_ranks(grid.world_size)
-        largest = max(sum(p.numel for x in engine.layers for p in x.parameters) for engine in sound.plan.engines)
+        largest = max(sum(p.whole_numel for x in chunk.layers for p in x.all_parameters) for chunk in sound.plan.chunks)
         rounding = len(ownership.names) * len(sound.plan.parts)
         assert held.max() <= largest * sound.plan.layout.chunks_per_rank / grid.num_shards + rounding
 
@@ -43,7 +43,11 @@ def test_buckets_hold_every_gradient_once_and_none_is_fuller_than_it_may_be(
     assert all(len(bucket) == 1 or sum(p.numel for p in bucket) <= bucket_elements for bucket in buckets)
     groups = optimizer_groups(OptimizerConfig(lr=1.0), parameters)
     total = sum(p.numel for p in parameters)
-    pieces = partitioned_buckets(parameters, groups, bucket_elements=bucket_elements, num_shards=num_shards)
+    pieces = [
+        piece
+        for bucket in buckets
+        for piece in partitioned_pieces(bucket, groups, bucket_elements=bucket_elements, num_shards=num_shards)
+    ]
     assert sum(piece.numel for piece in pieces) == total
     padded = sum(sharded_bucket(bucket, num_shards=num_shards).numel for bucket in buckets)
     assert total <= padded < total + num_shards * len(parameters)

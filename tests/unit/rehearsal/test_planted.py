@@ -23,6 +23,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pipeline_zero2_interleaved": {"pipeline": 4, "zero_stage": 2, "accumulation": 8, **INTERLEAVED},
     "one_replica": {"pipeline": 2, "data": 1, "zero_stage": 3, "accumulation": 4},
     "experts": {"pipeline": 2, "zero_stage": 3, "data": 8, "expert": 4, "experts": True, "accumulation": 4},
+    "experts_sequence_zero2": {"zero_stage": 2, "data": 2, "sequence": 2, "expert": 2, "experts": True},
 }
 NO_ROOM = {
     "zero3": {
@@ -34,19 +35,24 @@ NO_ROOM = {
         "pipeline_reads_other_samples",
         "tied_copy_elsewhere",
         "expert_owned_by_nobody",
+        "bias_owned_by_nobody",
     },
-    "pipeline_zero3": {"expert_owned_by_nobody"},
-    "zero3_per_step": {"tied_copy_elsewhere", "expert_owned_by_nobody"},
-    "pipeline_zero1": {"expert_owned_by_nobody"},
-    "pipeline_zero2_interleaved": {"tied_copy_elsewhere", "expert_owned_by_nobody"},
+    "pipeline_zero3": {"expert_owned_by_nobody", "bias_owned_by_nobody"},
+    "zero3_per_step": {"tied_copy_elsewhere", "expert_owned_by_nobody", "bias_owned_by_nobody"},
+    "pipeline_zero1": {"expert_owned_by_nobody", "bias_owned_by_nobody"},
+    "pipeline_zero2_interleaved": {"tied_copy_elsewhere", "expert_owned_by_nobody", "bias_owned_by_nobody"},
     "one_replica": {
         *("collective_order_swapped", "collective_missing", "collective_twice", "collective_of_another_size"),
         *("collective_of_another_dtype", "collective_in_another_group", "collective_of_another_kind"),
         *("broadcast_from_another_root", "range_owned_twice", "range_owned_by_nobody", "moment_of_another_rank"),
         *("checkpoint_range_missing", "replicas_alike", "pipeline_reads_other_samples", "tied_copy_elsewhere"),
-        "expert_owned_by_nobody",
+        *("expert_owned_by_nobody", "bias_owned_by_nobody"),
     },
-    "experts": {"tied_copy_elsewhere", "device_too_small"},
+    "experts": {"tied_copy_elsewhere"},
+    "experts_sequence_zero2": {
+        *("send_missing", "transfer_of_another_size", "receives_swapped", "schedule_deadlock"),
+        *("pipeline_reads_other_samples", "tied_copy_elsewhere"),
+    },
 }
 """Mistakes that a layout cannot have."""
 

@@ -27,18 +27,30 @@ def test_every_layout_that_our_engines_run_is_without_mistake(layout: dict[str, 
 @pytest.mark.parametrize(
     "layout",
     [
-        {"sequence": 2},
-        {"tensor": 2},
-        {"expert": 2, "experts": True},
+        {"sequence": 4, "zero_stage": 0},
         {"expert": 4, "experts": True, "sequence": 2, "zero_stage": 3, "pipeline": 2, "data": 2},
+        {"expert": 2, "experts": True, "sequence": 2, "pipeline": 4, "data": 2, **INTERLEAVED},
+    ],
+)
+def test_sequences_and_experts_over_ranks_fit_together(layout: dict[str, Any]) -> None:
+    sound = rehearsal(**{"accumulation": 4, **layout})
+    assert not sound.plan.is_planned_only
+    assert len(sound.memory) == sound.plan.grid.pipeline
+    assert sound.check() == []
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"tensor": 2},
         {"expert": 2, "experts": True, "tensor": 2, "sequence": 2, "pipeline": 4, "data": 2, **INTERLEAVED},
         {"expert": 2, "experts": True, "tensor": 4, "zero_stage": 3, "pipeline": 2, "precision": Precision.bf16},
     ],
 )
-def test_planned_axes_fit_together_too(layout: dict[str, Any]) -> None:
+def test_a_planned_axis_fits_together_too(layout: dict[str, Any]) -> None:
     planned = rehearsal(**{"accumulation": 4, **layout})
     assert planned.plan.is_planned_only
-    assert planned.memory == (), "this cluster's config does not say what a plan of these axes needs"
+    assert planned.memory == (), "this cluster's config does not say what a plan of this axis needs"
     assert planned.check() == []
 
 
@@ -96,15 +108,15 @@ def test_15_000_ranks_of_a_405b_model_take_less_than_4_gb() -> None:
     assert told["peak_bytes"] < 4e9
 
 
-def test_groups_of_planned_axes_are_made_before_they_are_used() -> None:
+def test_groups_of_axes_are_made_before_they_are_used() -> None:
     for pipeline in (1, 2):
-        planned = rehearsal(pipeline=pipeline, sequence=2, expert=2, experts=True, accumulation=2)
+        sound = rehearsal(pipeline=pipeline, sequence=2, expert=2, experts=True, accumulation=2)
         made = {
             op.members.partition(" group ")[0]
-            for op in planned.phases[Phase.start].of(0)
+            for op in sound.phases[Phase.start].of(0)
             if isinstance(op, Collective) and op.kind is CollectiveKind.new_group
         }
-        used = {op.group for op in planned.phases[Phase.step].of(0) if isinstance(op, Collective)}
+        used = {op.group for op in sound.phases[Phase.step].of(0) if isinstance(op, Collective)}
         assert used - made <= {GroupKind.world, GroupKind.shards}
         assert {GroupKind.sequence, GroupKind.expert, GroupKind.expert_shards} <= made
 
