@@ -86,8 +86,8 @@ class EngineProgram:
 
     def set_up(self) -> list[Collective]:
         """Return how ZeRO-3 sets itself up over weights that are sharded."""
-        # stage3.py, `__init__` and `_setup_for_real_optimizer`: over all ranks, whatever the engine's group is. Chunks do
-        # without (training/engine/deepspeed_private.py, `without_barriers`).
+        # stage3.py, `__init__` and `_setup_for_real_optimizer`: over all ranks, whatever the engine's group is. Chunks
+        # do without (training/engine/deepspeed_private.py, `without_barriers`).
         num_barriers = 0 if self.in_chunk else 3
         operations = [Collective(CollectiveKind.barrier, GroupKind.world, about="ZeRO-3 is set up")] * num_barriers
         # stage3.py, `create_reduce_and_remove_grad_hooks` makes each whole for a moment.
@@ -109,7 +109,7 @@ class EngineProgram:
             operations += [norm] * len(self.sub_groups)
         elif self.is_bf16_optimizer:
             if self.in_chunk:
-                # It asks for another axis and is given its own (training/engine/deepspeed_private.py, PipelineStagePlace).
+                # It asks for another axis and is given its own (engine/deepspeed_private.py, PipelineStagePlace).
                 operations.append(Collective(CollectiveKind.all_reduce, self.group, 1, "float32", about="norm"))
             operations += self._publish()
         elif self.zero_stage > 0:

@@ -32,8 +32,8 @@ PUBLISHED: dict[str, tuple[float, float]] = {
     # arXiv:2412.19437, abstract: 671B; without the block that predicts a second token
     "deepseek_v3_671b": (671e9, 0.005),
     # the press, in round numbers: "around 500 billion" (The Information, May 2024); SemiAnalysis, July 2023
-    "mai1_500b": (500e9, 0.01),
-    "gpt4o_1800b": (1800e9, 0.01),
+    "mai1_500b": (500e9, 0.005),
+    "gpt4o_1800b": (1800e9, 0.005),
     # our own: what the files say of themselves
     "coder_long_context": (71e9, 0.005),
     "tiny": (4e6, 0.005),
