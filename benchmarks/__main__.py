@@ -1,7 +1,7 @@
 """Measure, and print one page of results.
 
-    python -m benchmarks [--quick] [--only engines|pipelines|checkpoints|evaluation|plans] [--write] [--rounds N]
-                         [--steps N] [--storage DIRECTORY]
+    python -m benchmarks [--quick] [--only engines|pipelines|checkpoints|evaluation|plans|layers] [--write]
+                         [--rounds N] [--steps N] [--storage DIRECTORY]
 
 --quick shows that everything runs, its numbers mean little; --only measures one contest and nothing else; --write
 also replaces docs/benchmarks.md.
@@ -18,6 +18,7 @@ from benchmarks.check_seconds import check_seconds
 from benchmarks.checkpoint_contest import CheckpointContest, compete_in_checkpoints
 from benchmarks.contests import ENGINES, PIPELINES
 from benchmarks.evaluation_contest import compete_in_evaluation
+from benchmarks.layer_contest import compete_in_layers
 from benchmarks.machine import describe_machine, num_cores
 from benchmarks.plan_contest import compete_in_plans
 from benchmarks.report import Results, Starts, page
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few steps, one round")
     parser.add_argument(
         "--only",
-        choices=("engines", "pipelines", "checkpoints", "evaluation", "plans"),
+        choices=("engines", "pipelines", "checkpoints", "evaluation", "plans", "layers"),
         help="measure one contest and nothing else",
     )
     parser.add_argument("--write", action="store_true", help="also replace docs/benchmarks.md")
@@ -80,7 +81,7 @@ def _measure(
         root = Path(directory)
         prepared = f"data.prepared_root={root / 'prepared'}"
         demo, smoke = ["experiment=demo", prepared], ["experiment=smoke", prepared]
-        if only not in ("checkpoints", "evaluation", "plans"):
+        if only not in ("checkpoints", "evaluation", "plans", "layers"):
             _say("preparing data")
             ensure(compose(demo).data)
         contests: dict[str, Contest] = {}
@@ -101,6 +102,11 @@ def _measure(
             else None
         )
         planned = compete_in_plans(num_steps=steps_per_turn, say=_say) if only in (None, "plans") else None
+        raced = (
+            compete_in_layers(num_rounds=num_rounds, num_passes=steps_per_turn, say=_say)
+            if only in (None, "layers")
+            else None
+        )
         starts = _starts(smoke, root, repeats=num_rounds) if only is None else None
     return Results(
         machine=machine,
@@ -112,6 +118,7 @@ def _measure(
         checkpoints=checkpoints,
         evaluation=evaluation,
         plans=planned,
+        layers=raced,
         starts=starts,
     )
 

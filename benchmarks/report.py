@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from benchmarks.checkpoint_contest import CheckpointContest
 from benchmarks.checkpoint_report import checkpoints
 from benchmarks.evaluation_contest import EvaluationContest, evaluation
+from benchmarks.layer_contest import LayerContest, layers
 from benchmarks.plan_contest import PlanContest, plans
 from benchmarks.tables import spread, table
 from benchmarks.throughput import SAME_LOSS, Contest
@@ -37,6 +38,7 @@ class Results:
     checkpoints: CheckpointContest | None
     evaluation: EvaluationContest | None
     plans: PlanContest | None
+    layers: LayerContest | None
     starts: Starts | None
 
 
@@ -47,6 +49,7 @@ def page(results: Results) -> str:
     sections += [checkpoints(results.checkpoints)] if results.checkpoints else []
     sections += [evaluation(results.evaluation)] if results.evaluation else []
     sections += [plans(results.plans)] if results.plans else []
+    sections += [layers(results.layers)] if results.layers else []
     sections += [_start_up(results.starts), _check(results.starts.check_seconds)] if results.starts else []
     return "\n".join(
         [
