@@ -37,7 +37,7 @@ class Experts(nn.Module):
 
     def forward(self, rows_RD: Tensor, counts_X: Tensor) -> Tensor:
         """Return each row's output, [R, D]; the first counts_X[0] rows are the first expert's, and so on."""
-        multiply = _products(counts_X, rows_RD)
+        multiply = _products(counts_X, rows_RD, self.gate_proj.shape[1])
         return multiply(F.silu(multiply(rows_RD, self.gate_proj)) * multiply(rows_RD, self.up_proj), self.down_proj)
 
 
@@ -119,12 +119,18 @@ class MixtureOfExperts(nn.Module):
         return exchange_rows(_permute(out_RD, by_expert_R.argsort()), received, sent, axis)
 
 
-def _products(counts_X: Tensor, rows_RD: Tensor) -> Any:
+_GROUPED_STRIDE_BYTES = 16
+"""Strides of the operands of torch's grouped product are multiples of it ("strides should be multiple of 16 bytes")."""
+
+
+def _products(counts_X: Tensor, rows_RD: Tensor, width: int) -> Any:
     """Return a function (rows [R, K], weights [X, M, K]) -> [R, M] that multiplies each expert's rows by its weights.
 
     torch's grouped product runs all experts as one kernel; it takes bf16 on CUDA, and any type on CPU.
     """
-    if len(rows_RD) and (rows_RD.device.type == "cpu" or rows_RD.dtype is torch.bfloat16):
+    runs = rows_RD.device.type == "cpu" or rows_RD.dtype is torch.bfloat16
+    fits = not any(dim * rows_RD.element_size() % _GROUPED_STRIDE_BYTES for dim in (rows_RD.shape[-1], width))
+    if len(rows_RD) and runs and fits:
         ends_X = counts_X.cumsum(0).to(torch.int32)
         return lambda rows, weights: F.grouped_mm(rows, weights.transpose(-1, -2), offs=ends_X)
     return lambda rows, weights: loop_of_products(rows, weights, counts_X)
@@ -166,13 +172,14 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, rows_R: Tensor, K: int) -> Tensor:
         ctx.save_for_backward(rows_R)
-        ctx.num_tokens, ctx.K = len(hidden_ND), K
+        (ctx.num_tokens, ctx.D), ctx.K = hidden_ND.shape, K
         return hidden_ND.index_select(0, rows_R // K if K > 1 else rows_R)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (rows_R,) = ctx.saved_tensors
-        return _spread(gradients[0], rows_R, ctx.num_tokens * ctx.K).view(ctx.num_tokens, ctx.K, -1).sum(1), None, None
+        by_choice_NKD = _spread(gradients[0], rows_R, ctx.num_tokens * ctx.K).view(ctx.num_tokens, ctx.K, ctx.D)
+        return by_choice_NKD.sum(1), None, None
 
 
 class _Scatter(torch.autograd.Function):
@@ -181,7 +188,7 @@ class _Scatter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, out_RD: Tensor, rows_R: Tensor, K: int, num_tokens: int) -> Tensor:
         ctx.save_for_backward(rows_R)
-        return _spread(out_RD, rows_R, num_tokens * K).view(num_tokens, K, -1)
+        return _spread(out_RD, rows_R, num_tokens * K).view(num_tokens, K, out_RD.shape[1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
