@@ -116,7 +116,7 @@ def _stage(
     length = scaled_length(stage.sequence_length, ratio)
     replicas = laptop.cluster.processes_per_node // (layout.pipeline * layout.sequence)
     accumulates = config.accumulation_steps(name) > 1
-    num_micro_batches = 2 * layout.pipeline if layout.pipeline > 1 or accumulates else 1
+    num_micro_batches = 2 if layout.pipeline > 1 or accumulates else 1
     micro = max(1, _BATCH_TOKENS // (length * replicas * num_micro_batches))
     batch = micro * replicas * num_micro_batches
     every = stage.eval_every_steps
@@ -136,7 +136,7 @@ def _stage(
 def _twin_rate(config: RunConfig, rate: float) -> float:
     """Return a learning rate in small: training stages keep the ratios of theirs to the highest."""
     highest = max(config.optimizer.lr if stage.lr is None else stage.lr for stage in config.stages.values())
-    return _LR * rate / highest
+    return float(f"{_LR * rate / highest:.3g}")
 
 
 def _optimizer(config: RunConfig) -> OptimizerConfig:
