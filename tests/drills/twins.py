@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name in options.only.split(",") if options.only else experiments():
             try:
-                twin = train(name, steps=options.steps, folder=Path(folder), words=())
+                twin = train(name, steps=options.steps, folder=Path(folder), prepared_root=Path(folder) / "prepared")
             except AssertionError as error:
                 failed.append(f"{name}: {error}")
                 continue
@@ -109,11 +109,11 @@ def experiments() -> list[str]:
     return [name for name, config in composed.items() if config.data.prepare is PrepareData.require]
 
 
-def train(name: str, *, steps: int, folder: Path, words: Sequence[str]) -> Trained:
+def train(name: str, *, steps: int, folder: Path, prepared_root: Path, words: Sequence[str] = ()) -> Trained:
     """Return what an experiment's twin did; it must end with exit code 0."""
     root = folder / name
     command = [sys.executable, "-m", "launch.twin", f"experiment={name}", f"run.root={root}"]
-    command += [f"data.prepared_root={folder / 'prepared'}", *words, "--steps", str(steps)]
+    command += [f"data.prepared_root={prepared_root}", *words, "--steps", str(steps)]
     began = time.monotonic()
     finished = run_to_end(command, folder=folder / "output", limit_seconds=_LIMIT_SECONDS)
     seconds = time.monotonic() - began

@@ -50,6 +50,16 @@ BATCH_SCRIPTS: dict[str, tuple[list[str], dict[str, Any]]] = {
 
 PLANNED_ONLY = ("gpt4o_1800b", "llama3_405b", "mai1_500b")
 """Experiments that no engine can run yet, so there is no DeepSpeed dictionary."""
+ON_CORPORA = (
+    *PLANNED_ONLY,
+    "coder_long_context",
+    "deepseek_v3_671b",
+    "llama3_70b",
+    "llama3_8b",
+    "mixtral_8x7b",
+    "qwen3_30b_a3b",
+)
+"""Experiments that read corpora of one's own."""
 
 
 def batch_scripts() -> dict[Path, str]:
@@ -71,7 +81,8 @@ def golden_files() -> dict[Path, str]:
     for experiment in group_choices("experiment"):
         planned_only = experiment in PLANNED_ONLY
         config = compose(
-            [f"experiment={experiment}", *FIXED_PATHS, *(CORPORA if planned_only else ())], to_plan=planned_only
+            [f"experiment={experiment}", *FIXED_PATHS, *(CORPORA if experiment in ON_CORPORA else ())],
+            to_plan=planned_only,
         )
         contents[GOLDEN / "config" / f"{experiment}.yaml"] = to_yaml(config)
         for name in () if planned_only else config.stages:

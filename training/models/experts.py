@@ -37,7 +37,7 @@ class Experts(nn.Module):
 
     def forward(self, rows_RD: Tensor, counts_X: Tensor) -> Tensor:
         """Return each row's output, [R, D]; the first counts_X[0] rows are the first expert's, and so on."""
-        multiply = _products(counts_X, rows_RD, self.gate_proj.shape[1])
+        multiply = _products(counts_X, rows_RD)
         return multiply(F.silu(multiply(rows_RD, self.gate_proj)) * multiply(rows_RD, self.up_proj), self.down_proj)
 
 
@@ -120,20 +120,24 @@ class MixtureOfExperts(nn.Module):
 
 
 _GROUPED_STRIDE_BYTES = 16
-"""Strides of the operands of torch's grouped product are multiples of it ("strides should be multiple of 16 bytes")."""
+"""torch's grouped product refuses operands whose strides are no multiple of it."""
 
 
-def _products(counts_X: Tensor, rows_RD: Tensor, width: int) -> Any:
+def _products(counts_X: Tensor, rows_RD: Tensor) -> Any:
     """Return a function (rows [R, K], weights [X, M, K]) -> [R, M] that multiplies each expert's rows by its weights.
 
     torch's grouped product runs all experts as one kernel; it takes bf16 on CUDA, and any type on CPU.
     """
-    runs = rows_RD.device.type == "cpu" or rows_RD.dtype is torch.bfloat16
-    fits = not any(dim * rows_RD.element_size() % _GROUPED_STRIDE_BYTES for dim in (rows_RD.shape[-1], width))
-    if len(rows_RD) and runs and fits:
-        ends_X = counts_X.cumsum(0).to(torch.int32)
-        return lambda rows, weights: F.grouped_mm(rows, weights.transpose(-1, -2), offs=ends_X)
-    return lambda rows, weights: loop_of_products(rows, weights, counts_X)
+    ends_X = counts_X.cumsum(0).to(torch.int32)
+    has_kernel = len(rows_RD) > 0 and (rows_RD.device.type == "cpu" or rows_RD.dtype is torch.bfloat16)
+
+    def multiply(rows: Tensor, weights: Tensor) -> Tensor:
+        _, M, K = weights.shape
+        if has_kernel and not any(dim * rows.element_size() % _GROUPED_STRIDE_BYTES for dim in (M, K)):
+            return F.grouped_mm(rows, weights.transpose(-1, -2), offs=ends_X)
+        return loop_of_products(rows, weights, counts_X)
+
+    return multiply
 
 
 def loop_of_products(rows_RK: Tensor, weights_XMK: Tensor, counts_X: Tensor) -> Tensor:
