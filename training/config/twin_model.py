@@ -137,7 +137,7 @@ def _shape(model: ModelConfig, hidden: int, num_kv_heads: int, num_heads: int, *
 
 
 def _fewer(experts: ExpertsConfig, num_layers: int, num_twin_layers: int) -> ExpertsConfig:
-    """Return the experts of a twin: as few, from eight on, as leave a token twice as many to choose from as it takes."""
+    """Return the experts of a twin: eight, or as many as give a token twice as many to choose from as it takes."""
     unit = math.lcm(2, experts.num_groups)  # two ranks share them
     choice = 2 * experts.experts_per_token * experts.num_groups / experts.groups_per_token
     dense = experts.num_dense_layers
