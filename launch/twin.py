@@ -44,7 +44,8 @@ def main(argv: Sequence[str]) -> int:
     """Print what the twin of a command line's run is, start it unless told not to, and return the exit code."""
     arguments = _parser().parse_intermixed_args(argv)
     try:
-        overrides = twin_overrides(arguments.words, processes=arguments.processes, steps=arguments.steps)
+        overrides, comparison = scale_down(arguments.words, processes=arguments.processes, steps=arguments.steps)
+        print(comparison, flush=True)
         if arguments.dry_run:
             print(summary(compose(overrides)))
             print(f"\npython -m launch.submit {shlex.join(overrides)}")
@@ -55,8 +56,8 @@ def main(argv: Sequence[str]) -> int:
     return submit.main(overrides)
 
 
-def twin_overrides(words: Sequence[str], *, processes: int, steps: int) -> list[str]:
-    """Return the overrides that launch.submit starts a run's twin with, after printing them beside the original.
+def scale_down(words: Sequence[str], *, processes: int, steps: int) -> tuple[list[str], str]:
+    """Return the overrides that launch.submit starts a run's twin with, and the same for people, beside the original.
 
     Raises:
         ConfigError: the run itself is impossible, or a twin has no processes or steps.
@@ -71,8 +72,7 @@ def twin_overrides(words: Sequence[str], *, processes: int, steps: int) -> list[
     laptop = Laptop(cluster=cluster, data=data, steps=steps)
     twin = twin_of(original, laptop)
     changes = differences(here, twin)
-    print(_comparison(original, twin, changes), flush=True)
-    return [*words, *_HERE, *(change.override for change in changes)]
+    return [*words, *_HERE, *(change.override for change in changes)], _comparison(original, twin, changes)
 
 
 def _comparison(original: RunConfig, twin: RunConfig, changes: Sequence[Difference]) -> str:

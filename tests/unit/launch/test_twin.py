@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.twin import main, twin_overrides
+from launch.twin import main, scale_down
 from training.config.load import compose
 from training.errors import ExitCode
 
@@ -45,7 +45,7 @@ def test_an_impossible_run_is_refused_with_its_reason(
 
 @pytest.mark.parametrize(("processes", "layout"), [(1, (1, 1, 1)), (2, (2, 1, 1)), (3, (1, 1, 1)), (8, (2, 2, 2))])
 def test_axes_take_the_processes_that_there_are(processes: int, layout: tuple[int, int, int]) -> None:
-    config = compose(twin_overrides(["experiment=mai1_500b"], processes=processes, steps=4))
+    config = compose(scale_down(["experiment=mai1_500b"], processes=processes, steps=4)[0])
     found = config.layout_of("pretrain")
     assert (found.pipeline, found.sequence, found.expert) == layout
     assert config.world_size == processes
@@ -53,6 +53,7 @@ def test_axes_take_the_processes_that_there_are(processes: int, layout: tuple[in
 
 def test_a_choice_of_cluster_and_of_values_by_hand_gives_way_to_this_machine() -> None:
     words = ["experiment=llama3_8b", "cluster=azure_nd_h200_v5", "cluster.num_nodes=32", "optimizer.weight_decay=0.2"]
-    config = compose(twin_overrides(words, processes=2, steps=4))
+    words += ["cluster.slurm.partition=gpu", "+cluster.environment.NCCL_DEBUG=WARN"]
+    config = compose(scale_down(words, processes=2, steps=4)[0])
     assert (config.cluster.accelerator.device, config.world_size) == ("cpu", 2)
     assert config.optimizer.weight_decay == 0.2
