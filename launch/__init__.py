@@ -3,6 +3,7 @@
 check      `python -m launch.check …`: only say whether a run can start, and what it would do
 plan       `python -m launch.plan …`: memory, time, traffic, failures, price; --search ranks all layouts
 rehearse   `python -m launch.rehearse …`: every rank's program at full size, without a GPU
+twin       `python -m launch.twin …`: the same run scaled down in its own ratios, trained on this machine
 submit     `python -m launch.submit …`: check, make the run directory, start; -m starts one run per point of a sweep
 local      DeepSpeed's launcher on this machine: command and environment
 hostfile   DeepSpeed's runner over the hosts of a file: pdsh or mpirun

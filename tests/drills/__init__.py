@@ -27,5 +27,6 @@ endpoint    a partner's endpoint and its client, killed, stopped and refused (en
 slurm       runs on a real Slurm, hurt in every way that docs/slurm.md lists (slurm_campaign)
 sandbox     hostile programs and deceiving answers of a model (hostile_programs, hostile_reaches; deceiving_answers)
   hostile, host_watch   the shape of such a program; what is true of the host before and after
+twins       every experiment for a cluster, scaled down and trained on four processes
 payloads    malicious files in the place of every kind of file (payload_cases, payload_contents, bounded)
 """

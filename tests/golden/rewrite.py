@@ -50,7 +50,17 @@ BATCH_SCRIPTS: dict[str, tuple[list[str], dict[str, Any]]] = {
 
 PLANNED_ONLY = ("llama3_405b",)
 """Experiments that no engine can run yet, so there is no DeepSpeed dictionary."""
-ON_CORPORA = (*PLANNED_ONLY, "gpt4o_1800b", "mai1_500b")
+ON_CORPORA = (
+    *PLANNED_ONLY,
+    "coder_long_context",
+    "deepseek_v3_671b",
+    "gpt4o_1800b",
+    "llama3_70b",
+    "llama3_8b",
+    "mai1_500b",
+    "mixtral_8x7b",
+    "qwen3_30b_a3b",
+)
 """Experiments that read corpora of one's own."""
 
 

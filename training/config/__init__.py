@@ -15,6 +15,8 @@ secret_names      what looks like a secret: the names of keys and variables, add
 approval          what a person said about a gate
 initial_weights   init_from: which directory the first weights come from
 resume_policy     what may be another when a run goes on: free, guarded (resume.allow) or frozen
+twin              a run in small, in the ratios of one for a cluster; twin_model and twin_layout are its parts
+differences       what to give on the command line to turn one config into another
 run_directory     which directory a start uses: new, continued or refused
 deepspeed_config  the only writer of DeepSpeed's key names
 docs              writes conf/README.md

@@ -52,22 +52,7 @@ def compose(overrides: Sequence[str], *, world: tuple[int, int] | None = None, t
         ConfigError: a key, a value or a combination is impossible.
     """
     parsed = parse(overrides)
-    composed = _compose_groups([override for override in parsed if is_group_choice(override)])
-    if world is not None:
-        OmegaConf.update(composed, "cluster.num_nodes", world[0])
-        OmegaConf.update(composed, "cluster.processes_per_node", world[1])
-    for override in parsed:
-        if not is_group_choice(override):
-            apply(composed, override)
-    refuse_resolvers(to_container(composed))
-    try:
-        values = to_container(composed, resolve=True)
-    except OmegaConfBaseException as error:
-        key = str(error.full_key or "config")
-        raise ConfigError(key, "${…}", str(error).splitlines()[0], "write the value itself") from None
-    config = _make_paths_absolute(to_run_config(values), Path.cwd())
-    if world is None:
-        config = _sized_by_hostfile(config, {str(override.key_or_group) for override in parsed})
+    config = _composed(parsed, world)
     check(config, to_plan=to_plan)
     if (
         config.resume.mode is not Resume.must and not to_plan
@@ -76,6 +61,15 @@ def compose(overrides: Sequence[str], *, world: tuple[int, int] | None = None, t
     texts = [str(override.input_line) for override in parsed if override.package is None]
     check_used(config, {key: value for key, _, value in (text.lstrip("+~").partition("=") for text in texts)})
     return config
+
+
+def compose_unchecked(overrides: Sequence[str]) -> RunConfig:
+    """Return what a command line composes to, typed but not checked: the start of one that is still to be added to.
+
+    Raises:
+        ConfigError: there is no such key, or a value has the wrong type.
+    """
+    return _composed(parse(overrides), None)
 
 
 def load_frozen(directory: Path) -> RunConfig:
@@ -140,6 +134,26 @@ def config_hash(config: RunConfig) -> str:
     """Return 12 hex digits over all that is not free to change within a run, the order of training stages included."""
     text = json.dumps(numbers_of(config), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _composed(parsed: Sequence[Override], world: tuple[int, int] | None) -> RunConfig:
+    composed = _compose_groups([override for override in parsed if is_group_choice(override)])
+    if world is not None:
+        OmegaConf.update(composed, "cluster.num_nodes", world[0])
+        OmegaConf.update(composed, "cluster.processes_per_node", world[1])
+    for override in parsed:
+        if not is_group_choice(override):
+            apply(composed, override)
+    refuse_resolvers(to_container(composed))
+    try:
+        values = to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "config")
+        raise ConfigError(key, "${…}", str(error).splitlines()[0], "write the value itself") from None
+    config = _make_paths_absolute(to_run_config(values), Path.cwd())
+    if world is None:
+        config = _sized_by_hostfile(config, {str(override.key_or_group) for override in parsed})
+    return config
 
 
 def _sized_by_hostfile(config: RunConfig, given: Collection[str]) -> RunConfig:

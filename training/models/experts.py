@@ -119,15 +119,25 @@ class MixtureOfExperts(nn.Module):
         return exchange_rows(_permute(out_RD, by_expert_R.argsort()), received, sent, axis)
 
 
+_GROUPED_STRIDE_BYTES = 16
+"""torch's grouped product refuses operands whose strides are no multiple of it."""
+
+
 def _products(counts_X: Tensor, rows_RD: Tensor) -> Any:
     """Return a function (rows [R, K], weights [X, M, K]) -> [R, M] that multiplies each expert's rows by its weights.
 
     torch's grouped product runs all experts as one kernel; it takes bf16 on CUDA, and any type on CPU.
     """
-    if len(rows_RD) and (rows_RD.device.type == "cpu" or rows_RD.dtype is torch.bfloat16):
-        ends_X = counts_X.cumsum(0).to(torch.int32)
-        return lambda rows, weights: F.grouped_mm(rows, weights.transpose(-1, -2), offs=ends_X)
-    return lambda rows, weights: loop_of_products(rows, weights, counts_X)
+    ends_X = counts_X.cumsum(0).to(torch.int32)
+    has_kernel = len(rows_RD) > 0 and (rows_RD.device.type == "cpu" or rows_RD.dtype is torch.bfloat16)
+
+    def multiply(rows: Tensor, weights: Tensor) -> Tensor:
+        _, M, K = weights.shape
+        if has_kernel and not any(dim * rows.element_size() % _GROUPED_STRIDE_BYTES for dim in (M, K)):
+            return F.grouped_mm(rows, weights.transpose(-1, -2), offs=ends_X)
+        return loop_of_products(rows, weights, counts_X)
+
+    return multiply
 
 
 def loop_of_products(rows_RK: Tensor, weights_XMK: Tensor, counts_X: Tensor) -> Tensor:
@@ -166,13 +176,14 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, rows_R: Tensor, K: int) -> Tensor:
         ctx.save_for_backward(rows_R)
-        ctx.num_tokens, ctx.K = len(hidden_ND), K
+        (ctx.num_tokens, ctx.D), ctx.K = hidden_ND.shape, K
         return hidden_ND.index_select(0, rows_R // K if K > 1 else rows_R)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (rows_R,) = ctx.saved_tensors
-        return _spread(gradients[0], rows_R, ctx.num_tokens * ctx.K).view(ctx.num_tokens, ctx.K, -1).sum(1), None, None
+        by_choice_NKD = _spread(gradients[0], rows_R, ctx.num_tokens * ctx.K).view(ctx.num_tokens, ctx.K, ctx.D)
+        return by_choice_NKD.sum(1), None, None
 
 
 class _Scatter(torch.autograd.Function):
@@ -181,7 +192,7 @@ class _Scatter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, out_RD: Tensor, rows_R: Tensor, K: int, num_tokens: int) -> Tensor:
         ctx.save_for_backward(rows_R)
-        return _spread(out_RD, rows_R, num_tokens * K).view(num_tokens, K, -1)
+        return _spread(out_RD, rows_R, num_tokens * K).view(num_tokens, K, out_RD.shape[1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from training.config.model_schema import BalanceScope, ExpertsConfig, ModelConfig, RouterScore
 from training.models.axes import Axis
 from training.models.decoder import Decoder, blocks_with_experts, decoder_layers
-from training.models.experts import MixtureOfExperts, loop_of_products
+from training.models.experts import Experts, MixtureOfExperts, _permute, loop_of_products
 from training.models.router import Router, balance_loss, z_loss
 from training.models.routing_log import RoutingLog, RoutingNote, RoutingResult, routing_into
 
@@ -79,6 +79,30 @@ def test_outputs_and_gradients_are_those_of_the_plain_formula(options: dict[str,
     assert torch.allclose(module(hidden_BTD), plain_ND.view_as(hidden_BTD), atol=1e-6)
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_experts_of_any_width_run_also_where_the_grouped_product_takes_only_some(dtype: torch.dtype) -> None:
+    torch.manual_seed(5)
+    experts = Experts(18, ExpertsConfig(num_experts=2, experts_per_token=1, expert_ffn_size=10), Axis())
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    rows = torch.randn(5, 18)
+    expected = experts(rows, torch.tensor([2, 3]))
+    found = experts.to(dtype)(rows.to(dtype), torch.tensor([2, 3]))
+    assert torch.allclose(found.float(), expected, atol=1e-6 if dtype is torch.float32 else 0.1)
+
+
+def test_experts_that_no_row_arrives_for_get_zero_gradients() -> None:
+    experts = Experts(16, ExpertsConfig(num_experts=2, experts_per_token=1, expert_ffn_size=8), Axis())
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter)
+    arrived = torch.zeros(0, 16, requires_grad=True)
+    none = torch.zeros(0, dtype=torch.long)
+    _permute(experts(_permute(arrived, none), torch.tensor([0, 0])), none).sum().backward()
+    assert arrived.grad is not None
+    assert arrived.grad.shape == (0, 16)
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in experts.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
