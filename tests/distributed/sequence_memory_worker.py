@@ -43,7 +43,8 @@ def config_of(sequence: int, sequence_length: int) -> RunConfig:
     """A model whose state is small beside the activations of one long sequence, and the same global batch for all.
 
     Two ranks are two replicas with a whole sequence each, or one that shares each of two sequences. Without ZeRO there
-    is no bucket for gradients, which DeepSpeed would allocate whole: 2 GB, whatever the model's size. Neither has more logits at a time than the other.
+    is no bucket for gradients, which DeepSpeed would allocate whole: 2 GB, whatever the model's size. Neither has more
+    logits at a time than the other.
     """
     small = small_config(world_size=WORLD_SIZE, sequence=sequence, zero_stage=0, micro_batch=1, loss_chunk_tokens=1024)
     stage = replace(small.stages[STAGE], sequence_length=sequence_length, global_batch_sequences=2)

@@ -1,7 +1,6 @@
 """Memory of real processes that share the tokens of a sequence, beside that of processes which do not."""
 
 import sys
-from pathlib import Path
 
 import pytest
 
