@@ -14,7 +14,7 @@ from training.config.schema import SourceKind
 
 LENGTHS_CHARACTERS = (1_000, 4_000, 16_000, 64_000)
 """About 250, 1,000, 4,000 and 16,000 tokens of English with a common tokenizer."""
-SHORT_LENGTHS_CHARACTERS = (100, 250, 500, 1_000, 1_500, 2_000)
+SHORT_LENGTHS_CHARACTERS = (100, 250, 500, 1_000, 1_500)
 """Of texts that a model of a few hundred thousand weights learns from within minutes."""
 _DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Where the needle lies: 0 before everything, 1 after everything."""
@@ -23,7 +23,8 @@ _REPEATS = 4
 _NUM_NEEDLES = 4
 CITIES = ("Lisbon", "Nairobi", "Oslo", "Quito", "Hanoi", "Perth", "Dakar", "Lima", "Turin", "Osaka", "Tunis", "Riga")
 _SMALLEST_NUMBER, _LARGEST_NUMBER = 1_000_000, 9_999_999
-_LARGEST_SHORT_NUMBER = 9_999
+SHORT_NUMBERS = (1_000, 9_999)
+"""Smallest and largest number in short texts."""
 
 
 def needle_items() -> list[dict[str, Any]]:
@@ -33,7 +34,7 @@ def needle_items() -> list[dict[str, Any]]:
 
 def short_needle_items() -> list[dict[str, Any]]:
     """Return the same of short texts, with a number of four digits, cut to the character."""
-    return _one_needle("short_needle", SHORT_LENGTHS_CHARACTERS, (1_000, _LARGEST_SHORT_NUMBER), cut=True)
+    return _one_needle("short_needle", SHORT_LENGTHS_CHARACTERS, SHORT_NUMBERS, cut=True)
 
 
 def multi_needle_items() -> list[dict[str, Any]]:
