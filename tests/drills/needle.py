@@ -1,6 +1,6 @@
 """A small model learns to find a number hidden in text, and then, in a long-context stage, to find it in long texts.
 
-    python -m tests.drills.needle [--write docs/needle.md]
+    python -m tests.drills.needle [--write docs/long_context.md]
 
 One run as users start them, on two processes: a training stage of short sequences, then one of sequences eight times
 as long, whose tokens the two ranks share. After each the benchmark `short_needle` measures the live model: texts, facts
@@ -37,6 +37,18 @@ _MOST_BEFORE = 0.25
 """Largest share that may be found before it in the longest texts."""
 _MOST_MEMORY = 0.56
 """Largest share of activations that each of two ranks may take; buffers of the exchanges are beyond a half."""
+
+
+_HEADING = "## A needle in long texts"
+_INTRODUCTION = f"""\
+Written by `python -m tests.drills.needle --write docs/long_context.md`, which trains and measures on two CPU processes.
+
+A sentence with a number of four digits lies somewhere in the text, "The secret number of Lisbon is 4821.", and is begun
+once more behind it; what counts is the whole number, decoded greedily by the live engine (benchmark `short_needle`, 20
+items of each length, five depths; the verses are held out, the facts not trained on). The model has two blocks of width
+64. It learns from sequences of {SHORT_TOKENS} tokens, then from sequences of {LONG_TOKENS:,} under
+`parallel.sequence=2`, with document masks in both. Positions are plain rotary ones of base 10,000 throughout: the stage
+itself teaches the longer distances."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,7 +189,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="python -m tests.drills.needle", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seed", type=int, default=0, help="of the texts")
-    parser.add_argument("--write", type=Path, help="also write the tables to this file")
+    parser.add_argument("--write", type=Path, help=f"also write the tables to a file, below its line {_HEADING!r}")
     options = parser.parse_args(arguments)
     folder, started = Path(tempfile.mkdtemp(prefix="autarky-needle-")), time.monotonic()
     found = found_in(train(folder, FULL, seed=options.seed))
@@ -188,12 +200,10 @@ def main(arguments: Sequence[str]) -> int:
         problems.append(f"two ranks that share a sequence take {share:.0%} of the activations of one that has all")
     print(tables, *problems, f"needle: {len(problems)} problems, {time.monotonic() - started:.0f} s", sep="\n")
     if options.write:
-        write_durably(options.write, _page(tables))
+        before, heading, _ = options.write.read_text(encoding="utf-8").partition(f"{_HEADING}\n")
+        assert heading, f"{options.write} has no line {_HEADING}"
+        write_durably(options.write, f"{before}{heading}\n{_INTRODUCTION}\n\n{tables}\n")
     return conclude(folder, is_wrong=bool(problems))
-
-
-def _page(tables: str) -> str:
-    return f"# A needle in long texts\n\nWritten by `python -m tests.drills.needle --write`.\n\n{tables}\n"
 
 
 if __name__ == "__main__":
