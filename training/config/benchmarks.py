@@ -62,6 +62,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "human_eval": Benchmark(kind=BenchmarkKind.program, answer_tokens=1024),
     "needle": Benchmark(kind=BenchmarkKind.generation, answer_tokens=32),
     "multi_needle": Benchmark(kind=BenchmarkKind.generation, answer_tokens=128),
+    "short_needle": Benchmark(kind=BenchmarkKind.generation, answer_tokens=8),
     "bits_per_byte_code": Benchmark(kind=BenchmarkKind.rolling),
     "bits_per_byte_prose": Benchmark(kind=BenchmarkKind.rolling),
     "bfcl_multi_turn": Benchmark(kind=BenchmarkKind.workflow, answer_tokens=512),

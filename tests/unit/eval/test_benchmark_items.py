@@ -1,10 +1,17 @@
+import itertools
 import random
 
 import pytest
 
 from eval.benchmarks import bits_per_byte_data, exact_answer, needle
 from eval.benchmarks.local_text import held_out_documents
-from eval.benchmarks.needle_data import LENGTHS_CHARACTERS, multi_needle_items, needle_items
+from eval.benchmarks.needle_data import (
+    LENGTHS_CHARACTERS,
+    SHORT_LENGTHS_CHARACTERS,
+    multi_needle_items,
+    needle_items,
+    short_needle_items,
+)
 from training.config.schema import SourceKind
 from training.data.corpus import is_held_out
 
@@ -42,8 +49,20 @@ def test_needles_lie_at_every_depth_of_texts_of_every_length() -> None:
         )
 
 
+def test_short_texts_are_cut_where_their_length_is_reached() -> None:
+    items = short_needle_items()
+    assert items == short_needle_items()
+    assert {(item["length"], item["depth"]) for item in items} == set(
+        itertools.product(SHORT_LENGTHS_CHARACTERS, (0.0, 0.25, 0.5, 0.75, 1.0))
+    )
+    for item in items:
+        needle_line = f"{item['start']} {item['answers'][0]}."
+        assert item["text"].splitlines().count(needle_line) == 1
+        assert len(item["text"]) == item["length"] + len(needle_line)
+
+
 def test_no_other_number_stands_in_a_text() -> None:
-    for item in needle_items() + multi_needle_items():
+    for item in needle_items() + multi_needle_items() + short_needle_items():
         assert needle.score(item, [item["text"]])["acc"] == 1.0
         digits = {word.strip(".") for word in item["text"].split() if any(c.isdigit() for c in word)}
         assert digits == set(item["answers"])

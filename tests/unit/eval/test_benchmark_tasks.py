@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eval.benchmarks.needle_data import LENGTHS_CHARACTERS
+from eval.benchmarks.needle_data import LENGTHS_CHARACTERS, SHORT_LENGTHS_CHARACTERS
 from eval.benchmarks.registry import task_file
 from tests.unit.eval.oracle import OracleLM, WrongLM, answer_of, measure, task_config
 from tests.unit.eval.sandbox.available import why_not
@@ -62,6 +62,7 @@ def test_right_and_wrong_answers_are_told_apart(name: str, oracle: Measured, wro
 def test_every_length_of_a_text_has_a_number_of_its_own(oracle: Measured) -> None:
     expected = {"acc", *(f"acc_{length}" for length in LENGTHS_CHARACTERS)}
     assert oracle["needle"].keys() == oracle["multi_needle"].keys() == expected
+    assert oracle["short_needle"].keys() == {"acc", *(f"acc_{length}" for length in SHORT_LENGTHS_CHARACTERS)}
 
 
 def test_a_task_has_the_name_and_the_version_of_its_benchmark(configs: list[dict[str, Any]]) -> None:
