@@ -89,8 +89,8 @@ def layers(contest: LayerContest) -> list[str]:
         "",
         f"Forward and backward of one layer on {_BATCH} × {_TOKENS} tokens, one process with all cores, the same "
         "shapes and weights. Experts: 32 of 512 × 384, 4 per token. Attention: 16 query and 4 key/value heads of 64, "
-        "causal, rotary, by scaled_dot_product_attention on both sides. Latent attention: 8 heads of 64 + 32, values of "
-        "64.",
+        "causal, rotary, by scaled_dot_product_attention on both sides. Latent attention: 8 heads of 64 + 32, values "
+        "of 64.",
         "",
         *table(["layer", "", "ms", "it ÷ ours"], rows),
         "",
