@@ -61,14 +61,14 @@ class Budget:
     long_documents: int
 
 
-FULL = Budget(short_steps=1000, long_steps=300, short_documents=12_000, long_documents=3_000)
+FULL = Budget(short_steps=2500, long_steps=800, short_documents=20_000, long_documents=5_000)
 
 
 def overrides_of(root: Path, budget: Budget) -> list[str]:
     """Return the overrides that make the run, all of whose files lie under a root."""
-    short = _stage(SHORT_TOKENS, budget.short_steps, sequences=8, micro_batch=4, lr=3e-3, layout="zero_stage: 1")
+    short = _stage(SHORT_TOKENS, budget.short_steps, sequences=8, micro_batch=4, lr=4e-3, layout="zero_stage: 1")
     long = _stage(
-        LONG_TOKENS, budget.long_steps, sequences=4, micro_batch=4, lr=2e-3, layout="zero_stage: 1, sequence: 2"
+        LONG_TOKENS, budget.long_steps, sequences=4, micro_batch=4, lr=3e-3, layout="zero_stage: 1, sequence: 2"
     )
     return [
         "run.name=needle",
@@ -96,7 +96,7 @@ def overrides_of(root: Path, budget: Budget) -> list[str]:
         f"benchmarks: {{{BENCHMARK}: {{}}}}}}",
         "~stages.pretrain",
         f"+stages.short={{mixture: {{short: 1}}, {short}}}",
-        f"+stages.long_context={{mixture: {{long: 1}}, {long}}}",
+        f"+stages.long_context={{mixture: {{long: 0.75, short: 0.25}}, {long}}}",
     ]
 
 
