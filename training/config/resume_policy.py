@@ -16,7 +16,7 @@ from typing import Any
 
 from training.config.keys import known_keys, nearest
 from training.config.schema import RunConfig
-from training.config.typed import to_plain
+from training.config.typed import to_plain, with_defaults
 from training.errors import ConfigError
 
 
@@ -124,8 +124,8 @@ def compare(saved: Mapping[str, Any], new: RunConfig, *, complete: Collection[st
     `resume` itself is left out: it says how a start came about, nothing about the run.
 
     Args:
-        saved: `to_plain(config)` of the earlier start. A key that only one of the two versions of Autarky knows counts
-            as a change from or to None.
+        saved: `to_plain(config)` of the earlier start. A key that its version of Autarky did not know had its default;
+            one that this version does not know counts as a change to None.
         new: the config of this start; its resume.allow counts.
         complete: training stages that are trained to their end: what they were trained with is frozen.
 
@@ -134,7 +134,7 @@ def compare(saved: Mapping[str, Any], new: RunConfig, *, complete: Collection[st
     """
     changes = [
         Change(key=key, old=old, new=now, kind=_rule_of_change(key, old, now, complete)[0])
-        for key, old, now in _differences(saved, to_plain(new), "")
+        for key, old, now in _differences(with_defaults(saved), to_plain(new), "")
         if not covers("resume", key)
     ]
     if frozen := [change for change in changes if change.kind is ChangeKind.frozen]:

@@ -36,6 +36,33 @@ def to_plain(config: RunConfig) -> dict[str, Any]:
     return _plain(asdict(config))
 
 
+def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain values of an earlier version's config with the schema's default for each field it did not know.
+
+    What a later version adds does by default what the earlier one did.
+    """
+    return _completed(RunConfig, values)
+
+
+def _completed(hint: Any, value: Any) -> Any:
+    bare = without_none(hint)
+    if get_origin(bare) in (dict, list) and isinstance(value, Mapping | list):
+        child = get_args(bare)[-1]
+        if isinstance(value, Mapping):
+            return {name: _completed(child, item) for name, item in value.items()}
+        return [_completed(child, item) for item in value]
+    if not (isinstance(bare, type) and is_dataclass(bare) and isinstance(value, Mapping)):
+        return value
+    hints, completed = get_type_hints(bare), {}
+    for field in fields(bare):
+        if field.name in value:
+            completed[field.name] = _completed(hints[field.name], value[field.name])
+        elif field.default is not MISSING or field.default_factory is not MISSING:
+            default = field.default if field.default is not MISSING else field.default_factory()  # type: ignore[misc]
+            completed[field.name] = _plain(asdict(default) if is_dataclass(default) else default)  # type: ignore[arg-type]
+    return completed | {name: item for name, item in value.items() if name not in hints}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): _plain(child) for name, child in value.items()}

@@ -334,19 +334,29 @@ def test_what_a_complete_training_stage_was_trained_with_stays() -> None:
     assert len(compare(saved, free, complete=["pretrain"])) == 2
 
 
+def test_what_a_later_version_adds_had_its_default_before() -> None:
+    saved = copy.deepcopy(SAVED)
+    for key in ("qk_norm", "multi_token", "rope_theta"):
+        del saved["model"][key]
+    del saved["stages"]["pretrain"]["document_mask"]
+    assert compare(saved, DEMO) == []
+    with pytest.raises(ConfigError, match=r"model\.qk_norm=true: the earlier start had false"):
+        compare(saved, compose(["experiment=demo", "model.qk_norm=true"]))
+
+
 def test_keys_of_another_version_count_as_changes_and_their_remedy_works() -> None:
     saved = with_value(with_value(SAVED, "optimizer.momentum", 0.9), "colour", "red")
-    saved["optimizer"] = without(saved["optimizer"], "beta2")
+    saved["optimizer"] = without(saved["optimizer"], "lr")
     with pytest.raises(ConfigError) as refused:
         compare(saved, DEMO)
-    assert (refused.value.key, refused.value.given) == ("optimizer.beta2", "0.95")
+    assert (refused.value.key, refused.value.given) == ("optimizer.lr", str(DEMO.optimizer.lr))
     assert "had null" in refused.value.reason
-    assert "resume.allow=[optimizer.beta2,optimizer,*] " in refused.value.remedy
+    assert "resume.allow=[optimizer.lr,optimizer,*] " in refused.value.remedy
     allowed = compose(
         ["experiment=demo", "+deepspeed.extra.comms_logger={enabled: true}", "resume.allow=[optimizer,'*']"]
     )
     assert [(change.key, change.old, change.new) for change in compare(saved, allowed)] == [
-        ("optimizer.beta2", None, 0.95),
+        ("optimizer.lr", None, DEMO.optimizer.lr),
         ("optimizer.momentum", 0.9, None),
         ("colour", "red", None),
     ]
