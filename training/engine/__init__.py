@@ -7,6 +7,7 @@ groups             process groups of the sequence and expert axes
 inference          scores and next tokens, under any layout
 zero               ZeRO 0-3 over DeepSpeedEngine
 pipeline           DeepSpeed's PipelineEngine with ZeRO-1
+pipeline_module    ... its module, cut where we say
 pipeline_zero      pipeline over ZeRO-1 to 3: one DeepSpeedEngine per model chunk
 chunk              ... one of them
 pipeline_step      ... a rank's forwards, backwards and transfers of one step

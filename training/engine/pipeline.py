@@ -13,9 +13,9 @@ from training.config.deepspeed_config import deepspeed_config
 from training.config.schema import RunConfig
 from training.data.batch import MicroBatch
 from training.engine.base import USUAL_STEP, StepInstructions, StepResult
-from training.engine.deepspeed_private import ManualPipelineModule
 from training.engine.inference import Inference
 from training.engine.optimizer import build_optimizer, set_learning_rate
+from training.engine.pipeline_module import ManualPipelineModule
 from training.engine.process_group import ProcessGroup
 from training.engine.routing import Routing
 from training.engine.stateful import StatefulEngine

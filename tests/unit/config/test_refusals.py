@@ -29,7 +29,7 @@ REFUSED = [
     (["optimzer.lr=1"], "optimzer.lr", "no such key", "did you mean optimizer.lr?"),
     (["lr=1"], "lr", "no such key", "optimizer.lr"),
     (["experimnt=demo"], "experimnt", "no such key", "experiment"),
-    (["+optimizer.momentum=0.9"], "optimizer.momentum", "no such key", "optimizer has: lr, beta1"),
+    (["+optimizer.colour=0.9"], "optimizer.colour", "no such key", "optimizer has: "),
     (["optimizer={lrr: 1}"], "optimizer.lrr", "no such key", "optimizer.lr"),
     (["model=tinny"], "model", "no conf/model/tinny.yaml", "model=tiny"),
     (["experiment=dmo"], "experiment", "no conf/experiment/dmo.yaml", "experiment=demo"),

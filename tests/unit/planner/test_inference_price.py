@@ -79,7 +79,10 @@ PRESETS = sorted((Path(__file__).parents[3] / "conf" / "model").glob("*.yaml"))
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_every_preset_has_the_parameters_and_flops_of_the_model_that_is_trained(path: Path) -> None:
     config = compose([f"model={path.stem}", "data=smoke"], to_plan=True).model
-    shape, norms = shape_of(config), (2 * config.num_layers + 1) * config.hidden_size
+    latent, of_attention = config.latent_attention, 2 * config.attention_head_size * config.qk_norm
+    if latent is not None:
+        of_attention = (latent.query_rank or 0) + latent.kv_rank
+    shape, norms = shape_of(config), (2 * config.num_layers + 1) * config.hidden_size + config.num_layers * of_attention
     assert parameters(shape) == num_parameters(config) - norms
     # Causal: each of 4,096 positions meets half of them on average.
     assert forward_flops_per_token(shape, 2048) == pytest.approx(training_flops_per_token(config, 4096) / 3)
