@@ -38,6 +38,11 @@ def test_the_subset_shows_every_layout_and_every_pair_of_values_that_any_cell_sh
     ]
     assert set(ruled_out) == {
         ("pipeline", "data"),  # 4 × 2 processes
+        ("pipeline", "sequence"),
+        ("pipeline", "expert"),  # no neighbour in a pipeline of 4
+        ("expert", "model"),  # experts to spread
+        ("sequence", "engine"),  # DeepSpeed's PipelineEngine knows neither axis
+        ("expert", "engine"),
         ("pipeline", "schedule"),  # nothing to interleave in one pipeline stage
         ("pipeline", "engine"),
         ("zero_stage", "engine"),  # DeepSpeed's PipelineEngine: ZeRO-1, 1f1b
