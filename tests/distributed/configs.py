@@ -4,7 +4,7 @@ import torch
 
 from training.config.batch_sizes import BatchRampStep
 from training.config.eval_schema import EvalConfig
-from training.config.model_schema import ExpertsConfig, MultiTokenConfig
+from training.config.model_schema import ExpertsConfig, PredictionConfig
 from training.config.optimizer_schema import OptimizerKind, ParameterGroup
 from training.config.reporting_schema import ReportingConfig
 from training.config.schema import (
@@ -74,7 +74,7 @@ def small_config(
     grouped: bool = False,
     loss_chunk_tokens: int | None = None,
     documents: bool = False,
-    multi_token: bool = False,
+    prediction: bool = False,
     muon: bool = False,
 ) -> RunConfig:
     """A run of one training stage; a narrow model's parameters cannot be cut into 4 equal parts without padding."""
@@ -94,7 +94,7 @@ def small_config(
             init_std=0.03,
             dropout=dropout,
             experts=experts,
-            multi_token=MultiTokenConfig(num_blocks=2) if multi_token else None,
+            prediction=PredictionConfig(num_blocks=2) if prediction else None,
         ),
         parallel=ParallelConfig(
             pipeline=pipeline,

@@ -98,10 +98,10 @@ WIDE: dict[str, dict[str, Any]] = {
     "pipeline_zero3_4": {"pipeline": 4, "zero_stage": 3, "micro_batch": 4, "regather": Regather.per_microbatch},
     "sequence_dropout": {"sequence": 2, "zero_stage": 3, **DROPOUT},
     "sequence_documents": {"sequence": 2, "zero_stage": 3, "documents": True, **LOSS_CHUNKS},
-    "later_tokens_zero3": {"zero_stage": 3, "multi_token": True},
-    "later_tokens_pipeline": {"pipeline": 2, "zero_stage": 1, "multi_token": True, **INTERLEAVED},
+    "later_tokens_zero3": {"zero_stage": 3, "prediction": True},
+    "later_tokens_pipeline": {"pipeline": 2, "zero_stage": 1, "prediction": True, **INTERLEAVED},
     "later_tokens_of_all_kinds": {
-        **{"pipeline": 2, "sequence": 2, "expert": 2, "zero_stage": 3, "multi_token": True, "tied": True},
+        **{"pipeline": 2, "sequence": 2, "expert": 2, "zero_stage": 3, "prediction": True, "tied": True},
         **{"experts": EXPERTS, "documents": True, "recompute": Recompute.full, **LOSS_CHUNKS},
     },
     "experts_zero3": {"zero_stage": 3, "experts": EXPERTS},

@@ -104,9 +104,9 @@ def plain_settings(name: str, parameter: Tensor, config: RunConfig) -> dict[str,
 
 def later_tokens(config: RunConfig, batch: MicroBatch) -> LaterTokens | None:
     """What blocks of multi-token prediction learn from, position by position."""
-    if config.model.multi_token is None:
+    if config.model.prediction is None:
         return None
-    (B, T), depths = batch.input_ids_BT.shape, range(1, config.model.multi_token.num_blocks + 1)
+    (B, T), depths = batch.input_ids_BT.shape, range(1, config.model.prediction.num_blocks + 1)
     ids, labels = (torch.full((len(depths), B, T), fill) for fill in (0, IGNORED_LABEL))
     for depth in depths:
         for row in range(B):

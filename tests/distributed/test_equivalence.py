@@ -106,7 +106,7 @@ def plain_run(**options: Any) -> dict[str, list[float]]:
 
 def plain_options(layout: str) -> dict[str, Any]:
     """The part of a layout's options that changes the numbers."""
-    changing = ("tied", "precision", "dropout", "narrow", "experts", "ramped", "grouped", "documents", "multi_token")
+    changing = ("tied", "precision", "dropout", "narrow", "experts", "ramped", "grouped", "documents", "prediction")
     changing += ("muon",)
     return {key: value for key, value in ALL[layout].items() if key in changing}
 

@@ -63,7 +63,7 @@ def export_weights(
     dtype, config_dtype = _DTYPES[precision]
     with closing(CheckpointReader(checkpoint)) as reader, whole_directory(directory) as work:
         whole = _model_of(reader)
-        model = replace(whole, multi_token=None)  # transformers runs no block that predicts further tokens
+        model = replace(whole, prediction=None)  # transformers runs no block that predicts further tokens
         no_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
         ids = copy_tokenizer(tokenizer, work, model.vocab_size) if tokenizer is not None else no_ids
         write_json(work / CONFIG_NAME, to_config_json(model, family_for(model)) | ids | {"dtype": config_dtype})

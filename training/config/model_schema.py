@@ -105,7 +105,7 @@ class ExpertsConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MultiTokenConfig:
+class PredictionConfig:
     """Multi-token prediction (DeepSeek-V3, arXiv:2412.19437, section 2.2), in training only."""
 
     num_blocks: int = 1
@@ -152,7 +152,7 @@ class ModelConfig:
     """Standard deviation of initial weights; output projections of a block use init_std/sqrt(2*num_layers)."""
     experts: ExpertsConfig | None = None
     """Routed experts in place of one feed-forward layer; null is a dense model."""
-    multi_token: MultiTokenConfig | None = None
+    prediction: PredictionConfig | None = None
     """Blocks that also predict the tokens after the next one; null has none."""
     dropout: float = 0.0
     """Probability of dropping an element of a residual branch's output in training (arXiv:1706.03762, 5.4)."""
@@ -160,12 +160,12 @@ class ModelConfig:
     @property
     def num_prediction_blocks(self) -> int:
         """Blocks of multi-token prediction."""
-        return 0 if self.multi_token is None else self.multi_token.num_blocks
+        return 0 if self.prediction is None else self.prediction.num_blocks
 
     @property
     def shares_embedding(self) -> bool:
         """Whether the embedding's weight is used at the model's other end too."""
-        return self.tied_embeddings or self.multi_token is not None
+        return self.tied_embeddings or self.prediction is not None
 
     @property
     def attention_head_size(self) -> int:

@@ -168,9 +168,9 @@ def _check_passes(config: RunConfig, training_stage: str, key: str) -> None:
         name = f"stages.{training_stage}.document_mask"
         reason = "which tokens belong together does not travel through DeepSpeed's PipelineEngine"
         raise ConfigError(name, "true", reason, f"{remedy}, or {name}=false")
-    if config.model.multi_token is not None:
+    if config.model.prediction is not None:
         reason = "blocks of multi-token prediction need each micro-batch's tokens, which DeepSpeed's engine keeps"
-        raise ConfigError("model.multi_token", "…", reason, f"{remedy}, or model.multi_token=null")
+        raise ConfigError("model.prediction", "…", reason, f"{remedy}, or model.prediction=null")
     if layout.loss_chunk_tokens is not None:
         raise ConfigError(
             f"{key}.loss_chunk_tokens",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.config.model_schema import MultiTokenConfig
+from training.config.model_schema import PredictionConfig
 from training.config.schema import ParallelConfig
 from training.data.batch import MicroBatch
 from training.engine.chunk import Chunk
@@ -46,7 +46,7 @@ class PipelineStep:
         links: Links,
         *,
         parallel: ParallelConfig,
-        multi_token: MultiTokenConfig | None,
+        prediction: PredictionConfig | None,
         num_chunks: int,
         hidden_size: int,
         dtype: torch.dtype,
@@ -59,7 +59,7 @@ class PipelineStep:
         self._chunks = chunks
         self._links = links
         self._parallel = parallel
-        self._multi_token = multi_token
+        self._prediction = prediction
         self._last_chunk = num_chunks - 1
         self._hidden_size = hidden_size
         self._dtype = dtype
@@ -117,7 +117,7 @@ class PipelineStep:
     def _summed_losses(self) -> list[float]:
         if self._losses:
             return torch.stack(self._losses).double().sum(0).tolist()
-        return [0.0] * (1 if self._multi_token is None else 1 + self._multi_token.num_blocks)
+        return [0.0] * (1 if self._prediction is None else 1 + self._prediction.num_blocks)
 
     def _await(self, action: Action) -> Tensor | None:
         """Fetch what the action needs from other ranks: a forward's input (kept for its backward), or a gradient."""
@@ -134,7 +134,7 @@ class PipelineStep:
 
     def _forward(self, action: Action) -> None:
         batch = self._micro_batches[action.micro_batch]
-        this = learning_pass(batch, self._parallel, self._multi_token)
+        this = learning_pass(batch, self._parallel, self._prediction)
         with dropout_of(batch.sample_ids_B, self._seed), learning(this), routing_into(self._routing.log):
             output = self._chunks[action.chunk].forward(self._inputs[action])
         if action.chunk == self._last_chunk:

@@ -138,7 +138,7 @@ class PipelineZeroEngine(StatefulEngine, Inference):
                 self._chunks,
                 self._links,
                 parallel=parallel,
-                multi_token=config.model.multi_token,
+                prediction=config.model.prediction,
                 num_chunks=len(parts),
                 hidden_size=config.model.hidden_size,
                 dtype=self._dtype,

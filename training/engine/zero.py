@@ -169,7 +169,7 @@ class ZeroEngine(StatefulEngine, Inference):
         return losses.tolist()
 
     def _backward(self, batch: MicroBatch, scale: float) -> Tensor:
-        this = learning_pass(batch, self._parallel, self._model.multi_token)
+        this = learning_pass(batch, self._parallel, self._model.prediction)
         with dropout_of(batch.sample_ids_B, self._seed), learning(this), routing_into(self._routing.log):
             output = self._engine(batch.input_ids_BT.to(self._engine.device))
         losses = summed_losses(output, this)

@@ -62,7 +62,7 @@ def software_of(layout: ParallelConfig) -> str:
 
 def shape_of(model: ModelConfig) -> ModelShape:
     """Return the sizes of a configured model, without blocks of multi-token prediction."""
-    model = replace(model, multi_token=None)
+    model = replace(model, prediction=None)
     experts = model.experts
     key_size, value_size = head_sizes(model)
     return ModelShape(

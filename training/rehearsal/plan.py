@@ -229,12 +229,12 @@ def plan_of(config: RunConfig, training_stage: str) -> Plan:
             "what ranks exchange for Muon's updates is not rehearsed",
             "optimizer=adamw, which is the same but for the end of each step",
         )
-    if config.model.multi_token is not None:
+    if config.model.prediction is not None:
         raise ConfigError(
-            "model.multi_token",
+            "model.prediction",
             "…",
             "what blocks of multi-token prediction gather and exchange is not rehearsed",
-            "model.multi_token=null, which is the same but for the last pipeline stage",
+            "model.prediction=null, which is the same but for the last pipeline stage",
         )
     if layout.zero_secondary_ranks is not None:
         raise ConfigError(

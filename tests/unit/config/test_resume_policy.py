@@ -336,7 +336,7 @@ def test_what_a_complete_training_stage_was_trained_with_stays() -> None:
 
 def test_what_a_later_version_adds_had_its_default_before() -> None:
     saved = copy.deepcopy(SAVED)
-    for key in ("qk_norm", "multi_token", "rope_theta"):
+    for key in ("qk_norm", "prediction", "rope_theta"):
         del saved["model"][key]
     del saved["stages"]["pretrain"]["document_mask"]
     assert compare(saved, DEMO) == []

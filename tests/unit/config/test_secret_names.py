@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.unit.config.test_resume_policy import schema_keys
 from training.config.secret_names import has_password, is_secret, is_secret_key, is_secret_variable
 
 
@@ -43,3 +44,9 @@ def test_an_address_with_a_password_is_one_whatever_it_is_called() -> None:
     assert is_secret("WANDB_BASE_URL", "https://me:pw@wandb.example")
     assert not is_secret("WANDB_BASE_URL", "https://wandb.example:8080/a@b")
     assert has_password("x http://:pw@h y")
+
+
+def test_no_section_of_the_schema_has_the_name_of_a_secret() -> None:
+    sections = {key.rpartition(".")[0].replace("*", "name") for key in schema_keys()} - {""}
+    parents = {section.rsplit(".", number)[0] for section in sections for number in range(section.count(".") + 1)}
+    assert [key for key in sorted(sections | parents) if is_secret_key(key)] == []
