@@ -65,6 +65,7 @@ def test_the_run_directory_holds_what_the_documentation_promises(reference: Refe
     assert "experiment=smoke" in yaml.safe_load((directory / "overrides.yaml").read_text())
     assert {path.name for path in (directory / "logs").glob("rank-*")} == {"rank-00000.log", "rank-00001.log"}
     report = (directory / "report.html").read_text()
+    assert "damaged and were left out" not in report
     assert "pretrain" in report
     assert "anneal" in report
     assert len(list((directory / "wandb").glob("offline-run-*"))) == 1

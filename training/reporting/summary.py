@@ -60,6 +60,11 @@ class GateNumbers:
     low: float | None = None
     high: float | None = None
     num_items: int | None = None
+    contaminated_items: int | None = None
+    """Of them, those that stand in the training data (eval/evidence.py)."""
+    mean_overlap: float | None = None
+    """Share of an item's n-grams that stand there, mean over all items."""
+    value_without_contaminated: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -233,13 +233,14 @@ def test_half_a_character_in_a_sample_does_not_stop_the_page(tmp_path: Path):
 def test_a_gate_is_shown_with_the_numbers_that_it_went_by(tmp_path: Path):
     run_directory = write_example_run(tmp_path / "demo")
     known = {"value": 2.11, "low": 2.03, "high": 2.19, "num_items": 24, "error_rate": 0.05}
+    known |= {"contaminated_items": 3, "mean_overlap": 0.1, "value_without_contaminated": 2.12}
     met = {"condition": "quality", "verdict": "met", "limit": 2.5, **known}
     unknown = {"condition": "no_worse", "verdict": "missed", "limit": None, "error_rate": 0.05}
     entries = [{"name": "pretrain", "gate": {"decision": "block", "numbers": [met, unknown]}}]
     (run_directory / "stages.json").write_text(json.dumps({"state": "done", "stages": entries}))
     text = " ".join(Page(write_report(run_directory)).text.split())
-    assert "pretrain quality 2.11 2.03 2.19 5% 24 2.5 met" in text
-    assert "pretrain no_worse – – – 5% – – missed" in text
+    assert "pretrain quality 2.11 2.03 2.19 5% 24 3 2.12 2.5 met" in text
+    assert "pretrain no_worse – – – 5% – – – – missed" in text
     entries[0]["gate"] = {"numbers": [{"condition": 7}]}
     (run_directory / "stages.json").write_text(json.dumps({"state": "done", "stages": entries}))
     text = Page(write_report(run_directory)).text
