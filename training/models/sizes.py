@@ -6,6 +6,7 @@ counted (model FLOPs as in PaLM, arXiv:2204.02311, appendix B, but with causal a
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from training.config.model_schema import ExpertsConfig, ModelConfig
 
@@ -52,7 +53,7 @@ def layer_costs(config: ModelConfig, sequence_length: int) -> list[LayerCost]:
     dense, sparse = _block(config, sequence_length, None), _block(config, sequence_length, config.experts)
     num_dense = config.experts.num_dense_layers if config.experts else config.num_layers
     blocks = [dense] * num_dense + [sparse] * (config.num_layers - num_dense)
-    further = [_prediction_block(config, sparse)] * config.num_prediction_blocks
+    further = [_prediction_block(config, sparse) for _ in range(config.num_prediction_blocks)]
     return [embedding, *blocks, norm, *further, head]
 
 
@@ -189,6 +190,7 @@ class ChunkSize(EngineSize):
     """Whether the output projection is."""
 
 
+@lru_cache(maxsize=4096)  # the search of a plan asks for the same few again and again
 def chunk_size(config: ModelConfig, part: range, *, expert: int = 1) -> ChunkSize:
     """Return the size of a range of `decoder_layers`.
 

@@ -6,6 +6,7 @@ search. So what is checked against published figures is what plans our own runs.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from training.config.model_schema import ModelConfig
 from training.models.sizes import attention_matrices
@@ -76,9 +77,14 @@ class ModelShape:
     def attention_parameters(self) -> int:
         """Elements of an attention layer's matrices."""
         if self.config is not None:
-            return sum(attention_matrices(self.config).values())
+            return _attention_parameters(self.config)
         heads = self.num_heads + self.num_kv_heads
         return self.hidden_size * heads * (self.head_size + self.value_size)
+
+
+@lru_cache(maxsize=64)
+def _attention_parameters(config: ModelConfig) -> int:
+    return sum(attention_matrices(config).values())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
