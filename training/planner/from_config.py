@@ -8,7 +8,7 @@ from training.config.model_schema import ModelConfig
 from training.config.schema import ClusterConfig, ParallelConfig, PipelineEngineKind, Precision, RunConfig
 from training.config.schema import Recompute as ConfiguredRecompute
 from training.errors import ConfigError
-from training.models.sizes import head_sizes
+from training.models.sizes import attention_matrices, head_sizes
 from training.planner.job import (
     Batch,
     Device,
@@ -73,6 +73,7 @@ def shape_of(model: ModelConfig) -> ModelShape:
         num_kv_heads=model.num_kv_heads if model.latent_attention is None else model.num_heads,
         head_size=key_size,
         value_head_size=value_size,
+        attention_elements=sum(attention_matrices(model).values()),
         config=model,
         ffn_size=model.ffn_size,
         ffn_matrices=3,

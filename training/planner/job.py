@@ -6,10 +6,8 @@ search. So what is checked against published figures is what plans our own runs.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 
 from training.config.model_schema import ModelConfig
-from training.models.sizes import attention_matrices
 
 
 class Recompute(StrEnum):
@@ -65,6 +63,8 @@ class ModelShape:
     experts: Experts | None = None
     value_head_size: int | None = None
     """Width of a head's values; null is head_size."""
+    attention_elements: int | None = None
+    """Elements of an attention layer's matrices; null is what heads of these sizes have."""
     config: ModelConfig | None = None
     """What our software builds it from; null of a model that is known by these sizes alone."""
 
@@ -76,15 +76,10 @@ class ModelShape:
     @property
     def attention_parameters(self) -> int:
         """Elements of an attention layer's matrices."""
-        if self.config is not None:
-            return _attention_parameters(self.config)
+        if self.attention_elements is not None:
+            return self.attention_elements
         heads = self.num_heads + self.num_kv_heads
         return self.hidden_size * heads * (self.head_size + self.value_size)
-
-
-@lru_cache(maxsize=64)
-def _attention_parameters(config: ModelConfig) -> int:
-    return sum(attention_matrices(config).values())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

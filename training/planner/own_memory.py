@@ -5,7 +5,7 @@ they serve a job, which has none. tests/unit/planner/test_memory.py holds the tw
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from itertools import accumulate
 
 from training.config.deepspeed_config import REDUCE_BUCKET_ELEMENTS
@@ -13,7 +13,7 @@ from training.config.model_schema import ModelConfig
 from training.config.schema import Precision
 from training.config.schema import Recompute as ConfiguredRecompute
 from training.models.activation_memory import ActivationMemory
-from training.models.rank_memory import RankParts
+from training.models.rank_memory import RankMemory, RankParts
 from training.models.sizes import ChunkSize, chunk_size
 from training.planner.job import Job, NumberFormat, Recompute
 from training.planner.model_config import model_config
@@ -22,6 +22,7 @@ from training.planner.software import OURS, Software
 from training.planner.stage_memory import StageMemory
 from training.planner.zero_buffers import has_own_buckets
 
+_PARTS = tuple(field.name for field in fields(RankMemory))
 _PRECISION = {NumberFormat.bf16: Precision.bf16, NumberFormat.fp32: Precision.fp32}
 _RECOMPUTE = {
     Recompute.none: ConfiguredRecompute.none,
@@ -86,7 +87,7 @@ def _stage(job: Job, software: Software, config: ModelConfig, chunks: list[Chunk
         bucket_elements=None if has_own_buckets(job, software) else REDUCE_BUCKET_ELEMENTS,
         doubled_buckets=split.pipeline > 1 and software.whole_buckets,
     ).memory()
-    tensors = StageMemory(**asdict(held))
+    tensors = StageMemory(**{name: getattr(held, name) for name in _PARTS})
     if on_cpu:
         return tensors  # nothing is reserved ahead, and there is no driver
     return tensors.with_overhead((software.reserved_factor - 1) * tensors.tensors_bytes + software.context_bytes)
