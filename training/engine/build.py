@@ -2,7 +2,7 @@
 
 import gc
 
-from training.config.schema import PipelineEngineKind, RunConfig
+from training.config.schema import RunConfig
 from training.engine.base import Engine
 from training.engine.pipeline import PipelineEngine
 from training.engine.pipeline_zero import PipelineZeroEngine
@@ -24,8 +24,8 @@ def build_engine(
     """
     gc.collect()  # engines are webs of cycles: one that was closed before must be gone before this one takes its memory
     layout = config.layout_of(training_stage)
-    if layout.pipeline == 1 and not layout.runs_in_chunks:
-        return ZeroEngine(config, training_stage, processes, initial_weights=initial_weights)
-    if layout.pipeline_engine is PipelineEngineKind.deepspeed:
+    if layout.runs_in_chunks:
+        return PipelineZeroEngine(config, training_stage, processes, initial_weights=initial_weights)
+    if layout.pipeline > 1:
         return PipelineEngine(config, training_stage, processes, initial_weights=initial_weights)
-    return PipelineZeroEngine(config, training_stage, processes, initial_weights=initial_weights)
+    return ZeroEngine(config, training_stage, processes, initial_weights=initial_weights)

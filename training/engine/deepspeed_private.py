@@ -1,4 +1,4 @@
-"""Every use of a private part of DeepSpeed, with the reason and where it stands in 0.19.8.
+"""Every use of a private part of DeepSpeed but those of pipeline_module.py, with the reason and its place in 0.19.8.
 
 A newer DeepSpeed may move any of it: requirements.txt pins the version, and
 tests/unit/engine/test_deepspeed_private.py says which part has gone.

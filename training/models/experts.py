@@ -95,8 +95,9 @@ class MixtureOfExperts(nn.Module):
             balance = config.balance_loss * found
         if config.z_loss > 0:
             z = config.z_loss * z_loss(routing)
-        # Every rank of the sequence axis has the whole balance loss and counts a part of it.
-        note.note(counts_E, balance / self.axes.sequence.size, z, entropy(routing))
+        if not note.is_noted:
+            # Every rank of the sequence axis has the whole balance loss and counts a part of it.
+            note.note(counts_E, balance / self.axes.sequence.size, z, entropy(routing))
         if config.balance_loss > 0 or config.z_loss > 0:
             mixed_BTD = join_loss(mixed_BTD, balance + z, note.gradient_factor)
         return mixed_BTD

@@ -123,13 +123,14 @@ class RoutingNote:
         self.gradient_factor = log.gradient_factor
         self._log = log
         self._block = block
-        self._is_noted = False
+        self.is_noted = False
+        """Whether the forward has noted; what only the log needs is not worth computing again."""
 
     def note(self, counts_E: Tensor, balance_loss: Tensor, z_loss: Tensor, entropy: Tensor) -> None:
-        """Add to the log, the first time."""
-        if not self._is_noted:
-            self._is_noted = True
-            self._log.note(self._block, counts_E, balance_loss, z_loss, entropy)
+        """Add to the log; once."""
+        assert not self.is_noted
+        self.is_noted = True
+        self._log.note(self._block, counts_E, balance_loss, z_loss, entropy)
 
 
 def current_note(block: str) -> RoutingNote | None:
