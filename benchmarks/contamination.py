@@ -13,7 +13,7 @@ from pathlib import Path
 from eval.contamination import benchmark_passages, training_texts
 from eval.text_overlap import OverlapSearch
 from training.config.benchmarks import BENCHMARKS
-from training.config.schema import DataConfig, SourceConfig, SourceKind
+from training.config.data_schema import DataConfig, SourceConfig, SourceKind
 from training.data.prepare import prepare
 
 _ROUNDS = 3

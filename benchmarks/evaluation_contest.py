@@ -26,8 +26,8 @@ from eval.lm import EngineLM
 from eval.run import Undisturbed
 from eval.text_tokenizers import HuggingFaceTokenizer
 from training.checkpoint.hugging_face import HuggingFaceSource, read_model_config
+from training.config.data_schema import SourceKind
 from training.config.load import compose
-from training.config.schema import SourceKind
 from training.engine import process_group
 from training.engine.build import build_engine
 

@@ -22,6 +22,7 @@ from eval.text_overlap import NGRAM_WORDS, RULE_VERSION, OverlapSearch
 from training.config.benchmarks import BENCHMARKS, items_file
 from training.config.eval_schema import SuiteConfig
 from training.data.shards import PreparedData
+from training.data.stream import RecordStream
 from training.durable_files import write_durably
 from training.errors import StorageError
 from training.plain_files import parse_json, read_json, read_text, typed
@@ -125,12 +126,12 @@ def find_overlaps(
 def training_texts(data: PreparedData) -> Iterator[list[str]]:
     """Yield the texts of all training documents in batches; a document longer than a batch comes in pieces."""
     for name in sorted(data.manifest.sources):
-        source = data.source(name)
+        stream = data.train(name)
         batch: list[list[int]] = []
         num_tokens = 0
-        for start, end in zip(source.train_index[:-1].tolist(), source.train_index[1:].tolist(), strict=True):
+        for start, end in _bounds(stream):
             for first in range(start, max(end - _OVERLAPPING_TOKENS, start + 1), _BATCH_TOKENS - _OVERLAPPING_TOKENS):
-                piece = source.train_tokens[first : min(first + _BATCH_TOKENS, end)].tolist()
+                piece = stream.tokens(first, min(first + _BATCH_TOKENS, end)).tolist()
                 if num_tokens + len(piece) > _BATCH_TOKENS:
                     yield data.tokenizer.decode_batch(batch)
                     batch, num_tokens = [], 0
@@ -138,6 +139,15 @@ def training_texts(data: PreparedData) -> Iterator[list[str]]:
                 num_tokens += len(piece)
         if batch:
             yield data.tokenizer.decode_batch(batch)
+
+
+def _bounds(stream: RecordStream) -> Iterator[tuple[int, int]]:
+    """Yield the places at which each record begins and ends, shard by shard."""
+    end = 0
+    for number in range(stream.num_shards):
+        for length in stream.lengths_of_shard(number)[1].tolist():
+            yield end, end + length
+            end += length
 
 
 def mark(items: Sequence[dict[str, Any]], overlaps: Mapping[str, float]) -> dict[str, float]:

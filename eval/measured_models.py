@@ -24,12 +24,13 @@ from training.checkpoint.catalog import committed
 from training.checkpoint.hugging_face import read_model_config
 from training.checkpoint.manifest import read_manifest
 from training.config.benchmark_checks import check_benchmarks
+from training.config.data_schema import DataConfig
 from training.config.eval_schema import SuiteConfig
 from training.config.keys import no_such
 from training.config.load import compose, load_frozen
 from training.config.overrides import CONF_DIRECTORY
 from training.config.run_directory import checkpoint_folders
-from training.config.schema import DataConfig, Precision, RunConfig
+from training.config.schema import Precision, RunConfig
 from training.config.typed import to_run_config
 from training.data.shards import PreparedData
 from training.engine.process_group import launched_world

@@ -36,7 +36,7 @@ from training.config.benchmarks import (
     read_manifest,
     sha256_of,
 )
-from training.config.schema import SourceKind
+from training.config.data_schema import SourceKind
 from training.durable_files import fsync, write_durably
 from training.errors import AutarkyError, ConfigError, DataError, ExitCode, StorageError
 

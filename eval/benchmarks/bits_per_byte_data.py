@@ -3,7 +3,7 @@
 from typing import Any
 
 from eval.benchmarks.local_text import held_out_documents
-from training.config.schema import SourceKind
+from training.config.data_schema import SourceKind
 
 _LARGEST_BYTES = 8_192
 """Of a text: the start of a longer document, up to the end of a line. So no document outweighs all others."""

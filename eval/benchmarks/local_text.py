@@ -7,7 +7,7 @@ larger one. So what is taken here was never trained on in a run whose `data.held
 import tempfile
 from pathlib import Path
 
-from training.config.schema import SourceConfig, SourceKind
+from training.config.data_schema import SourceConfig, SourceKind
 from training.data.corpus import Document, is_held_out, read_documents
 
 HELD_OUT_FRACTION = 0.05

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eval.benchmarks.local_text import held_out_documents
-from training.config.schema import SourceKind
+from training.config.data_schema import SourceKind
 
 LENGTHS_CHARACTERS = (1_000, 4_000, 16_000, 64_000)
 """About 250, 1,000, 4,000 and 16,000 tokens of English with a common tokenizer."""

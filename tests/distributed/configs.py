@@ -3,6 +3,7 @@
 import torch
 
 from training.config.batch_sizes import BatchRampStep
+from training.config.data_schema import DataConfig
 from training.config.eval_schema import EvalConfig
 from training.config.model_schema import ExpertsConfig, PredictionConfig
 from training.config.optimizer_schema import OptimizerKind, ParameterGroup
@@ -11,7 +12,6 @@ from training.config.schema import (
     AcceleratorConfig,
     CheckpointConfig,
     ClusterConfig,
-    DataConfig,
     DeepSpeedSection,
     FaultToleranceConfig,
     ModelConfig,

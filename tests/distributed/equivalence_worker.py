@@ -164,7 +164,7 @@ def steps(engine: Engine, config: RunConfig, processes: ProcessGroup, which: ran
             num_replicas=engine.layout.num_replicas,
             micro_batch=config.stages[STAGE].micro_batch_sequences,
             sequences=config.batch_sizes(STAGE).sequences(step),
-            documents=config.stages[STAGE].document_mask,
+            documents=config.stages[STAGE].masks_documents,
         )
         # Where the last layer returns the loss itself, a step computed twice compares that.
         twice = config.parallel.loss_chunk_tokens is not None

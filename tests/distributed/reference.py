@@ -161,7 +161,7 @@ def backward(
     model: Decoder, config: RunConfig, step: int, routing: list[RoutingResult] | None = None
 ) -> tuple[float, float]:
     """Leave the clipped gradient of a step's whole batch; return the mean loss and the norm before clipping."""
-    sequences, documented = config.batch_sizes(STAGE).sequences(step), config.stages[STAGE].document_mask
+    sequences, documented = config.batch_sizes(STAGE).sequences(step), config.stages[STAGE].masks_documents
     batch = global_batch(step, sequences, documents=documented)
     documents = None if batch.documents_BT is None else Documents(batch.documents_BT)
     whole = LearningPass(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eval.benchmarks.local_text import HELD_OUT_FRACTION
 from eval.benchmarks.needle_data import CITIES, SHORT_NUMBERS, hay, hide, short_needle_items
-from training.config.schema import SourceConfig, SourceKind
+from training.config.data_schema import SourceConfig, SourceKind
 from training.data.corpus import is_held_out, read_documents
 
 

@@ -234,9 +234,9 @@ def _prepared_data() -> Iterable[Case]:
             adopt_prepared_file(places.prepared, name)
 
     files = (
-        ("kjv/train.index.npy", INDEX_FILES, _inspect_data),
+        ("kjv/train-00000.index.npy", INDEX_FILES, _inspect_data),
         ("tokenizer.json", TOKENIZER_FILES, _inspect_data),
-        ("kjv/held_out.ids.json", JSON_FILES, _held_out),
+        ("kjv/held_out-00000.ids.index.npy", INDEX_FILES, _held_out),
     )
     for file, contents, door in files:
         for name, content in contents.items():

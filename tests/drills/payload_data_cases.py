@@ -71,9 +71,9 @@ MANIFEST_CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "tokens of objects": lambda body: body.update(dtype="object"),
     "a dtype of many fields": lambda body: body.update(dtype="u1,u1"),
     "sizes of texts": lambda body: body["files"]["tokenizer.json"].update(num_bytes="1"),
-    "a huge number of documents": lambda body: body["sources"]["kjv"]["train"].update(num_documents=2**62),
-    "a huge number of tokens": lambda body: body["sources"]["kjv"]["train"].update(num_tokens=2**62),
-    "documents of texts": lambda body: body["sources"]["kjv"]["train"].update(num_documents="1"),
+    "a huge number of documents": lambda body: body["sources"]["kjv"]["train"]["shards"][0].update(num_records=2**62),
+    "a huge number of tokens": lambda body: body["sources"]["kjv"]["train"]["shards"][0].update(num_tokens=2**62),
+    "documents of texts": lambda body: body["sources"]["kjv"]["train"]["shards"][0].update(num_records="1"),
     "no sources": lambda body: body.update(sources=[]),
     "an unknown field": lambda body: body.update(command="touch x"),
 }

@@ -18,9 +18,10 @@ from statistics import fmean
 
 from tests.integration.reading import records
 from tests.integration.running import only_run, run_to_end
+from training.config.data_schema import PrepareData
 from training.config.load import compose, load_frozen
 from training.config.overrides import group_choices
-from training.config.schema import ParallelConfig, PrepareData, RunConfig
+from training.config.schema import ParallelConfig, RunConfig
 from training.models.sizes import num_parameters
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"

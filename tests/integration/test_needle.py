@@ -9,7 +9,7 @@ from eval.benchmarks.needle_data import short_needle_items
 from tests.drills.needle import BENCHMARK, Budget, Found, found_in, train, unlearned
 from tests.drills.needle_text import write_texts
 from tests.integration.reading import ledger, records
-from training.config.schema import SourceConfig, SourceKind
+from training.config.data_schema import SourceConfig, SourceKind
 from training.data.corpus import is_held_out, read_documents
 
 TINY = Budget(short_steps=4, long_steps=2, short_documents=300, long_documents=60)

@@ -17,6 +17,7 @@ from training import errors
 from training.config import (
     batch_sizes,
     cluster_schema,
+    data_schema,
     eval_schema,
     fault_tolerance_schema,
     gate_schema,
@@ -26,6 +27,7 @@ from training.config import (
     reporting_schema,
     schema,
     slurm_schema,
+    stage_schema,
     watchdog_schema,
 )
 from training.config.keys import describe, without_none
@@ -83,6 +85,8 @@ def text() -> str:
     meanings = {}
     for module in (
         schema,
+        data_schema,
+        stage_schema,
         batch_sizes,
         watchdog_schema,
         fault_tolerance_schema,

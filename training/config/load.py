@@ -208,7 +208,7 @@ def _make_paths_absolute(config: RunConfig, directory: Path) -> RunConfig:
         return os.path.abspath(directory / Path(path).expanduser())
 
     sources = {
-        name: replace(source, path=absolute(source.path)) if source.path is not None else source
+        name: replace(source, path=absolute(source.path)) if source.kind.reads_files and source.path else source
         for name, source in config.data.sources.items()
     }
     fast_root = config.checkpoint.fast_root
@@ -220,7 +220,12 @@ def _make_paths_absolute(config: RunConfig, directory: Path) -> RunConfig:
         config,
         cluster=cluster,
         run=replace(config.run, root=absolute(config.run.root)),
-        data=replace(config.data, sources=sources, prepared_root=absolute(config.data.prepared_root)),
+        data=replace(
+            config.data,
+            sources=sources,
+            tokenizer=config.data.tokenizer and absolute(config.data.tokenizer),
+            prepared_root=absolute(config.data.prepared_root),
+        ),
         checkpoint=replace(config.checkpoint, fast_root=fast_root and absolute(fast_root)),
         init_from=absolute_initial_weights(config.init_from, absolute),
     )

@@ -97,6 +97,8 @@ def _paths(config: RunConfig) -> Iterator[tuple[str, str]]:
     for name, source in config.data.sources.items():
         if source.path is not None:
             yield f"data.sources.{name}.path", source.path
+    if config.data.tokenizer is not None:
+        yield "data.tokenizer", config.data.tokenizer
     if config.checkpoint.fast_root is not None:
         yield "checkpoint.fast_root", config.checkpoint.fast_root
     if config.init_from is not None:

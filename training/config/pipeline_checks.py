@@ -164,7 +164,7 @@ def _check_passes(config: RunConfig, training_stage: str, key: str) -> None:
             "masks follow the identity of each sample, which does not travel through DeepSpeed's PipelineEngine",
             f"{remedy}, or model.dropout=0",
         )
-    if stage.document_mask:
+    if stage.masks_documents:
         name = f"stages.{training_stage}.document_mask"
         reason = "which tokens belong together does not travel through DeepSpeed's PipelineEngine"
         raise ConfigError(name, "true", reason, f"{remedy}, or {name}=false")

@@ -15,6 +15,7 @@ from training.config.cluster_schema import (
     NetworkConfig,
     PreflightConfig,
 )
+from training.config.data_schema import DataConfig
 from training.config.eval_schema import EvalConfig
 from training.config.fault_tolerance_schema import CorruptionConfig, RecoveryConfig
 from training.config.gate_schema import GateConfig
@@ -23,6 +24,7 @@ from training.config.optimizer_schema import OptimizerConfig
 from training.config.reliability_schema import PowerConfig, ReliabilityConfig, StorageConfig
 from training.config.reporting_schema import ReportingConfig
 from training.config.slurm_schema import SlurmConfig
+from training.config.stage_schema import MixtureChange, Packing, PreferenceConfig, SkippedBatches, StageKind
 from training.config.watchdog_schema import HangConfig, StragglerConfig
 
 
@@ -90,21 +92,6 @@ class ScheduleKind(StrEnum):
     constant = "constant"
     cosine = "cosine"
     wsd = "wsd"
-
-
-class SourceKind(StrEnum):
-    """Where the documents of a data source come from."""
-
-    kjv = "kjv"
-    python_stdlib = "python_stdlib"
-    text_files = "text_files"
-
-
-class PrepareData(StrEnum):
-    """Whether a start may prepare missing data itself (small corpora) or must refuse."""
-
-    auto = "auto"
-    require = "require"
 
 
 class Launcher(StrEnum):
@@ -195,34 +182,6 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SourceConfig:
-    """One named source of documents."""
-
-    kind: SourceKind
-    """Reader of this source."""
-    path: str | None = None
-    """For text_files: a folder or glob; one file is one document. Null for embedded sources."""
-    max_documents: int | None = None
-    """Use only the first documents (in the source's own order); null takes all."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
-    """Sources, tokenizer and where prepared shards live."""
-
-    sources: dict[str, SourceConfig]
-    """Source name -> where it comes from; stages refer to the names."""
-    tokenizer_vocab_size: int = 4096
-    """Vocabulary, in tokens, of the byte-level BPE trained on the sources."""
-    held_out_fraction: float = 0.05
-    """Share of documents kept out of training, by a hash of the document's id."""
-    prepared_root: str = "prepared"
-    """Folder of prepared data; a relative path counts from the launch directory."""
-    prepare: PrepareData = PrepareData.auto
-    """auto prepares missing data at the start; require refuses and prints the command."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ScheduleConfig:
     """Learning rate as a function of the step within one training stage."""
 
@@ -240,14 +199,29 @@ class ScheduleConfig:
 class StageConfig:
     """One training stage: what it learns from, for how long, under which layout, and what it must show."""
 
+    kind: StageKind = StageKind.pretrain
+    """What it learns from, and how."""
     mixture: dict[str, float]
     """Source name -> weight; weights need not sum to 1."""
+    mixture_changes: list[MixtureChange] = field(default_factory=list)
+    """Other mixtures from later points on, in order: [{from_fraction: 0.5, mixture: {code: 1}}]."""
+    max_epochs: dict[str, float] = field(default_factory=dict)
+    """Source name -> how often this training stage may go through it; from then on the others take its share."""
+    skip_batches: list[SkippedBatches] = field(default_factory=list)
+    """Global batches that are not trained on; the steps take the next ones instead."""
     tokens: int
     """Token budget; rounded up to whole optimizer steps."""
     sequence_length: int
     """Tokens per sample."""
-    document_mask: bool = False
-    """Whether a token sees those of its own document alone, of the documents that are packed into a sample."""
+    packing: Packing | None = None
+    """How records are put into samples; null takes sequential for pretrain and anneal, else best_fit."""
+    min_document_tokens: int | None = None
+    """With best_fit: only records with at least so many tokens are learned from; null takes all."""
+    document_mask: bool | None = None
+    """Whether a token sees those of its own record alone, of the records that are packed into a sample; null takes no
+    for pretrain and anneal, else yes."""
+    preference: PreferenceConfig | None = None
+    """For kind preference; null takes the defaults."""
     global_batch_sequences: int
     """Samples per optimizer step over all ranks."""
     batch_ramp: list[BatchRampStep] = field(default_factory=list)
@@ -267,6 +241,19 @@ class StageConfig:
     the one after it."""
     gate: GateConfig | None = None
     """Gate after the evaluation; null lets the next training stage start."""
+
+    @property
+    def packs_by(self) -> Packing:
+        """How records are put into samples."""
+        whole = self.kind not in (StageKind.pretrain, StageKind.anneal)
+        return self.packing or (Packing.best_fit if whole else Packing.sequential)
+
+    @property
+    def masks_documents(self) -> bool:
+        """Whether a token sees those of its own record alone."""
+        if self.document_mask is None:
+            return self.kind not in (StageKind.pretrain, StageKind.anneal)
+        return self.document_mask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,9 +1,10 @@
 """Whether training stages, data sources, learning-rate shapes, suites and gates refer to things that exist and fit."""
 
 from training.config.benchmark_checks import check_benchmarks
+from training.config.data_schema import SourceForm, SourceKind
 from training.config.gate_checks import PREVIOUS, START, check_gate
 from training.config.keys import no_such
-from training.config.schema import RunConfig, ScheduleConfig, ScheduleKind, SourceKind
+from training.config.schema import RunConfig, ScheduleConfig, ScheduleKind
 from training.errors import ConfigError
 
 
@@ -15,14 +16,24 @@ def check_sources(config: RunConfig) -> None:
     """
     for name, source in config.data.sources.items():
         key = f"data.sources.{name}.path"
-        if source.kind is SourceKind.text_files and source.path is None:
-            raise ConfigError(key, None, "text_files reads files and has to know which", f"{key}=FOLDER_OR_GLOB")
-        if source.kind is not SourceKind.text_files and source.path is not None:
+        if source.kind.reads_files and source.path is None:
+            raise ConfigError(key, None, f"{source.kind} reads files and has to know which", f"{key}=FOLDER_OR_GLOB")
+        if source.kind is SourceKind.hub and source.path is None:
+            raise ConfigError(key, None, "hub has to know which dataset", f"{key}=OWNER/NAME")
+        if not source.kind.reads_files and source.kind is not SourceKind.hub and source.path is not None:
             raise ConfigError(
                 key,
                 source.path,
                 f"{source.kind} brings its own text and would ignore the path",
                 f"{key}=null, or data.sources.{name}.kind=text_files",
+            )
+        if source.form is not SourceForm.documents and not source.kind.has_fields:
+            kinds = ", ".join(kind for kind in SourceKind if kind.has_fields)
+            raise ConfigError(
+                f"data.sources.{name}.form",
+                source.form,
+                f"{source.kind} has texts alone, no records with fields",
+                f"data.sources.{name}.kind=json (or another of {kinds}), or data.sources.{name}.form=documents",
             )
 
 

@@ -6,11 +6,11 @@ What it shows is that this code trains such a model under such a layout; not spe
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from training.config.data_schema import DataConfig
 from training.config.eval_schema import EvalConfig
 from training.config.schema import (
     CheckpointConfig,
     ClusterConfig,
-    DataConfig,
     OptimizerConfig,
     ParallelConfig,
     Precision,

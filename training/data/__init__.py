@@ -3,7 +3,9 @@
 corpus.py     documents of a source (embedded texts, the standard library, files); which documents are held out
 tokenizer.py  byte-level BPE, trained on the training documents
 manifest.py   what a prepared folder holds; which settings give it its name
-shards.py     memory-mapped token shards: writer and checked reader
+shard_files.py   files of one shard: writer and checked reader
+stream.py     all shards of a source as one row of tokens, cut into records
+shards.py     a whole prepared folder
 prepare.py    builds a prepared folder and commits it by one rename
 order.py      global sample index -> (source, window), pure and seekable; no torch
 loader.py     the samples and micro-batches of one training stage, stateless

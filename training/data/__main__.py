@@ -54,12 +54,12 @@ def _prepare(config: RunConfig) -> None:
         rows.append(
             [
                 name,
-                f"{source.train.num_documents + source.held_out.num_documents:,}",
-                f"{source.held_out.num_documents:,}",
+                f"{source.train.num_records + source.held_out.num_records:,}",
+                f"{source.held_out.num_records:,}",
                 f"{num_tokens:,}",
                 f"{num_bytes:,}",
                 f"{num_bytes / num_tokens:.2f}",
-                ", ".join(f"{count} {reason}" for reason, count in source.skipped.items()) or "0",
+                ", ".join(f"{count} {reason}" for reason, count in source.quarantined.items()) or "0",
                 source.licence,
             ]
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from datasets import Dataset, Features, Value, disable_progress_bars
 from datasets.exceptions import DatasetGenerationError
 
-from training.config.schema import SourceConfig, SourceKind
+from training.config.data_schema import SourceConfig, SourceKind
 from training.errors import AutarkyError, ConfigError, DataError
 
 KJV_FILE = Path(__file__).parent / "corpora" / "kjv.txt.xz"

@@ -15,6 +15,7 @@ from training.config.schema import RunConfig
 from training.data.batch import MicroBatch
 from training.data.order import Mixture, WindowOrder, num_windows
 from training.data.shards import PreparedData
+from training.data.stream import RecordStream
 from training.errors import DataError
 
 
@@ -31,7 +32,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Source:
-    tokens: np.ndarray
+    tokens: RecordStream
     order: WindowOrder
     first_draw: int
     """Draws that earlier training stages have taken from this source with the same sequence length."""
@@ -62,7 +63,7 @@ class StageLoader:
         self._sequence_length = stage.sequence_length
         self._batch_sizes = config.batch_sizes(training_stage)
         self._micro_batch_sequences = stage.micro_batch_sequences
-        self._end_of_document = prepared.tokenizer.eos_id if stage.document_mask else None
+        self._end_of_document = prepared.tokenizer.eos_id if stage.masks_documents else None
         self._first_sample = _first_sample(config, training_stage, left_out)
         self._mixture = _mixture(config, training_stage, left_out)
         self._sources = [self._open(prepared, config, training_stage, name, left_out) for name in self._mixture.sources]
@@ -116,7 +117,7 @@ class StageLoader:
 
     def _tokens(self, source: int, window: int) -> np.ndarray:
         start = window * self._sequence_length
-        return self._sources[source].tokens[start : start + self._sequence_length + 1].astype(np.int64)
+        return self._sources[source].tokens.tokens(start, start + self._sequence_length + 1)
 
     def _micro_batch(self, samples: np.ndarray) -> MicroBatch:
         token_ids = [self._tokens(source, window) for source, window in self._places(samples)]
@@ -132,12 +133,13 @@ class StageLoader:
     def _open(
         self, prepared: PreparedData, config: RunConfig, training_stage: str, name: str, left_out: Mapping[str, int]
     ) -> _Source:
-        tokens = prepared.source(name).train_tokens
-        windows = num_windows(len(tokens), self._sequence_length)
+        tokens = prepared.train(name)
+        windows = num_windows(tokens.num_tokens, self._sequence_length)
         if not windows:
             raise DataError(
-                f"stages.{training_stage}.mixture.{name}: its {len(tokens)} training tokens are less than one sequence "
-                f"of {self._sequence_length} + 1\n  -> shorten sequence_length, or give the source more documents"
+                f"stages.{training_stage}.mixture.{name}: its {tokens.num_tokens} training tokens are less than one "
+                f"sequence of {self._sequence_length} + 1\n"
+                "  -> shorten sequence_length, or give the source more documents"
             )
         order = WindowOrder(name, num_windows=windows, sequence_length=self._sequence_length, seed=config.run.seed)
         return _Source(tokens=tokens, order=order, first_draw=_draws_before(config, training_stage, name, left_out))

@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from training.config.schema import DataConfig, SourceConfig, SourceKind
+from training.config.data_schema import DataConfig, SourceConfig, SourceForm, SourceKind
 from training.data.corpus import KJV_FILE, source_files
 from training.errors import ConfigError
 from training.plain_files import parse_json, typed
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised when the same settings would give other files."""
 
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
-_FILE = re.compile(rf"({_SOURCE_NAME.pattern}/)?[a-z_]+(\.[a-z]+){{1,2}}")
+_FILE = re.compile(rf"({_SOURCE_NAME.pattern}/)?[a-z_]+(-\d{{5,7}})?(\.[a-z]+){{1,3}}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,25 +29,53 @@ class FileEntry:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SplitCounts:
-    """Size of the training or the held-out part of a source."""
+class ShardCounts:
+    """Size of one shard."""
 
-    num_documents: int
+    num_records: int
+    """Of preferences, two for each pair."""
     num_tokens: int
-    """With one end-of-text token per document."""
+    """With one end-of-document token per document."""
+    num_targets: int
+    """Tokens that are to be learned."""
     num_bytes: int
     """UTF-8 bytes of the text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitEntry:
+    """The training or the held-out part of a source."""
+
+    shards: list[ShardCounts]
+    """In order."""
+
+    @property
+    def num_records(self) -> int:
+        """Records of all shards."""
+        return sum(shard.num_records for shard in self.shards)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all shards."""
+        return sum(shard.num_tokens for shard in self.shards)
+
+    @property
+    def num_bytes(self) -> int:
+        """UTF-8 bytes of the text of all shards."""
+        return sum(shard.num_bytes for shard in self.shards)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceEntry:
     """One source."""
 
+    form: SourceForm
     licence: str
-    train: SplitCounts
-    held_out: SplitCounts
-    skipped: dict[str, int]
-    """Files that gave no document, by reason."""
+    tags: list[str]
+    train: SplitEntry
+    held_out: SplitEntry
+    quarantined: dict[str, int]
+    """Records that could not be used, by reason; `<source>/quarantine.jsonl` names each of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,14 +171,17 @@ def _input_state(name: str, source: SourceConfig) -> str:
             return hash_file(KJV_FILE)
         case SourceKind.python_stdlib:
             return f"Python {platform.python_version()}"
-        case SourceKind.text_files:
+        case _:
             stats = [(document_id, path.stat()) for document_id, path in source_files(name, source)]
             return _hash_json([[document_id, s.st_size, s.st_mtime_ns] for document_id, s in stats])
 
 
 def _source_entry(entry: dict[str, Any]) -> SourceEntry:
-    counts = {split: typed(SplitCounts, entry[split]) for split in ("train", "held_out")}
-    return typed(SourceEntry, {**entry, **counts})
+    splits = {
+        split: SplitEntry(shards=[typed(ShardCounts, shard) for shard in entry[split]["shards"]])
+        for split in ("train", "held_out")
+    }
+    return typed(SourceEntry, {**entry, **splits, "form": SourceForm(entry["form"])})
 
 
 def _hash_json(value: object) -> str:

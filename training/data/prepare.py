@@ -6,7 +6,6 @@ writers at the same time the second to finish finds the name taken and drops its
 """
 
 import errno
-import json
 import os
 import shutil
 import socket
@@ -14,19 +13,22 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset
 
-from training.config.schema import DataConfig, PrepareData
+from training.config.data_schema import DataConfig, PrepareData
 from training.data.corpus import LICENCES, Corpus, is_held_out, read_documents
 from training.data.manifest import (
     FileEntry,
     Manifest,
     SourceEntry,
+    SplitEntry,
     determining_settings,
     directory_of,
     hash_file,
 )
-from training.data.shards import PREPARE_COMMAND, PreparedData, token_dtype, write_split
+from training.data.shard_files import EncodedRecord, shard_name, token_dtype, write_shard
+from training.data.shards import PREPARE_COMMAND, PreparedData
 from training.data.tokenizer import Tokenizer
 from training.durable_files import fsync
 from training.errors import DataError, StorageError
@@ -110,13 +112,27 @@ def _build(directory: Path, data: DataConfig, *, cache_dir: Path, between_batche
     for name, (train, held_out) in splits.items():
         folder = directory / name
         folder.mkdir()
+        splits_written = {
+            split: SplitEntry(
+                shards=[
+                    write_shard(
+                        folder,
+                        shard_name(split, 0),
+                        _encoded(documents, tokenizer, between_batches),
+                        vocab_size=tokenizer.vocab_size,
+                        has_targets=False,
+                    )
+                ]
+            )
+            for split, documents in (("train", train), ("held_out", held_out))
+        }
         sources[name] = SourceEntry(
+            form=data.sources[name].form,
             licence=LICENCES[data.sources[name].kind],
-            train=write_split(folder, "train", batches(train), tokenizer),
-            held_out=write_split(folder, "held_out", batches(held_out), tokenizer),
-            skipped=corpora[name].skipped,
+            tags=data.sources[name].tags,
+            quarantined=corpora[name].skipped,
+            **splits_written,
         )
-        (folder / "held_out.ids.json").write_text(json.dumps(list(held_out["id"])), encoding="utf-8")
     manifest = Manifest(
         settings=determining_settings(data),
         dtype=token_dtype(tokenizer.vocab_size).name,
@@ -140,6 +156,19 @@ def _split(corpus: Corpus, held_out_fraction: float) -> tuple[Dataset, Dataset]:
         corpus.documents.select([i for i, out in enumerate(held_out) if not out], keep_in_memory=True),
         corpus.documents.select([i for i, out in enumerate(held_out) if out], keep_in_memory=True),
     )
+
+
+def _encoded(documents: Dataset, tokenizer: Tokenizer, between_batches: Callable[[], None]) -> Iterator[EncodedRecord]:
+    for batch in documents.iter(batch_size=_BATCH_DOCUMENTS):
+        between_batches()
+        ids, texts = batch["id"], batch["text"]  # pyright: ignore[reportArgumentType, reportCallIssue]
+        for record_id, text, token_ids in zip(ids, texts, tokenizer.encode_batch(texts), strict=True):
+            yield EncodedRecord(
+                id=record_id,
+                token_ids=np.array([*token_ids, tokenizer.eos_id]),
+                is_target=None,
+                num_bytes=len(text.encode()),
+            )
 
 
 def _text_batches(documents: Dataset) -> Iterator[list[str]]:

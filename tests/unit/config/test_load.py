@@ -8,10 +8,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training.config.data_schema import SourceKind
 from training.config.load import compose, config_hash, freeze, load_frozen, to_yaml, with_resume
 from training.config.overrides import expand_sweep
 from training.config.reporting_schema import WandbMode
-from training.config.schema import Resume, ResumeConfig, RunConfig, SourceKind, StageConfig
+from training.config.schema import Resume, ResumeConfig, RunConfig, StageConfig
 from training.config.typed import to_run_config
 from training.errors import ConfigError
 

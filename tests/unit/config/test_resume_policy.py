@@ -68,6 +68,34 @@ GUARDED = {
     "stages.*.tokens",
     "stages.*.sequence_length",
     "stages.*.document_mask",
+    "stages.*.kind",
+    "stages.*.mixture_changes",
+    "stages.*.max_epochs.*",
+    "stages.*.skip_batches",
+    "stages.*.packing",
+    "stages.*.min_document_tokens",
+    "stages.*.preference.beta",
+    "stages.*.preference.label_smoothing",
+    "stages.*.preference.sft_weight",
+    *(
+        f"data.sources.*.{name}"
+        for name in (
+            "form",
+            "hub.subset",
+            "hub.split",
+            "hub.revision",
+            "text_field",
+            "id_field",
+            "max_record_bytes",
+            "held_out_fraction",
+            "licence",
+            "tags",
+        )
+    ),
+    *(f"data.near_duplicates.{name}" for name in ("similarity", "ngram_words", "num_hashes")),
+    "data.contamination.benchmarks",
+    "data.contamination.action",
+    "data.shard_bytes",
     "stages.*.global_batch_sequences",
     "stages.*.batch_ramp",
     "stages.*.lr",
@@ -89,7 +117,16 @@ GUARDED = {
 }
 """Spelt out, so that a new key has to be classified by a person."""
 
-FROZEN = ["model", "data.tokenizer_vocab_size", "optimizer.kind", "run.name", "run.seed", "init_from"]
+FROZEN = [
+    "model",
+    "data.tokenizer",
+    "data.tokenizer_vocab_size",
+    "data.end_of_document_token",
+    "optimizer.kind",
+    "run.name",
+    "run.seed",
+    "init_from",
+]
 
 
 def schema_keys(hint: Any = RunConfig, prefix: str = "") -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.config.schema import DataConfig, SourceConfig, SourceKind
+from training.config.data_schema import DataConfig, SourceConfig, SourceKind
 from training.data.prepare import prepare
 from training.data.shards import PreparedData
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.config.schema import SourceConfig, SourceKind
+from training.config.data_schema import SourceConfig, SourceKind
 from training.data.corpus import is_held_out, read_documents
 from training.errors import ConfigError, DataError
 

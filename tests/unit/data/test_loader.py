@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from training.config.batch_sizes import BatchRampStep
+from training.config.data_schema import DataConfig
 from training.config.eval_schema import EvalConfig
 from training.config.reporting_schema import ReportingConfig
 from training.config.schema import (
     AcceleratorConfig,
     CheckpointConfig,
     ClusterConfig,
-    DataConfig,
     DeepSpeedSection,
     FaultToleranceConfig,
     ModelConfig,
@@ -170,8 +170,8 @@ def test_batches_left_out_of_one_training_stage_are_not_drawn_by_the_next(
 def test_labels_are_the_next_tokens_of_the_stream(prepared: PreparedData, loader: StageLoader) -> None:
     sample = loader.sample(0)
     start = sample.window * 32
-    stream = prepared.source(sample.source).train_tokens
-    assert sample.token_ids.tolist() == stream[start : start + 33].tolist()
+    stream = prepared.train(sample.source)
+    assert sample.token_ids.tolist() == stream.tokens(start, start + 33).tolist()
     batch = loader.micro_batches(0, replica=0, num_replicas=1)[0]
     assert batch.input_ids_BT.dtype == batch.labels_BT.dtype == torch.int64
     assert batch.input_ids_BT[0].tolist() == sample.token_ids[:-1].tolist()
@@ -197,7 +197,8 @@ def test_documents_begin_with_the_token_that_ended_the_one_before(
         assert micro_batch.documents_BT is not None
         for row, index in enumerate(loader.batch_samples(batch)):
             sample = loader.sample(index)
-            starts = prepared.source(sample.source).train_index
+            stream = prepared.train(sample.source)
+            starts = stream.starts(np.arange(stream.num_records + 1))
             first = sample.window * 100
             # By the index of the prepared data: the token before a document's start is its first here.
             number_T = np.searchsorted(starts, np.arange(first, first + 100) + 1, side="right")
@@ -243,7 +244,7 @@ def test_the_batch_id_follows_the_samples(prepared: PreparedData, small_data: Da
 
 
 def test_training_stages_go_on_where_the_earlier_ones_stopped(prepared: PreparedData, small_data: DataConfig) -> None:
-    num_windows = (len(prepared.source("bible").train_tokens) - 1) // 32
+    num_windows = (prepared.train("bible").num_tokens - 1) // 32
     bible = replace(STAGE, mixture={"bible": 1.0})
     steps = num_windows // 24 // 4
     first = replace(STAGE, tokens=steps * 24 * 32)
@@ -262,7 +263,7 @@ def test_training_stages_go_on_where_the_earlier_ones_stopped(prepared: Prepared
 
 def test_an_epoch_sees_every_window_once_and_then_starts_again(prepared: PreparedData, small_data: DataConfig) -> None:
     loader = StageLoader(prepared, run_config(small_data, replace(STAGE, mixture={"code": 1.0})), "s0")
-    num_windows = (len(prepared.source("code").train_tokens) - 1) // 32
+    num_windows = (prepared.train("code").num_tokens - 1) // 32
     windows = [loader.sample(i).window for i in range(2 * num_windows)]
     assert sorted(windows[:num_windows]) == sorted(windows[num_windows:]) == list(range(num_windows))
     assert windows[:num_windows] != windows[num_windows:]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.config.schema import DataConfig, PrepareData, SourceConfig, SourceKind
+from training.config.data_schema import DataConfig, PrepareData, SourceConfig, SourceKind
 from training.data.manifest import directory_of
 from training.data.prepare import ensure, prepare
 from training.data.shards import PreparedData
@@ -15,7 +15,7 @@ from training.errors import ConfigError, DataError, Stopped, StorageError
 
 KILL_AND_LOOK = """
 import os, signal, sys, time
-from training.config.schema import DataConfig, SourceConfig, SourceKind
+from training.config.data_schema import DataConfig, SourceConfig, SourceKind
 from training.data.manifest import directory_of
 from training.data.prepare import prepare
 from training.data.shards import PreparedData
@@ -52,7 +52,7 @@ for attempt in range(8):
 
 PREPARE = """
 import sys
-from training.config.schema import DataConfig, SourceConfig, SourceKind
+from training.config.data_schema import DataConfig, SourceConfig, SourceKind
 from training.data.prepare import prepare
 sources = {"bible": SourceConfig(kind=SourceKind.kjv, max_documents=40)}
 data = DataConfig(sources=sources, tokenizer_vocab_size=300, held_out_fraction=0.2, prepared_root=sys.argv[1])
@@ -142,7 +142,7 @@ def test_preparing_is_deterministic(data: DataConfig, tmp_path: Path) -> None:
 
 def test_preparing_mends_damage_and_ensure_does_not(data: DataConfig) -> None:
     prepared = prepare(data)
-    shard = prepared.directory / "mine" / "train.bin"
+    shard = prepared.directory / "mine" / "train-00000.bin"
     content = shard.read_bytes()
     shard.write_bytes(content[:-2])
     with pytest.raises(DataError, match="damaged"):
@@ -216,7 +216,7 @@ def test_a_source_name_that_is_no_folder_name_is_refused(data: DataConfig) -> No
 def test_data_without_held_out_documents_can_be_opened(data: DataConfig) -> None:
     prepared = prepare(replace(data, held_out_fraction=0.0))
     assert prepared.held_out_documents("mine") == []
-    assert prepared.manifest.sources["mine"].train.num_documents == 20
+    assert prepared.manifest.sources["mine"].train.num_records == 20
     shutil.rmtree(prepared.directory)
     with pytest.raises(DataError, match="no prepared data"):
         PreparedData.open(replace(data, held_out_fraction=0.0))

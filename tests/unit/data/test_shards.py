@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.config.schema import DataConfig
+from training.config.data_schema import DataConfig
 from training.data.corpus import is_held_out, read_documents
-from training.data.shards import PreparedData, token_dtype
+from training.data.shard_files import token_dtype
+from training.data.shards import PreparedData
 from training.errors import DataError, ExitCode
 
 
@@ -17,6 +18,11 @@ def copied(prepared: PreparedData, small_data: DataConfig, tmp_path: Path) -> tu
     """A copy that a test may damage."""
     shutil.copytree(prepared.directory, tmp_path / prepared.directory.name)
     return replace(small_data, prepared_root=str(tmp_path)), tmp_path / prepared.directory.name
+
+
+def whole(prepared: PreparedData, name: str) -> np.ndarray:
+    stream = prepared.train(name)
+    return stream.tokens(0, stream.num_tokens)
 
 
 def split_at_eos(tokens: np.ndarray, eos_id: int) -> list[list[int]]:
@@ -32,7 +38,7 @@ def test_the_shards_hold_every_document_once_in_the_source_s_order(
     for name, source in small_data.sources.items():
         documents = read_documents(name, source, cache_dir=tmp_path).documents
         kept = [d for d in documents if not is_held_out(d["id"], 0.2)]  # pyright: ignore[reportArgumentType, reportCallIssue]
-        trained = split_at_eos(prepared.source(name).train_tokens, tokenizer.eos_id)
+        trained = split_at_eos(whole(prepared, name), tokenizer.eos_id)
         assert [tokenizer.decode(tokens) for tokens in trained] == [d["text"] for d in kept]  # pyright: ignore[reportArgumentType, reportCallIssue]
         held_out = prepared.held_out_documents(name)
         assert len(kept) + len(held_out) == len(documents)
@@ -41,7 +47,7 @@ def test_the_shards_hold_every_document_once_in_the_source_s_order(
 
 
 def test_no_held_out_document_occurs_in_the_training_stream(prepared: PreparedData) -> None:
-    stream = {name: prepared.source(name).train_tokens.astype("<u2").tobytes() for name in ("bible", "code")}
+    stream = {name: whole(prepared, name).astype("<u2").tobytes() for name in ("bible", "code")}
     for name in stream:
         documents = prepared.held_out_documents(name)
         assert documents
@@ -53,19 +59,20 @@ def test_no_held_out_document_occurs_in_the_training_stream(prepared: PreparedDa
 
 def test_the_manifest_counts_what_the_shards_hold(prepared: PreparedData) -> None:
     for name, entry in prepared.manifest.sources.items():
-        source = prepared.source(name)
-        assert len(source.train_tokens) == entry.train.num_tokens == source.train_index[-1]
-        assert len(source.train_index) == entry.train.num_documents + 1
-        bytes_in_tokens = sum(prepared.tokenizer.token_bytes(int(i)) for i in source.train_tokens)
+        source, tokens = prepared.train(name), whole(prepared, name)
+        assert len(tokens) == source.num_tokens == entry.train.num_tokens
+        assert source.starts(np.array([source.num_records])) == [len(tokens)]
+        assert source.num_records == entry.train.num_records
+        bytes_in_tokens = sum(prepared.tokenizer.token_bytes(int(i)) for i in tokens)
         assert bytes_in_tokens == entry.train.num_bytes
-        assert source.train_tokens.max() < prepared.tokenizer.vocab_size
+        assert tokens.max() < prepared.tokenizer.vocab_size
 
 
 def test_a_changed_byte_in_any_file_is_found(copied: tuple[DataConfig, Path]) -> None:
     data, directory = copied
     PreparedData.open(data, verify=True).verify()
     files = [path for path in directory.rglob("*") if path.is_file()]
-    assert len(files) == 12
+    assert len(files) == 18
     for path in files:
         content = path.read_bytes()
         middle = len(content) // 2
@@ -79,24 +86,24 @@ def test_a_changed_byte_in_any_file_is_found(copied: tuple[DataConfig, Path]) ->
 
 def test_a_truncated_or_missing_file_is_found_without_reading_it(copied: tuple[DataConfig, Path]) -> None:
     data, directory = copied
-    shard = directory / "bible" / "train.bin"
+    shard = directory / "bible" / "train-00000.bin"
     content = shard.read_bytes()
     shard.write_bytes(content[:-2])
-    with pytest.raises(DataError, match=rf"bible/train\.bin.*{len(content) - 2} bytes.*{len(content)}"):
+    with pytest.raises(DataError, match=rf"bible/train-00000\.bin.*{len(content) - 2} bytes.*{len(content)}"):
         PreparedData.open(data)
     shard.unlink()
-    with pytest.raises(DataError, match=r"bible/train\.bin.*missing"):
+    with pytest.raises(DataError, match=r"bible/train-00000\.bin.*missing"):
         PreparedData.open(data)
 
 
 def test_an_index_that_does_not_fit_is_found_even_without_hashes(copied: tuple[DataConfig, Path]) -> None:
     data, directory = copied
-    path = directory / "bible" / "train.index.npy"
+    path = directory / "bible" / "train-00000.index.npy"
     index = np.load(path)
     index[3] = index[-1] + 1
     np.save(path, index)
-    with pytest.raises(DataError, match=r"train\.index\.npy.*document starts"):
-        PreparedData.open(data).source("bible")
+    with pytest.raises(DataError, match=r"train-00000\.index\.npy.*record starts"):
+        PreparedData.open(data).train("bible").starts(np.array([0]))
 
 
 def test_settings_that_were_not_prepared_are_missing_data(small_data: DataConfig) -> None:
@@ -106,7 +113,7 @@ def test_settings_that_were_not_prepared_are_missing_data(small_data: DataConfig
 
 def test_an_unknown_source_is_refused_with_the_known_ones(prepared: PreparedData) -> None:
     with pytest.raises(DataError, match=r"source prose .*\['bible', 'code'\]"):
-        prepared.source("prose")
+        prepared.train("prose")
 
 
 def test_the_fingerprint_names_the_content_not_the_place(

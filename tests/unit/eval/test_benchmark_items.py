@@ -12,7 +12,7 @@ from eval.benchmarks.needle_data import (
     needle_items,
     short_needle_items,
 )
-from training.config.schema import SourceKind
+from training.config.data_schema import SourceKind
 from training.data.corpus import is_held_out
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from eval import contamination
@@ -16,9 +17,9 @@ from eval.text_overlap import words
 from eval.text_tokenizers import RunTokenizer
 from tests.unit.eval.tiny import TinyEngine, make_lm, make_model
 from training.config.benchmarks import BENCHMARKS
+from training.config.data_schema import DataConfig, SourceConfig, SourceKind
 from training.config.eval_schema import BenchmarkConfig, SuiteConfig
 from training.config.gate_schema import GateCondition, GateConfig, Metric
-from training.config.schema import DataConfig, SourceConfig, SourceKind
 from training.data.prepare import prepare
 from training.data.shards import PreparedData
 from training.errors import StorageError
@@ -53,9 +54,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 
 def stretch_of(data: PreparedData, source: str, num_words: int = 30) -> str:
     """Return words from the midst of a training document, as a person would write them down."""
-    stream = data.source(source)
-    start, end = stream.train_index[2:4]
-    found = words(data.tokenizer.decode(stream.train_tokens[start:end].tolist()))
+    stream = data.train(source)
+    start, end = stream.starts(np.array([2, 3]))
+    found = words(data.tokenizer.decode(stream.tokens(start, end).tolist()))
     return " ".join(found[len(found) // 2 :][:num_words]).capitalize()
 
 
@@ -71,7 +72,7 @@ def test_an_item_copied_from_a_training_document_is_found(source: str, data: Pre
 
 def test_held_out_documents_are_not_searched(data: PreparedData) -> None:
     texts = [text for batch in training_texts(data) for text in batch]
-    assert len(texts) == sum(entry.train.num_documents for entry in data.manifest.sources.values())
+    assert len(texts) == sum(entry.train.num_records for entry in data.manifest.sources.values())
     assert sum(len(text.encode()) for text in texts) == sum(e.train.num_bytes for e in data.manifest.sources.values())
     held_out = {data.tokenizer.decode(d.token_ids.tolist()) for d in data.held_out_documents("bible")}
     assert held_out.isdisjoint(texts)
@@ -82,10 +83,10 @@ def test_a_document_longer_than_a_batch_is_searched_in_pieces_that_overlap(
 ) -> None:
     monkeypatch.setattr(contamination, "_BATCH_TOKENS", 300)
     monkeypatch.setattr(contamination, "_OVERLAPPING_TOKENS", 150)
-    stream = data.source("bible")
-    start, end = stream.train_index[2:4]
+    stream = data.train("bible")
+    start, end = stream.starts(np.array([2, 3]))
     assert end - start > 600
-    document = data.tokenizer.decode(stream.train_tokens[start : end - 1].tolist())
+    document = data.tokenizer.decode(stream.tokens(start, end - 1).tolist())
     assert find(data, tmp_path, {"whole": [document]}) == {"whole": 1.0}
     assert all(len(data.tokenizer.encode(text)) <= 300 for batch in training_texts(data) for text in batch)
 

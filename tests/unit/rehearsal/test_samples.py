@@ -4,7 +4,8 @@ import pytest
 
 from tests.unit.data.test_loader import STAGE as LOADED
 from tests.unit.data.test_loader import run_config
-from training.config.schema import DataConfig, ParallelConfig
+from training.config.data_schema import DataConfig
+from training.config.schema import ParallelConfig
 from training.data.loader import StageLoader
 from training.data.shards import PreparedData
 from training.rehearsal.rehearsal import Rehearsal

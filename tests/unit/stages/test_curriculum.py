@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from training.config.data_schema import DataConfig
 from training.config.eval_schema import EvalConfig
 from training.config.gate_schema import GateConfig
 from training.config.reporting_schema import ReportingConfig
@@ -13,7 +14,6 @@ from training.config.schema import (
     AcceleratorConfig,
     CheckpointConfig,
     ClusterConfig,
-    DataConfig,
     DeepSpeedSection,
     FaultToleranceConfig,
     ModelConfig,
