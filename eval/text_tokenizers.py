@@ -9,11 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from eval.data import Tokenizer
 from training.data.tokenizer import EOS_TOKEN
+from training.data.tokenizer_directory import TokenizerDirectory
 from training.errors import DataError
-from training.plain_files import read_json, read_text
-
-_SPECIAL_TOKENS = ("bos_token", "unk_token", "pad_token")
-"""That templates may name."""
 
 
 class RunTokenizer:
@@ -64,26 +61,20 @@ class HuggingFaceTokenizer:
         Raises:
             DataError: there is none, or it names no end-of-text token.
         """
-        try:
-            settings = read_json(directory / "tokenizer_config.json")
-            template_file = directory / "chat_template.jinja"
-            template = read_text(template_file) if template_file.exists() else settings.get("chat_template")
-            if isinstance(template, list):  # of several, the one that is called so
-                template = {one["name"]: one["template"] for one in template}["default"]
-            special = {name: _text(settings[name]) for name in _SPECIAL_TOKENS if settings.get(name)}
-            tokenizer = PreTrainedTokenizerFast(
-                tokenizer_file=str(directory / "tokenizer.json"),
-                **{"eos_token": _text(settings["eos_token"])} | special,
-                chat_template=template,
-                clean_up_tokenization_spaces=settings.get("clean_up_tokenization_spaces", False),
-            )
-            digest = hashlib.sha256((directory / "tokenizer.json").read_bytes()).hexdigest()
-        except Exception as error:  # tokenizers raises nothing narrower for a file it cannot parse
+        read = TokenizerDirectory.read(directory)
+        if "eos_token" not in read.named_tokens:
             raise DataError(
-                f"{directory} holds no tokenizer that can be read ({type(error).__name__}: {error})\n"
-                "  -> put tokenizer.json and a tokenizer_config.json that names an eos_token there"
-            ) from error
-        return cls(tokenizer, f"sha256:{digest}/{hashlib.sha256((template or '').encode()).hexdigest()[:16]}")
+                f"{directory} names no token that ends a text\n"
+                "  -> put a tokenizer_config.json with an eos_token there, as transformers' save_pretrained writes it"
+            )
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=read.tokenizer,
+            **read.named_tokens,
+            chat_template=read.chat_template,
+            clean_up_tokenization_spaces=read.cleans_up_spaces,
+        )
+        template = hashlib.sha256((read.chat_template or "").encode()).hexdigest()[:16]
+        return cls(tokenizer, f"sha256:{read.fingerprint}/{template}")
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text; names of special tokens in it become those tokens, as in its templates."""
@@ -109,8 +100,3 @@ class HuggingFaceTokenizer:
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
-
-
-def _text(token: Any) -> str:
-    """Return how a special token is written; it is a text, or an object that holds one."""
-    return token["content"] if isinstance(token, dict) else token

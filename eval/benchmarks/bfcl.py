@@ -1,6 +1,6 @@
 """Prompt and score of the Berkeley Function Calling Leaderboard's single turns; named by their YAML files.
 
-The prompt's words follow the leaderboard's default one (bfcl-eval 2026.3.23, constants/default_prompts.py).
+Functions and calls are written as conversations in training data have them (`training/data/call_text.py`).
 """
 
 import json
@@ -8,20 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.benchmarks.call_match import calls_match, read_calls
-
-CALL_FORMAT = "[name1(parameter1=value1, parameter2=value2), name2(parameter=value)]"
-
-
-def instructions(functions: Sequence[Mapping[str, Any]]) -> str:
-    """Return what a model is told before a request: how to write calls, and the schemas of the functions."""
-    return (
-        "You are an expert in composing functions. You are given a request and a list of functions. Make one or more "
-        "function calls to achieve what is asked. If none of the functions can be used, or the request lacks a "
-        "parameter that a function requires, say so.\n\n"
-        f"If you call functions, write them in the format {CALL_FORMAT}, in Python's syntax and with nothing else in "
-        "your answer.\n\n"
-        f"Here is the list of functions in JSON format:\n{json.dumps(functions)}"
-    )
+from training.data.call_text import instructions, written_calls
 
 
 def prompt(doc: Mapping[str, Any]) -> str:
@@ -35,13 +22,13 @@ def target(doc: Mapping[str, Any]) -> str:
     calls = []
     for answer in json.loads(doc["answer"]):
         ((name, allowed),) = answer.items()
-        arguments = [
-            f"{parameter}={_first(values, schemas[name]['properties'][parameter])!r}"
+        arguments = {
+            parameter: _first(values, schemas[name]["properties"][parameter])
             for parameter, values in allowed.items()
             if values[0] != "" or parameter in schemas[name]["required"]
-        ]
-        calls.append(f"{name}({', '.join(arguments)})")
-    return f"[{', '.join(calls)}]"
+        }
+        calls.append((name, arguments))
+    return written_calls(calls)
 
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:

@@ -3,12 +3,12 @@
 import ast
 import json
 
-from eval.benchmarks.bfcl import instructions
 from eval.function_calls import parse_calls
 from eval.workflows.calls import safe_call
 from eval.workflows.chat import Message
 from eval.workflows.simulator import CallFailed, Systems
 from eval.workflows.tasks import WorkflowTask
+from training.data.call_text import instructions
 
 MAXIMUM_STEPS = 20
 """Answers with calls in one turn; a model that makes yet another one has failed. Source: MAXIMUM_STEP_LIMIT of

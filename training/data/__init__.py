@@ -2,6 +2,8 @@
 
 corpus.py     documents of a source (embedded texts, the standard library, files); which documents are held out
 tokenizer.py  byte-level BPE, trained on the training documents
+chat.py       conversations to tokens, and which of them the model has to say; messages.py checks them, call_text.py
+              writes functions and calls as text, tokenizer_directory.py reads a Hugging Face tokenizer's files
 manifest.py   what a prepared folder holds; which settings give it its name
 shard_files.py   files of one shard: writer and checked reader
 stream.py     all shards of a source as one row of tokens, cut into records
