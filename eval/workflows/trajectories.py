@@ -29,7 +29,7 @@ from eval.workflows.preference_pairs import Record, single_turn_pairs, workflow_
 from eval.workflows.simulator import Simulator, Systems
 from eval.workflows.tasks import BENCHMARK, WorkflowTask, read_tasks
 from training.config.benchmarks import items_file, missing
-from training.data.chat import ChatTemplate, EncodedRecord
+from training.data.chat import ChatTemplate, EncodedConversation
 from training.durable_files import write_durably
 from training.errors import AutarkyError, ConfigError, DataError, ExitCode
 
@@ -184,7 +184,7 @@ def _files(source: Trajectories) -> Iterable[tuple[str, list[Record]]]:
     )
 
 
-def _encoded(chat: ChatTemplate, record: Record) -> Sequence[EncodedRecord]:
+def _encoded(chat: ChatTemplate, record: Record) -> Sequence[EncodedConversation]:
     return [chat.encode_conversation(record)] if "messages" in record else chat.encode_preference(record)
 
 
