@@ -11,9 +11,10 @@ from eval.benchmarks.call_match import calls_match, read_calls
 from training.data.call_text import instructions, written_calls
 
 
-def prompt(doc: Mapping[str, Any]) -> str:
-    """Return the whole prompt of an item."""
-    return f"{instructions(json.loads(doc['functions']))}\n\nRequest: {doc['question']}\nCalls:"
+def prompt(doc: Mapping[str, Any], *, compact: bool = False) -> str:
+    """Return the whole prompt of an item; compact: functions are shown by a line each, not by their schemas."""
+    told = instructions(json.loads(doc["functions"]), compact=compact)
+    return f"{told}\n\nRequest: {doc['question']}\nCalls:"
 
 
 def target(doc: Mapping[str, Any]) -> str:

@@ -1,14 +1,15 @@
 """One try at one task: a conversation that goes on from each answer of the model to the next question to it."""
 
 import ast
-import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from eval.function_calls import parse_calls
 from eval.workflows.calls import safe_call
 from eval.workflows.chat import Message
 from eval.workflows.simulator import CallFailed, Systems
 from eval.workflows.tasks import WorkflowTask
-from training.data.call_text import instructions
+from training.data.call_text import instructions, listed
 
 MAXIMUM_STEPS = 20
 """Answers with calls in one turn; a model that makes yet another one has failed. Source: MAXIMUM_STEP_LIMIT of
@@ -18,16 +19,26 @@ _MANY_TURNS = (
     "\n\nIn each turn, do all that the user asks for. You get the result of each call and can then make further calls. "
     "When nothing remains to be called, answer without a call; the user then goes on."
 )
+_OF_SYSTEM = "Tool description: "
+"""What stands in a description between words about the whole system and those about the function."""
 _MORE_FUNCTIONS = "I have updated some more functions you can choose from. What about now?"
 
 
 class Conversation:
     """One try at one task."""
 
-    def __init__(self, task: WorkflowTask, systems: Systems) -> None:
-        """Begin with the user's first message."""
+    def __init__(self, task: WorkflowTask, systems: Systems, *, compact: bool = False) -> None:
+        """Begin with the user's first message.
+
+        Args:
+            task: what the user wants.
+            systems: run the calls.
+            compact: functions are shown by a line each, not by their schemas.
+        """
         self.task = task
-        self.messages: list[Message] = [{"role": "system", "content": instructions(task.shown_at_first) + _MANY_TURNS}]
+        self._compact = compact
+        told = instructions(self._shown(task.shown_at_first), compact=compact) + _MANY_TURNS
+        self.messages: list[Message] = [{"role": "system", "content": told}]
         """All messages so far; the last one is the user's or a tool's as long as the conversation goes on."""
         self.done = False
         self.fault: str | None = None
@@ -90,9 +101,16 @@ class Conversation:
         self._turns.append([])
         self._steps_in_turn = 0
         if shown := self.task.shown_in(turn):
-            self.messages.append({"role": "user", "content": f"{json.dumps(shown)}\n{_MORE_FUNCTIONS}"})
+            more = f"{listed(self._shown(shown), compact=self._compact)}\n{_MORE_FUNCTIONS}"
+            self.messages.append({"role": "user", "content": more})
         for message in self.task.turns[turn]:
             self.messages.append({"role": "user", "content": message})
+
+    def _shown(self, schemas: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """Return schemas as they are or, compact, without what they say of the whole system each time."""
+        if not self._compact:
+            return schemas
+        return [{**s, "description": str(s["description"]).rpartition(_OF_SYSTEM)[2]} for s in schemas]
 
     def _end(self, fault: str | None) -> None:
         self.done, self.fault = True, fault

@@ -41,6 +41,7 @@ def run_workflows(
     max_new_tokens: int = 512,
     temperature: float = 0.0,
     seed: int = 0,
+    compact: bool = False,
 ) -> list[TryResult]:
     """Return the result of every try at every task: all tries of the first task, then of the second.
 
@@ -54,6 +55,7 @@ def run_workflows(
         max_new_tokens: of each answer.
         temperature: above 0 if there are several tries.
         seed: of all tries; each answer of each try has one of its own, made from it.
+        compact: see Conversation.
 
     Raises:
         ConfigError: several tries that would all be the same.
@@ -61,7 +63,9 @@ def run_workflows(
     if num_tries > 1 and temperature == 0:
         reason = "at temperature 0 all tries are the same one"
         raise ConfigError("num_tries", num_tries, reason, "num_tries: 1, or a temperature above 0")
-    tries = [(task, attempt, Conversation(task, systems)) for task in tasks for attempt in range(num_tries)]
+    tries = [
+        (task, attempt, Conversation(task, systems, compact=compact)) for task in tasks for attempt in range(num_tries)
+    ]
     while due := [entry for entry in tries if not entry[2].done]:
         answers = model.chat(
             [conversation.messages for _, _, conversation in due],

@@ -23,11 +23,10 @@ def instructions(functions: Sequence[Mapping[str, Any]], *, compact: bool = Fals
         compact: fewer words, and a line for each function in place of its JSON schema: less than half of the tokens.
     """
     if compact:
-        listed = "\n".join(map(_line, functions))
         return (
             f"Do what is asked by calling functions. Answer with nothing but the calls, as {CALL_FORMAT} in Python's "
             "syntax. If no function can be used, or a parameter that it requires is not known, say so. Parameters with "
-            f"a question mark may be left out. The functions:\n{listed}"
+            f"a question mark may be left out. The functions:\n{listed(functions, compact=True)}"
         )
     return (
         "You are an expert in composing functions. You are given a request and a list of functions. Make one or more "
@@ -35,8 +34,13 @@ def instructions(functions: Sequence[Mapping[str, Any]], *, compact: bool = Fals
         "parameter that a function requires, say so.\n\n"
         f"If you call functions, write them in the format {CALL_FORMAT}, in Python's syntax and with nothing else in "
         "your answer.\n\n"
-        f"Here is the list of functions in JSON format:\n{json.dumps(functions)}"
+        f"Here is the list of functions in JSON format:\n{listed(functions)}"
     )
+
+
+def listed(functions: Sequence[Mapping[str, Any]], *, compact: bool = False) -> str:
+    """Return functions as a JSON list of their schemas or, compact, a line for each."""
+    return "\n".join(map(_line, functions)) if compact else json.dumps(functions)
 
 
 def written_calls(calls: Iterable[Call]) -> str:

@@ -46,7 +46,7 @@ _PROBE_CALL = {"type": "function", "function": {"name": "probed_function", "argu
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EncodedRecord:
+class EncodedConversation:
     """A conversation in tokens."""
 
     token_ids: list[int]
@@ -64,15 +64,12 @@ class ChatTemplate:
     def __init__(
         self, tokenizer: tokenizers.Tokenizer, template: str, *, named_tokens: Mapping[str, str] | None = None
     ) -> None:
-        """Check the template on a small conversation.
+        """Find out on small conversations what the template does.
 
         Args:
             tokenizer: splits what the template writes; it is not changed.
             template: Jinja text, rendered in transformers' sandbox.
             named_tokens: eos_token and the like -> their texts, which templates may name.
-
-        Raises:
-            ConfigError: it cannot be rendered turn by turn, or nothing ends an assistant's turn.
         """
         self.template = template
         self._named_tokens = dict(named_tokens or {})
@@ -81,33 +78,63 @@ class ChatTemplate:
         # Of what it would do, only one thing is left without special tokens: it takes white space out of the offsets.
         self._tokenizer.post_processor = None
         added = self._tokenizer.get_added_tokens_decoder()
-        self._special_texts = {token.content: token_id for token_id, token in added.items() if token.special}
-        # Longest first: of "<|a|>" and "<|a|>b" the message is to name what is there.
-        longest_first = sorted(self._special_texts, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        # Longest first: of "<|a|>" and "<|a|>b" the one that is there is to be found.
+        self._special_texts = sorted((token.content for token in added.values() if token.special), key=len)[::-1]
+        self._special = re.compile("|".join(map(re.escape, self._special_texts)) or r"(?!)")
         self.renders_tools = self._probed_tools()
         """Whether the template itself writes `tools` and `tool_calls`."""
         self.end_of_turn = self._probed_end()
-        """Text of the special token that ends an assistant's turn."""
-        self.end_of_turn_id = self._special_texts[self.end_of_turn]
+        """Text of the special token that ends an assistant's turn; None if none does."""
 
     @classmethod
-    def load(cls, directory: Path) -> Self:
+    def read(cls, directory: Path) -> Self | None:
         """Return the template of a tokenizer's directory; CHATML if it has none of its own and both its tokens.
 
+        Returns:
+            None if there is neither.
+
         Raises:
-            ConfigError: there is neither, or the template cannot be used.
             DataError: there is no tokenizer that can be read.
         """
         read = TokenizerDirectory.read(directory)
-        if (template := template_of(read)) is None:
+        added = {token.content for token in read.tokenizer.get_added_tokens_decoder().values() if token.special}
+        template = read.chat_template or (CHATML if added.issuperset(CHATML_TOKENS) else None)
+        return cls(read.tokenizer, template, named_tokens=read.named_tokens) if template else None
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Return the template of a tokenizer's directory, checked that conversations can be learned from it.
+
+        Raises:
+            ConfigError: there is none, or it does not write a conversation turn by turn.
+            DataError: there is no tokenizer that can be read.
+        """
+        if (chat := cls.read(directory)) is None:
             raise ConfigError(
                 "data.tokenizer",
                 directory,
                 "it has no chat template, which conversations need",
                 f"put a chat_template.jinja there, or add the special tokens {' and '.join(CHATML_TOKENS)}",
             )
-        return cls(read.tokenizer, template, named_tokens=read.named_tokens)
+        chat.check()
+        return chat
+
+    def check(self) -> None:
+        """Check that a conversation is written turn by turn, and that a special token ends each.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        try:
+            self._spans(_PROBE, (), first=0)
+        except BadRecord as error:
+            raise ConfigError(
+                "data.tokenizer",
+                "its chat template",
+                f"a conversation of two turns cannot be learned from: {error}",
+                "give a chat_template.jinja that writes a conversation as its first turns followed by the others, and "
+                "that ends each turn with the same special token",
+            ) from error
 
     def render(
         self, messages: Messages, *, tools: Sequence[Mapping[str, Any]] = (), add_generation_prompt: bool = False
@@ -135,7 +162,15 @@ class ChatTemplate:
             raise BadRecord(f"the chat template refuses it: {error}") from error
         return texts[0]
 
-    def encode_conversation(self, record: Mapping[str, Any]) -> EncodedRecord:
+    def tokens_of(self, text: str) -> list[int]:
+        """Return the token ids of what the template wrote: names of special tokens in it become those tokens."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def spelled(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens by their names."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
+
+    def encode_conversation(self, record: Mapping[str, Any]) -> EncodedConversation:
         """Return the tokens of a record {"messages": [...], "tools"?: [...]}.
 
         Raises:
@@ -144,7 +179,7 @@ class ChatTemplate:
         messages, tools = checked_messages(record, "messages"), checked_tools(record)
         return self._encode(messages, tools, first=0)
 
-    def encode_preference(self, record: Mapping[str, Any]) -> tuple[EncodedRecord, EncodedRecord]:
+    def encode_preference(self, record: Mapping[str, Any]) -> tuple[EncodedConversation, EncodedConversation]:
         """Return the tokens of a record {"prompt", "chosen", "rejected", "tools"?}: prompt with chosen, with rejected.
 
         Targets are the turns of the answers alone, not those in the prompt.
@@ -162,7 +197,7 @@ class ChatTemplate:
             raise BadRecord("chosen and rejected are the same")
         return chosen, rejected
 
-    def _encode(self, messages: Messages, tools: Sequence[Mapping[str, Any]], *, first: int) -> EncodedRecord:
+    def _encode(self, messages: Messages, tools: Sequence[Mapping[str, Any]], *, first: int) -> EncodedConversation:
         """Return the tokens of a conversation whose targets are the assistant's turns from message `first` on."""
         for text in texts_in(messages, tools):
             if found := self._special.search(text):
@@ -173,7 +208,7 @@ class ChatTemplate:
         for begin, end in spans:
             here, behind = bisect_left(starts, begin), bisect_left(starts, end)
             is_target[here:behind] = [True] * (behind - here)
-        return EncodedRecord(token_ids=token_ids, is_target=is_target)
+        return EncodedConversation(token_ids=token_ids, is_target=is_target)
 
     def _tokens(self, text: str, begins: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return the tokens of a text and where in it each starts; none reaches over one of `begins`.
@@ -211,27 +246,18 @@ class ChatTemplate:
         spans = []
         for number in range(len(turns)):
             before, through = rendered[2 * number], rendered[2 * number + 1].rstrip()
-            if not any(through.endswith(special) for special in self._special_texts):
-                raise BadRecord("no special token ends an assistant turn")
+            if self.end_of_turn is None or not through.endswith(self.end_of_turn):
+                raise BadRecord("no special token ends an assistant turn, or not always the same")
             spans.append((len(before), len(through)))
         return rendered[-1], spans
 
-    def _probed_end(self) -> str:
+    def _probed_end(self) -> str | None:
         """Return the text of the special token that ends an assistant's turn."""
         try:
-            text, spans = self._spans(_PROBE, (), first=0)
-            ends = {max((s for s in self._special_texts if text[:end].endswith(s)), key=len) for _, end in spans}
-            if len(ends) > 1:
-                raise BadRecord(f"its turns end differently: {', '.join(sorted(ends))}")
-        except BadRecord as error:
-            raise ConfigError(
-                "data.tokenizer",
-                "its chat template",
-                f"a conversation of two turns cannot be learned from: {error}",
-                "give a chat_template.jinja that writes a conversation as its first turns followed by the others, and "
-                "that ends each turn with the same special token",
-            ) from error
-        return ends.pop()
+            text = self.render(_PROBE[:2]).rstrip()
+        except BadRecord:
+            return None  # `check` says so where it matters
+        return next((special for special in self._special_texts if text.endswith(special)), None)
 
     def _probed_tools(self) -> bool:
         """Return whether the template itself writes functions and calls."""
@@ -241,9 +267,3 @@ class ChatTemplate:
             return "probed_function" in offered and "probed_function" in made
         except BadRecord:
             return False
-
-
-def template_of(read: TokenizerDirectory) -> str | None:
-    """Return a tokenizer's chat template: its own, or CHATML where it has both its tokens; None if it has neither."""
-    added = {token.content for token in read.tokenizer.get_added_tokens_decoder().values() if token.special}
-    return read.chat_template or (CHATML if added.issuperset(CHATML_TOKENS) else None)

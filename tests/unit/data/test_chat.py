@@ -14,12 +14,13 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from eval.function_calls import parse_calls
 from tests.real_weights import SMOLLM2
-from training.data.chat import CHATML, CHATML_TOKENS, ChatTemplate, EncodedRecord
+from training.data.chat import CHATML, CHATML_TOKENS, ChatTemplate, EncodedConversation
 from training.data.messages import BadRecord
 from training.errors import ConfigError, DataError
 
 SMOL = ChatTemplate.load(SMOLLM2)
 SPLITTER = tokenizers.Tokenizer.from_file(str(SMOLLM2 / "tokenizer.json"))
+END = SPLITTER.token_to_id("<|im_end|>")
 TOOL = {
     "type": "function",
     "function": {
@@ -54,7 +55,7 @@ def byte_level(*special: str) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def turns(encoded: EncodedRecord) -> list[list[int]]:
+def turns(encoded: EncodedConversation) -> list[list[int]]:
     """Return the runs of targets."""
     found: list[list[int]] = []
     for (_, was), (token, now) in pairwise([(0, False), *zip(encoded.token_ids, encoded.is_target, strict=True)]):
@@ -68,7 +69,9 @@ def tokens_of(text: str) -> list[int]:
     return SPLITTER.encode(text, add_special_tokens=False).ids
 
 
-def assert_it_is_what_inference_sees(messages: list[dict[str, Any]], encoded: EncodedRecord, **options: Any) -> None:
+def assert_it_is_what_inference_sees(
+    messages: list[dict[str, Any]], encoded: EncodedConversation, **options: Any
+) -> None:
     """Check each turn: the tokens of the prompt alone, then its targets, are the beginning of the whole."""
     said = turns(encoded)
     places = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
@@ -76,12 +79,12 @@ def assert_it_is_what_inference_sees(messages: list[dict[str, Any]], encoded: En
     for place, targets in zip(places, said, strict=True):
         prompt = tokens_of(SMOL.render(messages[:place], add_generation_prompt=True, **options))
         assert encoded.token_ids[: len(prompt) + len(targets)] == [*prompt, *targets]
-        assert targets == [*tokens_of(messages[place]["content"]), SMOL.end_of_turn_id]
+        assert targets == [*tokens_of(messages[place]["content"]), END]
         if messages[place]["content"][:1].isspace():
             return  # what was said is read again in one piece: its white space may be one token with the line end
 
 
-def said_in(encoded: EncodedRecord) -> list[str]:
+def said_in(encoded: EncodedConversation) -> list[str]:
     return [SPLITTER.decode(turn[:-1], skip_special_tokens=False) for turn in turns(encoded)]
 
 
@@ -196,11 +199,11 @@ def test_a_preference_without_a_difference_or_an_answer_is_refused() -> None:
 def test_a_template_that_cannot_be_learned_from_is_refused() -> None:
     whole = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     with pytest.raises(ConfigError, match="no special token ends an assistant turn"):
-        ChatTemplate(SPLITTER, whole + "{% if add_generation_prompt %}assistant:{% endif %}")
+        ChatTemplate(SPLITTER, whole + "{% if add_generation_prompt %}assistant:{% endif %}").check()
     with pytest.raises(ConfigError, match="writes earlier messages anew"):
-        ChatTemplate(SPLITTER, "{{ messages | length }}" + CHATML)
+        ChatTemplate(SPLITTER, "{{ messages | length }}" + CHATML).check()
     with pytest.raises(ConfigError, match="the chat template refuses it"):
-        ChatTemplate(SPLITTER, "{{ raise_exception('no roles') }}")
+        ChatTemplate(SPLITTER, "{{ raise_exception('no roles') }}").check()
 
 
 def test_a_tokenizer_with_the_tokens_of_chatml_needs_no_template(tmp_path: Path) -> None:
