@@ -10,11 +10,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from eval.contamination import benchmark_passages, training_texts
-from eval.text_overlap import OverlapSearch
+from eval.contamination import training_texts
 from training.config.benchmarks import BENCHMARKS
 from training.config.data_schema import DataConfig, SourceConfig, SourceKind
+from training.data.benchmark_passages import benchmark_passages
 from training.data.prepare import prepare
+from training.data.text_overlap import OverlapSearch
 
 _ROUNDS = 3
 

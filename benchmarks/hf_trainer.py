@@ -104,8 +104,9 @@ class _Samples(Dataset[dict[str, Tensor]]):
         return self._num_samples
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        token_ids = torch.from_numpy(self._loader.sample(index).token_ids)
-        return {"input_ids": token_ids[:-1], "labels": token_ids[1:], "shift_labels": token_ids[1:]}
+        row = self._loader.sample(index).row
+        labels = torch.from_numpy(row.labels_T)
+        return {"input_ids": torch.from_numpy(row.input_ids_T), "labels": labels, "shift_labels": labels}
 
 
 class _Tell(TrainerCallback):

@@ -10,7 +10,7 @@ lm_eval · `text_tokenizers` its tokenizer · `data` what is needed of prepared 
 
 What follows: `metrics` numbers from scores · `evidence` reads a report back, item by item · `statistics` how sure a
 number is · `gates` decides whether the next training stage may start (both pure) · `contamination` what of the items
-stands in the training data, `text_overlap` how that is found.
+stands in the training data.
 
 By hand: `run` measures a model, `measured_models` what its command line names, `text_model` a model that is asked in
 text, `compare` two reports · a partner's model: `endpoint/` behind an HTTP API, `hugging_face_model` in a local

@@ -19,26 +19,21 @@ from eval.data import EvalData, suite_conversations, suite_documents
 from eval.tasks.assistant_turns import ASSISTANT_TURNS
 from eval.tasks.held_out import HELD_OUT
 from eval.tasks.multiple_choice import MULTIPLE_CHOICE, make_questions
-from eval.text_overlap import NGRAM_WORDS, RULE_VERSION, OverlapSearch
-from training.config.benchmarks import BENCHMARKS, items_file
+from training.config.benchmarks import BENCHMARKS
 from training.config.eval_schema import SuiteConfig
+from training.data.benchmark_passages import Passages
 from training.data.shards import PreparedData
 from training.data.stream import RecordStream
+from training.data.text_overlap import NGRAM_WORDS, RULE_VERSION, OverlapSearch
 from training.durable_files import write_durably
 from training.errors import StorageError
-from training.plain_files import parse_json, read_json, read_text, typed
+from training.plain_files import read_json, typed
 
 _LOG = logging.getLogger(__name__)
 _BATCH_TOKENS = 2**18
 """Decoded and searched at a time: a second or less, and tens of MB."""
 _OVERLAPPING_TOKENS = 2**10
 """That two pieces of a document longer than a batch share, so that no n-gram is cut in two."""
-_FIRST_FIELDS = ("text", "prompt", "turns", "question")
-"""What tells a benchmark's item from others: the first of these that it has."""
-_OTHER_FIELDS = ("choices", "canonical_solution")
-
-Passages = Mapping[str, Sequence[str]]
-"""Item, by its id in a report -> its passages; see `text_overlap.OverlapSearch`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,17 +49,6 @@ class Searched:
     overlaps: dict[str, float]
     """Item -> share of its n-grams that stand in the training documents."""
     ngram_words: int = NGRAM_WORDS
-
-
-def benchmark_passages(root: Path, name: str) -> dict[str, list[str]]:
-    """Return the passages of a prepared benchmark's items.
-
-    Raises:
-        OSError: it is not prepared.
-        ValueError: its items cannot be read.
-    """
-    items = [parse_json(line) for line in read_text(items_file(root, name)).splitlines()]
-    return {str(item.get("id", place)): _passages(item) for place, item in enumerate(items)}
 
 
 def held_out_passages(data: EvalData, suite: SuiteConfig) -> dict[str, dict[str, list[str]]]:
@@ -167,20 +151,6 @@ def mark(items: Sequence[dict[str, Any]], overlaps: Mapping[str, float]) -> dict
         "share": contaminated / len(items),
         "mean_overlap": sum(item["overlap"] for item in items) / len(items),
     }
-
-
-def _passages(item: Mapping[str, Any]) -> list[str]:
-    first = next(item[name] for name in _FIRST_FIELDS if name in item)
-    return [*_texts(first), *(text for name in _OTHER_FIELDS if name in item for text in _texts(item[name]))]
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yield the texts in a field: one, a list of choices, or turns of several messages."""
-    if isinstance(value, list):
-        for child in value:
-            yield from _texts(child)
-    else:
-        yield str(value)
 
 
 def _version(name: str) -> int:

@@ -11,7 +11,7 @@ from lm_eval.api.model import LM
 
 from eval.benchmark_runs import run_benchmarks
 from eval.conductor import Conducted, Ranks, TokenModel, conduct
-from eval.contamination import benchmark_passages, find_overlaps, held_out_passages, mark
+from eval.contamination import find_overlaps, held_out_passages, mark
 from eval.data import EvalData, data_identity
 from eval.live_model import LiveModel, TextTokenizer
 from eval.lm import EngineLM, InferenceEngine
@@ -25,6 +25,7 @@ from eval.text_tokenizers import RunTokenizer
 from eval.throughput import Metered
 from training.config.benchmarks import BENCHMARKS
 from training.config.eval_schema import SuiteConfig
+from training.data.benchmark_passages import benchmark_passages
 from training.data.shards import PreparedData
 from training.durable_files import write_durably
 from training.plain_files import read_json

@@ -4,19 +4,14 @@ Training holds documents out by a hash of their id, and a document that is held 
 larger one. So what is taken here was never trained on in a run whose `data.held_out_fraction` is at least as large.
 """
 
-import tempfile
-from pathlib import Path
-
 from training.config.data_schema import SourceConfig, SourceKind
-from training.data.corpus import Document, is_held_out, read_documents
+from training.data.corpus import Record, is_held_out, read_documents
 
 HELD_OUT_FRACTION = 0.05
 """The default of `data.held_out_fraction`."""
 
 
-def held_out_documents(kind: SourceKind) -> list[Document]:
+def held_out_documents(kind: SourceKind) -> list[Record]:
     """Return the documents of an embedded source that a run with the default held-out fraction never trains on."""
-    with tempfile.TemporaryDirectory() as cache:
-        rows = read_documents(kind.value, SourceConfig(kind=kind), cache_dir=Path(cache)).documents
-        documents = [Document(id=id_, text=text) for id_, text in zip(rows["id"], rows["text"], strict=True)]
+    documents = read_documents(kind.value, SourceConfig(kind=kind))
     return [document for document in documents if is_held_out(document.id, HELD_OUT_FRACTION)]

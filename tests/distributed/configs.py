@@ -1,6 +1,10 @@
 """Small configs and batches for the distributed tests, built without Hydra."""
 
+import math
+from dataclasses import fields
+
 import torch
+from torch import Tensor
 
 from training.config.batch_sizes import BatchRampStep
 from training.config.data_schema import DataConfig
@@ -27,6 +31,7 @@ from training.config.schema import (
     ScheduleConfig,
     StageConfig,
 )
+from training.config.stage_schema import PreferenceConfig, StageKind
 from training.data.batch import IGNORED_LABEL, MicroBatch
 
 STAGE = "only"
@@ -41,6 +46,7 @@ EXPERTS = ExpertsConfig(
     z_loss=0.01,
 )
 """A few experts with every kind of balancing at once, strong enough to be seen in the gradient."""
+PREFERENCE = PreferenceConfig(beta=0.5, label_smoothing=0.1, sft_weight=0.2)
 VOCAB = 128
 LENGTH = 24
 GLOBAL_BATCH = 16
@@ -76,6 +82,7 @@ def small_config(
     documents: bool = False,
     prediction: bool = False,
     muon: bool = False,
+    pairs: bool = False,
 ) -> RunConfig:
     """A run of one training stage; a narrow model's parameters cannot be cut into 4 equal parts without padding."""
     return RunConfig(
@@ -121,7 +128,9 @@ def small_config(
                 mixture={},
                 tokens=10**6,
                 sequence_length=LENGTH,
-                document_mask=documents,
+                kind=StageKind.preference if pairs else StageKind.pretrain,
+                preference=PREFERENCE if pairs else None,
+                document_mask=documents or pairs,
                 global_batch_sequences=GLOBAL_BATCH,
                 batch_ramp=RAMP if ramped else [],
                 micro_batch_sequences=micro_batch,
@@ -136,11 +145,15 @@ def small_config(
     )
 
 
-def global_batch(step: int, sequences: int = GLOBAL_BATCH, *, documents: bool = False) -> MicroBatch:
+def global_batch(
+    step: int, sequences: int = GLOBAL_BATCH, *, documents: bool = False, pairs: bool = False
+) -> MicroBatch:
     """A learnable batch; its sequences, the first of GLOBAL_BATCH, have very different numbers of valid targets.
 
-    And of documents, if asked.
+    And of documents, or of pairs of answers, if asked.
     """
+    if pairs:
+        return batch_of_pairs(step)
     generator = torch.Generator().manual_seed(1000 + step)
     ids_BT = torch.randint(0, VOCAB, (GLOBAL_BATCH, LENGTH), generator=generator)
     labels_BT = (ids_BT * 7 + 3) % VOCAB
@@ -156,6 +169,33 @@ def global_batch(step: int, sequences: int = GLOBAL_BATCH, *, documents: bool = 
     )
 
 
+def batch_of_pairs(step: int) -> MicroBatch:
+    """One to three pairs a sequence: of chosen answers the targets follow one rule, of rejected ones another."""
+    generator = torch.Generator().manual_seed(2000 + step)
+    ids_BT = torch.randint(0, VOCAB, (GLOBAL_BATCH, LENGTH), generator=generator)
+    labels_BT = torch.full_like(ids_BT, IGNORED_LABEL)
+    documents_BT = torch.zeros_like(ids_BT)
+    references_BA = torch.full((GLOBAL_BATCH, 6), torch.nan, dtype=torch.float64)
+    for row in range(GLOBAL_BATCH):
+        num_answers = 2 * (row % 3 + 1)
+        length = (LENGTH - 1) // num_answers
+        documents_BT[row] = (torch.arange(LENGTH) // length).clamp(max=num_answers)
+        for answer in range(num_answers):
+            first, end = answer * length, (answer + 1) * length
+            targets = slice(first + 1 + row % 2, end)
+            factor = 7 if answer % 2 == 0 else 5
+            labels_BT[row, targets] = (ids_BT[row, targets] * factor + 3) % VOCAB
+            noise = torch.rand((), generator=generator, dtype=torch.float64)
+            references_BA[row, answer] = -(targets.stop - targets.start) * math.log(VOCAB) + noise
+    return MicroBatch(
+        input_ids_BT=ids_BT,
+        labels_BT=labels_BT,
+        sample_ids_B=torch.arange(GLOBAL_BATCH) + step * GLOBAL_BATCH,
+        documents_BT=documents_BT,
+        references_BA=references_BA,
+    )
+
+
 def micro_batches(
     step: int,
     *,
@@ -164,17 +204,14 @@ def micro_batches(
     micro_batch: int,
     sequences: int = GLOBAL_BATCH,
     documents: bool = False,
+    pairs: bool = False,
 ) -> list[MicroBatch]:
     """This replica's share of the global batch, in accumulation order."""
-    whole = global_batch(step, sequences, documents=documents)
+    whole = global_batch(step, sequences, documents=documents, pairs=pairs)
     width = micro_batch * num_replicas
-    assert whole.sample_ids_B is not None
+    tensors = {field.name: getattr(whole, field.name) for field in fields(whole)}
+    given: dict[str, Tensor] = {name: all_B for name, all_B in tensors.items() if all_B is not None}
     return [
-        MicroBatch(
-            input_ids_BT=whole.input_ids_BT[start:][:micro_batch],
-            labels_BT=whole.labels_BT[start:][:micro_batch],
-            sample_ids_B=whole.sample_ids_B[start:][:micro_batch],
-            documents_BT=None if whole.documents_BT is None else whole.documents_BT[start:][:micro_batch],
-        )
+        MicroBatch(**{name: all_B[start:][:micro_batch] for name, all_B in given.items()})
         for start in range(replica * micro_batch, sequences, width)
     ]

@@ -78,6 +78,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
         **LOSS_CHUNKS,
     },
     "zero3_documents": {"zero_stage": 3, "documents": True, "recompute": Recompute.full},
+    "zero3_pairs": {"zero_stage": 3, "pairs": True, "tied": True},
+    "zero1_pairs_bf16": {"zero_stage": 1, "pairs": True, "precision": Precision.bf16, **LOSS_CHUNKS},
+    "pipeline_zero3_pairs": {
+        **{"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "pairs": True},
+        **{"regather": Regather.per_microbatch, "recompute": Recompute.full},
+        **LOSS_CHUNKS,
+    },
     "pipeline_zero3_documents": {
         **{"pipeline": 2, "zero_stage": 3, "micro_batch": 4, "recompute": Recompute.selective},
         "documents": True,
@@ -98,6 +105,11 @@ WIDE: dict[str, dict[str, Any]] = {
     "pipeline_zero3_4": {"pipeline": 4, "zero_stage": 3, "micro_batch": 4, "regather": Regather.per_microbatch},
     "sequence_dropout": {"sequence": 2, "zero_stage": 3, **DROPOUT},
     "sequence_documents": {"sequence": 2, "zero_stage": 3, "documents": True, **LOSS_CHUNKS},
+    "zero3_pairs_on_4": {"zero_stage": 3, "pairs": True, **LOSS_CHUNKS},
+    "pairs_of_all_kinds": {
+        **{"pipeline": 2, "sequence": 2, "expert": 2, "zero_stage": 3, "pairs": True},
+        **{"experts": EXPERTS, **INTERLEAVED},
+    },
     "later_tokens_zero3": {"zero_stage": 3, "prediction": True},
     "later_tokens_pipeline": {"pipeline": 2, "zero_stage": 1, "prediction": True, **INTERLEAVED},
     "later_tokens_of_all_kinds": {
@@ -155,8 +167,9 @@ POISONED = (
 """Layouts that also meet a NaN."""
 
 
-def steps(engine: Engine, config: RunConfig, processes: ProcessGroup, which: range) -> dict[str, list[float]]:
+def steps(engine: Engine, config: RunConfig, processes: ProcessGroup, which: range) -> dict[str, list[Any]]:
     losses, norms = [], []
+    measured: list[dict[str, float]] = []
     for step in which:
         batches = micro_batches(
             step,
@@ -165,6 +178,7 @@ def steps(engine: Engine, config: RunConfig, processes: ProcessGroup, which: ran
             micro_batch=config.stages[STAGE].micro_batch_sequences,
             sequences=config.batch_sizes(STAGE).sequences(step),
             documents=config.stages[STAGE].masks_documents,
+            pairs=config.stages[STAGE].preference_settings is not None,
         )
         # Where the last layer returns the loss itself, a step computed twice compares that.
         twice = config.parallel.loss_chunk_tokens is not None
@@ -172,7 +186,9 @@ def steps(engine: Engine, config: RunConfig, processes: ProcessGroup, which: ran
         assert not result.skipped
         losses.append(result.loss)
         norms.append(result.grad_norm)
-    return {"losses": losses, "norms": norms}
+        if result.preference is not None:
+            measured.append(result.preference)
+    return {"losses": losses, "norms": norms, **({"preference": measured} if measured else {})}
 
 
 def train(name: str, options: dict[str, Any], processes: ProcessGroup, folder: Path) -> dict[str, list[float]]:

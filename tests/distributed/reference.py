@@ -1,5 +1,6 @@
 """Plain single-process torch training: the truth that every engine is compared with. Nothing of the engines is used."""
 
+import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 from tests.distributed.configs import STAGE, global_batch
 from training.config.optimizer_schema import OptimizerKind
 from training.config.schema import Precision, RunConfig
+from training.config.stage_schema import PreferenceConfig
 from training.data.batch import MicroBatch
 from training.models.decoder import Decoder, decoder_layers
 from training.models.documents import Documents
@@ -25,26 +27,29 @@ LATER_WEIGHT = 0.15
 def train_plain(config: RunConfig, lrs: list[float], *, optimizer: str = "adamw") -> dict[str, Any]:
     """Losses and global gradient norms of full-batch steps with AdamW (or SGD without weight decay).
 
-    Of a model with experts also its routing: [auxiliary loss, loads of all blocks…] of each step.
+    Of a model with experts also its routing: [auxiliary loss, loads of all blocks…] of each step. Of pairs also what is
+    measured of them.
     """
     assert STAGE in config.stages
     model = plain_model(config)
     stepper = torch.optim.SGD(model.parameters(), lr=1.0) if optimizer == "sgd" else plain_adamw(model, config)
     muon = PlainMuon(model, config)
     losses, norms = [], []
+    measured: list[dict[str, float]] = []
     routing: list[RoutingResult] = []
     for step, lr in enumerate(lrs):
         for group in stepper.param_groups:
             group["lr"] = lr * group.get("lr_ratio", 1.0)
         model.zero_grad()
-        loss, norm = backward(model, config, step, routing)
+        loss, norm = backward(model, config, step, routing, measured)
         muon.step(lr)
         stepper.step()
         if config.model.experts is not None:
             move_biases(model, config.model.experts.bias_update_rate, routing[-1].loads)
         losses.append(loss)
         norms.append(norm)
-    return {"losses": losses, "norms": norms, **routing_numbers(routing)}
+    found = {"losses": losses, "norms": norms, **routing_numbers(routing)}
+    return found | ({"preference": measured} if measured else {})
 
 
 def routing_numbers(routing: Sequence[RoutingResult | None]) -> dict[str, Any]:
@@ -158,11 +163,16 @@ def takes_muon(name: str, parameter: Tensor, config: RunConfig) -> bool:
 
 
 def backward(
-    model: Decoder, config: RunConfig, step: int, routing: list[RoutingResult] | None = None
+    model: Decoder,
+    config: RunConfig,
+    step: int,
+    routing: list[RoutingResult] | None = None,
+    measured: list[dict[str, float]] | None = None,
 ) -> tuple[float, float]:
     """Leave the clipped gradient of a step's whole batch; return the mean loss and the norm before clipping."""
     sequences, documented = config.batch_sizes(STAGE).sequences(step), config.stages[STAGE].masks_documents
-    batch = global_batch(step, sequences, documents=documented)
+    preference = config.stages[STAGE].preference_settings
+    batch = global_batch(step, sequences, documents=documented, pairs=preference is not None)
     documents = None if batch.documents_BT is None else Documents(batch.documents_BT)
     whole = LearningPass(
         labels_BT=batch.labels_BT,
@@ -184,11 +194,43 @@ def backward(
         logits = model(batch.input_ids_BT)
     if log is not None and routing is not None:
         routing.append(log.result(log.sums(), batch.num_tokens))
-    parts = zip(logits.chunk(len(whole.labels)), whole.labels, strict=True)
-    loss, *later = [summed_cross_entropy(part, labels_BT) / batch.num_tokens for part, labels_BT in parts]
+    if preference is None:
+        parts = zip(logits.chunk(len(whole.labels)), whole.labels, strict=True)
+        loss, *later = [summed_cross_entropy(part, labels_BT) / batch.num_targets for part, labels_BT in parts]
+    else:
+        (loss, numbers), later = loss_of_pairs(logits, batch, preference), []
+        if measured is not None:
+            measured.append(numbers)
     (loss + sum(LATER_WEIGHT * one for one in later)).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients).item()
     for gradient in gradients:
         gradient *= min(1.0, config.optimizer.gradient_clip_norm / (norm + 1e-6))
     return loss.item(), norm
+
+
+def loss_of_pairs(logits_BTV: Tensor, batch: MicroBatch, config: PreferenceConfig) -> tuple[Tensor, dict[str, float]]:
+    """DPO's mean loss over pairs, answer by answer, and what is measured beside it."""
+    assert batch.documents_BT is not None
+    assert batch.references_BA is not None
+    logprobs_BTV = logits_BTV.double().log_softmax(-1)
+    losses, accurate, margins, chosen_rewards, rejected_rewards = [], [], [], [], []
+    for row, references in enumerate(batch.references_BA.tolist()):
+        answers = []
+        for answer, reference in enumerate(references):
+            if math.isnan(reference):
+                continue
+            mine_T = (batch.documents_BT[row] == answer) & (batch.labels_BT[row] != IGNORED_LABEL)
+            picked = logprobs_BTV[row, mine_T].gather(-1, batch.labels_BT[row, mine_T][:, None])
+            answers.append((picked.sum(), config.beta * (picked.sum() - reference), int(mine_T.sum())))
+        for (logprob, chosen, num_targets), (_, rejected, _) in zip(answers[::2], answers[1::2], strict=True):
+            right, wrong = torch.sigmoid(chosen - rejected), torch.sigmoid(rejected - chosen)
+            loss = -(1 - config.label_smoothing) * right.log() - config.label_smoothing * wrong.log()
+            losses.append(loss - config.sft_weight * logprob / num_targets)
+            accurate.append(float(chosen > rejected))
+            margins.append((chosen - rejected).item())
+            chosen_rewards.append(chosen.item())
+            rejected_rewards.append(rejected.item())
+    names = ("accuracy", "margin", "chosen_reward", "rejected_reward")
+    means = [sum(values) / len(values) for values in (accurate, margins, chosen_rewards, rejected_rewards)]
+    return torch.stack(losses).mean(), dict(zip(names, means, strict=True))

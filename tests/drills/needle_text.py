@@ -4,7 +4,6 @@ Like the items of the benchmark `short_needle`, but of chapters that training ma
 """
 
 import random
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,11 +37,9 @@ def _facts(draw: random.Random) -> Iterator[tuple[str, str, str]]:
 
 
 def _training_verses() -> list[str]:
-    with tempfile.TemporaryDirectory() as cache:
-        rows = read_documents("kjv", SourceConfig(kind=SourceKind.kjv), cache_dir=Path(cache)).documents
-        return [
-            verse
-            for id_, text in zip(rows["id"], rows["text"], strict=True)
-            if not is_held_out(id_, HELD_OUT_FRACTION)
-            for verse in text.splitlines()
-        ]
+    return [
+        verse
+        for document in read_documents("kjv", SourceConfig(kind=SourceKind.kjv))
+        if not is_held_out(document.id, HELD_OUT_FRACTION)
+        for verse in document.text.splitlines()
+    ]

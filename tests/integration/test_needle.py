@@ -47,7 +47,7 @@ def test_no_measured_fact_and_no_held_out_verse_is_trained_on(tmp_path: Path) ->
     texts = [path.read_text() for path in sorted((tmp_path / "a").iterdir())]
     assert texts == [path.read_text() for path in sorted((tmp_path / "b").iterdir())]
     facts = {f"{item['start']} {answer}." for item in short_needle_items() for answer in item["answers"]}
-    verses = _verses(tmp_path)
+    verses = _verses()
     for_measuring = verses[True] - verses[False]  # some stand in several chapters
     for text in texts:
         *lines, blank, question = text.splitlines()
@@ -57,10 +57,9 @@ def test_no_measured_fact_and_no_held_out_verse_is_trained_on(tmp_path: Path) ->
         assert not set(lines) & for_measuring
 
 
-def _verses(cache: Path) -> dict[bool, set[str]]:
+def _verses() -> dict[bool, set[str]]:
     """Return the verses of chapters that are, and that are not, kept out of training."""
-    rows = read_documents("kjv", SourceConfig(kind=SourceKind.kjv), cache_dir=cache).documents
     verses: dict[bool, set[str]] = {True: set(), False: set()}
-    for id_, text in zip(rows["id"], rows["text"], strict=True):
-        verses[is_held_out(id_, HELD_OUT_FRACTION)] |= set(text.splitlines())
+    for document in read_documents("kjv", SourceConfig(kind=SourceKind.kjv)):
+        verses[is_held_out(document.id, HELD_OUT_FRACTION)] |= set(document.text.splitlines())
     return verses

@@ -249,6 +249,11 @@ class StageConfig:
         return self.packing or (Packing.best_fit if whole else Packing.sequential)
 
     @property
+    def preference_settings(self) -> PreferenceConfig | None:
+        """How it learns from pairs; None where it does not."""
+        return (self.preference or PreferenceConfig()) if self.kind is StageKind.preference else None
+
+    @property
     def masks_documents(self) -> bool:
         """Whether a token sees those of its own record alone."""
         if self.document_mask is None:

@@ -6,6 +6,7 @@ from training.config.eval_schema import SuiteConfig
 from training.config.gate_checks import PREVIOUS, START, check_gate
 from training.config.keys import no_such
 from training.config.schema import RunConfig, ScheduleConfig, ScheduleKind
+from training.config.stage_data_checks import check_stage_data
 from training.errors import ConfigError
 
 
@@ -50,9 +51,7 @@ def check_training_stage(config: RunConfig, training_stage: str) -> None:
     if not stage.mixture:
         source = next(iter(config.data.sources), "NAME")
         raise ConfigError(f"{key}.mixture", "{}", "there is nothing to learn from", f"+{key}.mixture.{source}=1.0")
-    for source in stage.mixture:
-        if source not in config.data.sources:
-            raise no_such(f"{key}.mixture", source, "data.sources", list(config.data.sources))
+    check_stage_data(config, training_stage)
     if stage.sequence_length > config.model.max_sequence_length:
         raise ConfigError(
             f"{key}.sequence_length",

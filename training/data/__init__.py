@@ -9,7 +9,12 @@ shard_files.py   files of one shard: writer and checked reader
 stream.py     all shards of a source as one row of tokens, cut into records
 shards.py     a whole prepared folder
 prepare.py    builds a prepared folder and commits it by one rename
-order.py      global sample index -> (source, window), pure and seekable; no torch
+order.py      sample index -> (source, draw) -> unit, pure, seekable and invertible; no torch
+mixture.py    phases of a training stage's mixture: changes, limits of epochs
+packing.py    lengths -> packs, best fit
+pack_table.py    the packs of a source, made once and kept
+units.py      what a source is cut into: windows, or packs of whole records
+stage_order.py   which unit of which source each sample of a training stage is
 loader.py     the samples and micro-batches of one training stage, stateless
 batch.py      the unit of work of an engine
 __main__.py   python -m training.data {prepare|inspect}

@@ -1,7 +1,8 @@
 """Prepare training data, or look at it.
 
 python -m training.data prepare experiment=demo [key=value …]
-python -m training.data inspect experiment=demo [key=value …] [--batch STAGE:STEP]
+python -m training.data inspect RUN_DIR | experiment=demo [key=value …] [--batch STEP | STAGE:PLACE]
+python -m training.data used RUN_DIR --record ID
 """
 
 import argparse
@@ -10,15 +11,17 @@ import shlex
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
-from training.config.load import compose
+from training.config.load import compose, load_frozen
 from training.config.schema import RunConfig
+from training.data.inspection import batch_place, describe_batch, describe_uses
 from training.data.loader import StageLoader
 from training.data.prepare import prepare
+from training.data.sample_ledger import SampleLedger
 from training.data.shards import PreparedData
 from training.errors import AutarkyError, ConfigError
-
-_SHOWN_CHARACTERS = 72
+from training.reporting.metrics import latest_steps, read_metrics
 
 
 def main(arguments: list[str]) -> int:
@@ -26,16 +29,19 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m training.data", description="Prepare training data, or look at it."
     )
-    parser.add_argument("command", choices=["prepare", "inspect"])
-    parser.add_argument("overrides", nargs="*", help="experiment=NAME key=value …, as for launch.submit")
-    parser.add_argument("--batch", metavar="STAGE:STEP", help="inspect: show a global batch (steps count from 0)")
+    parser.add_argument("command", choices=["prepare", "inspect", "used"])
+    parser.add_argument("overrides", nargs="*", help="experiment=NAME key=value …, or a run directory")
+    parser.add_argument("--batch", metavar="STEP", help="inspect: that step's batch, or STAGE:PLACE in a stage's order")
+    parser.add_argument("--record", metavar="ID", help="used: id of the document, conversation or pair")
     options = parser.parse_intermixed_args(arguments)
     try:
-        config = compose(options.overrides)
+        config = _config(options.overrides)
         if options.command == "prepare":
             _prepare(config)
-        else:
+        elif options.command == "inspect":
             _inspect(config, options.batch, options.overrides)
+        else:
+            _used(config, options.overrides, options.record)
     except AutarkyError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -75,17 +81,27 @@ def _inspect(config: RunConfig, batch: str | None, overrides: list[str]) -> None
     if batch is None:
         print(json.dumps({"fingerprint": prepared.fingerprint, **asdict(prepared.manifest)}, indent=1))
         return
-    training_stage, _, step = batch.rpartition(":")
-    if training_stage not in config.stages or not step.isdecimal():
-        raise ConfigError(
-            "--batch", batch, "it is not STAGE:STEP", f"a stage of {list(config.stages)} and a step counted from 0"
-        )
-    loader = StageLoader(prepared, config, training_stage)
-    print(f"training stage {training_stage}, step {step}, batch_id {loader.batch_id(int(step))}")
-    for index in loader.batch_samples(int(step)):
-        sample = loader.sample(index)
-        text = prepared.tokenizer.decode(sample.token_ids[:_SHOWN_CHARACTERS].tolist())[:_SHOWN_CHARACTERS]
-        print(f"{index:>8}  {sample.source} window {sample.window}: {text!r}")
+    training_stage, place = batch_place(config, batch)
+    for line in describe_batch(prepared, StageLoader(prepared, config, training_stage), training_stage, place):
+        print(line)
+
+
+def _used(config: RunConfig, words: list[str], record_id: str | None) -> None:
+    if record_id is None or not _is_run_directory(words):
+        reason = "it needs a run directory and the id of a record"
+        raise ConfigError("used", shlex.join(words), reason, "used RUN_DIR --record ID")
+    prepared = PreparedData.open(config.data, prepare_command=f"python -m training.data prepare {words[0]}")
+    steps = latest_steps(read_metrics(Path(words[0]) / "metrics.jsonl").records)
+    for line in describe_uses(record_id, SampleLedger(prepared, config, steps).uses(record_id)):
+        print(line)
+
+
+def _config(words: list[str]) -> RunConfig:
+    return load_frozen(Path(words[0])) if _is_run_directory(words) else compose(words)
+
+
+def _is_run_directory(words: list[str]) -> bool:
+    return len(words) == 1 and (Path(words[0]) / "config.yaml").is_file()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,12 @@ class MicroBatch:
     """Integers, on CPU: number of each token's document within its sequence, a document being a run of equal numbers;
     of the whole sequences, also where ranks share their tokens. None is one document a sequence."""
 
+    references_BA: Tensor | None = None
+    """float64, on CPU; of a batch of preferences: log-probability under the reference model, in nats, of each answer of
+    each sequence, A at most: answers 2n and 2n+1, chosen and rejected, are documents of these numbers. NaN where a
+    sequence has no more. None else."""
+    answers_BT: Tensor | None = None
+    """Integers, on CPU; of a rank's part of preferences: number of each token's answer in its sequence. None else."""
     later_ids_KBT: Tensor | None = None
     """int64; of each depth k of multi-token prediction (from 1): the token k places after each position, 0 at the end;
     None without it."""
@@ -38,6 +44,7 @@ class MicroBatch:
             self,
             input_ids_BT=self.input_ids_BT[:, mine].contiguous(),
             labels_BT=self.labels_BT[:, mine].contiguous(),
+            answers_BT=None if self.references_BA is None else _slice(self.documents_BT, mine),
             later_ids_KBT=None if self.later_ids_KBT is None else self.later_ids_KBT[..., mine],
             later_labels_KBT=None if self.later_labels_KBT is None else self.later_labels_KBT[..., mine],
         )
@@ -59,6 +66,18 @@ class MicroBatch:
         return replace(self, later_ids_KBT=torch.stack(later_ids), later_labels_KBT=torch.stack(later_labels))
 
     @property
-    def num_tokens(self) -> int:
-        """Number of valid targets."""
+    def num_targets(self) -> int:
+        """Number of what the loss is a mean over: valid targets; of preferences, pairs."""
+        if self.references_BA is not None:
+            return int((~self.references_BA.isnan()).sum()) // 2
         return int((self.labels_BT != IGNORED_LABEL).sum())
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens that are computed, padding too."""
+        return self.input_ids_BT.numel()
+
+
+def _slice(documents_BT: Tensor | None, part: slice) -> Tensor:
+    assert documents_BT is not None, "the config checks know: answers are told apart by their documents"
+    return documents_BT[:, part]

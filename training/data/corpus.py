@@ -1,174 +1,208 @@
-"""Documents of a source, and which of them are held out of training.
+"""Records of a source, each usable or with the reason why not; and which of them are held out of training.
 
-A document's id names its kind and its place, never the source's name in a config: the same text is held out under
-whatever name it is read.
+A record's id names its kind and its place, or is what the record says itself; never the source's name in a config: the
+same text is held out under whatever name it is read.
 """
 
 import hashlib
-import lzma
-import sysconfig
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice, takewhile
-from pathlib import Path
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from datasets import Dataset, Features, Value, disable_progress_bars
-from datasets.exceptions import DatasetGenerationError
-
-from training.config.data_schema import SourceConfig, SourceKind
-from training.errors import AutarkyError, ConfigError, DataError
-
-KJV_FILE = Path(__file__).parent / "corpora" / "kjv.txt.xz"
+from training.config.data_schema import SourceConfig, SourceForm, SourceKind
+from training.data.readers.embedded import kjv_chapters
+from training.data.readers.json_lines import json_objects
+from training.data.readers.rows import Fault, Reason, Row, oversized, sample_of
+from training.data.readers.tables import table_rows
+from training.data.readers.text import lines, whole_files
 
 LICENCES = {
     SourceKind.kjv: "public domain (UK: Crown letters patent)",
     SourceKind.python_stdlib: "PSF-2.0",
-    SourceKind.text_files: "as the files' owner grants",
 }
+"""Of embedded sources."""
 
-_STDLIB_SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
-_FEATURES = Features({"id": Value("string"), "text": Value("large_string")})
+_FIELDS = {
+    SourceForm.conversations: ("messages", "tools"),
+    SourceForm.preferences: ("prompt", "chosen", "rejected", "tools"),
+}
+_OPTIONAL_FIELDS = {"tools"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Document:
-    """One text with a name that is stable over machines and configs."""
+class Record:
+    """What is learned from, before it is tokens."""
 
     id: str
-    text: str
+    """Unique within its source, stable over machines and configs."""
+    content: bytes
+    """UTF-8: of a document its text, else the record as JSON, without its id."""
+    digest: bytes
+    """sha256 of the content."""
+
+    @property
+    def text(self) -> str:
+        """A document's text."""
+        return self.content.decode("utf-8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Corpus:
-    """The documents of a source."""
+class Quarantined:
+    """A record that is not used."""
 
-    documents: Dataset
-    """Columns id and text, in the source's own order."""
-    skipped: dict[str, int]
-    """Files that gave no document, by reason: undecodable (not UTF-8), empty, duplicate (of an earlier document)."""
+    id: str
+    fault: Fault
+
+    def as_json(self) -> dict[str, str]:
+        """Return what quarantine.jsonl says of it."""
+        return {"id": self.id, "reason": self.fault.reason, "detail": self.fault.detail, "sample": self.fault.sample}
 
 
-def is_held_out(document_id: str, fraction: float) -> bool:
-    """Return whether a document is kept out of training: a pure function of its id, the same on every machine."""
-    digest = hashlib.sha256(document_id.encode()).digest()
+@dataclass(kw_only=True, slots=True)
+class Seen:
+    """What of a source has been read, so that nothing is used twice."""
+
+    id_of_digest: dict[bytes, str] = field(default_factory=dict)
+    """Of every usable record."""
+    ids: set[str] = field(default_factory=set)
+    """Of records that bring their own."""
+
+    def add(self, record_id: str, digest: bytes, *, is_own_id: bool) -> None:
+        """Note a usable record."""
+        self.id_of_digest[digest] = record_id
+        if is_own_id:
+            self.ids.add(record_id)
+
+
+def is_held_out(record_id: str, fraction: float) -> bool:
+    """Return whether a record is kept out of training: a pure function of its id, the same on every machine."""
+    digest = hashlib.sha256(record_id.encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
-def read_documents(name: str, source: SourceConfig, *, cache_dir: Path) -> Corpus:
-    """Return the documents of a source as a memory-mapped dataset, without duplicates and empty texts.
+def read_documents(name: str, source: SourceConfig) -> Iterator[Record]:
+    """Yield the usable documents of a source in its own order, without copies of earlier ones.
+
+    Raises:
+        ConfigError: the source names no file.
+        DataError: a file cannot be read.
+    """
+    for _, found in read_records(name, source, seen=Seen()):
+        if isinstance(found, Record):
+            yield found
+
+
+def read_records(
+    name: str, source: SourceConfig, *, seen: Seen, first_row: int = 0
+) -> Iterator[tuple[int, Record | Quarantined]]:
+    """Yield (number of the next row, record) for every record of a source, up to `max_documents` usable ones.
 
     Args:
         name: the source's name in `data.sources`, for messages.
         source: what to read.
-        cache_dir: folder for the dataset's Arrow file, which the caller removes when done with the dataset.
+        seen: of the rows before `first_row`; is added to.
+        first_row: where to begin.
 
     Raises:
         ConfigError: the source names no file.
-        DataError: it has no document, or a file cannot be read.
+        DataError: a file cannot be read.
     """
-    skipped: Counter[str] = Counter()
+    most = source.max_documents
+    for number, row in enumerate(_rows(name, source, first_row), start=first_row + 1):
+        if most is not None and len(seen.id_of_digest) >= most:
+            return
+        if row.content is None:
+            continue
+        record_id, found = _checked(row, source)
+        if isinstance(found, Fault):
+            yield number, Quarantined(id=record_id, fault=found)
+            continue
+        record = Record(id=record_id, content=found, digest=hashlib.sha256(found).digest())
+        if fault := _already_there(record, seen):
+            yield number, Quarantined(id=record_id, fault=fault)
+            continue
+        seen.add(record_id, record.digest, is_own_id=source.id_field is not None)
+        yield number, record
 
-    def rows() -> Iterator[dict[str, str]]:
-        empty = True
-        for document in islice(_distinct(_documents(name, source, skipped), skipped), source.max_documents):
-            yield {"id": document.id, "text": document.text}
-            empty = False
-        if empty:
-            raise DataError(
-                f"data.sources.{name}: it has no document (skipped: {dict(skipped)})\n"
-                "  -> name files with UTF-8 text, or raise max_documents"
-            )
 
-    disable_progress_bars()
+def _rows(name: str, source: SourceConfig, first_row: int) -> Iterator[Row]:
+    match source.kind:
+        case SourceKind.kjv:
+            return (row for number, row in enumerate(kjv_chapters()) if number >= first_row)
+        case SourceKind.python_stdlib | SourceKind.text_files:
+            return whole_files(name, source, first_row)
+        case SourceKind.text_lines:
+            return lines(name, source, first_row)
+        case SourceKind.json:
+            return json_objects(name, source, first_row)
+        case _:
+            fields = [*_FIELDS.get(source.form, (source.text_field,)), *([source.id_field] if source.id_field else [])]
+            return table_rows(name, source, first_row, fields)
+
+
+def _checked(row: Row, source: SourceConfig) -> tuple[str, bytes | Fault]:
+    """Return a row's id, and its content or why it has none."""
+    content = row.content
+    if isinstance(content, Fault) or content is None:
+        return row.place, content or Fault(reason=Reason.empty)
+    record_id: str | Fault = row.place
+    if isinstance(content, Mapping):
+        if source.id_field is not None:
+            record_id = _own_id(content, source.id_field)
+        if isinstance(record_id, Fault):
+            return row.place, record_id
+        content = _text(content, source)
+    if isinstance(content, Fault):
+        return record_id, content
     try:
-        # A fingerprint of our own keeps the library from serialising the generator to name its cache.
-        documents = Dataset.from_generator(rows, features=_FEATURES, cache_dir=str(cache_dir), fingerprint=name)
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, AutarkyError):
-            raise error.__cause__ from None
-        raise DataError(
-            f"data.sources.{name}: its documents cannot be read: {error.__cause__}\n"
-            "  -> check the files' permissions and the space left on the disk of data.prepared_root"
-        ) from error
-    assert isinstance(documents, Dataset)
-    return Corpus(documents=documents, skipped=dict(skipped))
+        encoded = content.encode("utf-8")
+    except UnicodeEncodeError as error:
+        detail = f"a surrogate without its partner at character {error.start:,}"
+        return record_id, Fault(reason=Reason.invalid_utf8, detail=detail, sample=sample_of(content))
+    if len(encoded) > source.max_record_bytes:
+        return record_id, oversized(len(encoded), source.max_record_bytes, content)
+    if not content.strip():
+        return record_id, Fault(reason=Reason.empty)
+    return record_id, encoded
 
 
-def source_files(name: str, source: SourceConfig) -> list[tuple[str, Path]]:
-    """Return (document id, path) of every file of a text_files or python_stdlib source, sorted by document id.
-
-    Raises:
-        ConfigError: a text_files source without a path, or one that matches no file.
-    """
-    if source.kind is SourceKind.python_stdlib:
-        root = Path(sysconfig.get_paths()["stdlib"])
-        paths = [path for path in root.rglob("*.py") if _is_stdlib_source(path.relative_to(root))]
-    else:
-        root, pattern = _split_glob(name, source)
-        visible = (p for p in root.glob(pattern) if not any(x.startswith(".") for x in p.relative_to(root).parts))
-        paths = [path for path in visible if path.is_file()]
-        if not paths:
-            raise ConfigError(
-                f"data.sources.{name}.path", source.path, "it matches no file", "name a folder, a file or a glob"
-            )
-    return sorted((f"{source.kind}/{path.relative_to(root).as_posix()}", path) for path in paths)
+def _own_id(fields: Mapping[str, Any], name: str) -> str | Fault:
+    value = fields.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value:
+        detail = f"field {name} is no id: {type(value).__name__}" if name in fields else f"no field {name}"
+        return Fault(reason=Reason.bad_field, detail=detail)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return Fault(reason=Reason.invalid_utf8, detail=f"in field {name}", sample=sample_of(value))
+    return value
 
 
-def _documents(name: str, source: SourceConfig, skipped: Counter[str]) -> Iterator[Document]:
-    if source.kind is SourceKind.kjv:
-        yield from _kjv_chapters()
-        return
-    for document_id, path in source_files(name, source):
+def _text(fields: Mapping[str, Any], source: SourceConfig) -> str | Fault:
+    """Return the text of a record with fields, or its JSON."""
+    if source.form is not SourceForm.documents:
+        names = _FIELDS[source.form]
+        if missing := [name for name in names if fields.get(name) is None and name not in _OPTIONAL_FIELDS]:
+            return Fault(reason=Reason.bad_field, detail=f"no field {missing[0]}", sample=sample_of(str(dict(fields))))
+        kept = {name: fields[name] for name in names if fields.get(name) is not None}
         try:
-            yield Document(id=document_id, text=path.read_bytes().decode("utf-8"))
-        except UnicodeDecodeError:
-            skipped["undecodable"] += 1
+            return json.dumps(kept, ensure_ascii=False)
+        except TypeError as error:  # a table may hold what JSON cannot, as a time
+            return Fault(reason=Reason.bad_field, detail=str(error), sample=sample_of(str(kept)))
+    text = fields.get(source.text_field)
+    if isinstance(text, str):
+        return text
+    name = source.text_field
+    detail = f"field {name} is no text: {type(text).__name__}" if name in fields else f"no field {name}"
+    return Fault(reason=Reason.bad_field, detail=detail, sample=sample_of(str(dict(fields))))
 
 
-def _distinct(documents: Iterator[Document], skipped: Counter[str]) -> Iterator[Document]:
-    """Yield non-empty documents with new text: a copy of a held-out document must not be trained on."""
-    seen: set[bytes] = set()
-    for document in documents:
-        if not document.text.strip():
-            skipped["empty"] += 1
-            continue
-        digest = hashlib.sha256(document.text.encode()).digest()
-        if digest in seen:
-            skipped["duplicate"] += 1
-            continue
-        seen.add(digest)
-        yield document
-
-
-def _kjv_chapters() -> Iterator[Document]:
-    """Yield one document per chapter: its verses as lines, without the numbers."""
-    chapter, verses = "", []
-    for line in lzma.decompress(KJV_FILE.read_bytes()).decode("utf-8").splitlines():
-        if line.startswith("  "):
-            verses.append(line.lstrip(" 0123456789"))
-        elif line:
-            if verses:
-                yield Document(id=f"kjv/{chapter}", text="\n".join(verses) + "\n")
-            chapter, verses = line, []
-    yield Document(id=f"kjv/{chapter}", text="\n".join(verses) + "\n")
-
-
-def _is_stdlib_source(path: Path) -> bool:
-    # _sysconfigdata_*.py holds the paths of the machine that built this Python: no text to learn, never the same twice.
-    return _STDLIB_SKIPPED_FOLDERS.isdisjoint(path.parts) and not path.name.startswith("_sysconfigdata")
-
-
-def _split_glob(name: str, source: SourceConfig) -> tuple[Path, str]:
-    """Return the folder that document ids count from, and the pattern of the files under it."""
-    if not source.path:
-        raise ConfigError(
-            f"data.sources.{name}.path", source.path, "text_files needs one", "name a folder, a file or a glob"
-        )
-    path = Path(source.path)
-    if path.is_dir():
-        return path, "**/*"
-    fixed = list(takewhile(lambda part: not set(part) & set("*?["), path.parts))
-    if len(fixed) == len(path.parts):
-        return path.parent, path.name
-    return Path(*fixed), str(Path(*path.parts[len(fixed) :]))
+def _already_there(record: Record, seen: Seen) -> Fault | None:
+    if record.id in seen.ids:
+        return Fault(reason=Reason.repeated_id, detail="an earlier record has it", sample=sample_of(record.content))
+    if (earlier := seen.id_of_digest.get(record.digest)) is not None:
+        return Fault(reason=Reason.duplicate, detail=f"of {earlier}", sample=sample_of(record.content))
+    return None

@@ -4,19 +4,21 @@ Which samples a step holds depends on the config alone; a layout only says which
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import torch
 
+from training.config.data_schema import SourceForm
 from training.config.schema import RunConfig
 from training.data.batch import MicroBatch
-from training.data.order import Mixture, WindowOrder, num_windows
 from training.data.shards import PreparedData
-from training.data.stream import RecordStream
-from training.errors import DataError
+from training.data.stage_order import NOTHING_LEFT_OUT, stage_order
+from training.data.units import Piece, Row
+
+References = Callable[[str, Sequence[int]], Sequence[float]]
+"""(source, records of answers) -> their log-probability under the reference model, in nats."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,18 +26,12 @@ class Sample:
     """One training sequence."""
 
     source: str
-    window: int
-    """Place in the source's training stream: the window starts at token window * sequence_length."""
-    token_ids: np.ndarray
-    """int64; sequence_length + 1 ids, so that every position has a next token."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Source:
-    tokens: RecordStream
-    order: WindowOrder
-    first_draw: int
-    """Draws that earlier training stages have taken from this source with the same sequence length."""
+    unit: int
+    """Window or pack of the source; see `training/data/units.py`."""
+    row: Row
+    """Its tokens and targets."""
+    pieces: list[Piece]
+    """Which tokens of which records its targets are."""
 
 
 class StageLoader:
@@ -45,10 +41,10 @@ class StageLoader:
         prepared: the data.
         config: the run.
         training_stage: its name.
-        left_out: of each earlier training stage, how many batches it has left out and so drawn more than its steps.
+        left_out: of each training stage, how many batches it has left out and so drawn more than its steps.
 
     Raises:
-        DataError: a source of the mixture is not prepared, or shorter than one sequence.
+        DataError: a source of the mixture is not prepared, or gives no sample.
     """
 
     def __init__(
@@ -57,21 +53,28 @@ class StageLoader:
         config: RunConfig,
         training_stage: str,
         *,
-        left_out: Mapping[str, int] = MappingProxyType({}),
+        left_out: Mapping[str, int] = NOTHING_LEFT_OUT,
     ) -> None:
         stage = config.stages[training_stage]
         self._sequence_length = stage.sequence_length
         self._batch_sizes = config.batch_sizes(training_stage)
         self._micro_batch_sequences = stage.micro_batch_sequences
-        self._end_of_document = prepared.tokenizer.eos_id if stage.masks_documents else None
-        self._first_sample = _first_sample(config, training_stage, left_out)
-        self._mixture = _mixture(config, training_stage, left_out)
-        self._sources = [self._open(prepared, config, training_stage, name, left_out) for name in self._mixture.sources]
+        self._masks_documents = stage.masks_documents
+        self.references: References | None = None
+        """What the reference model gives the answers of pairs; to be set before `micro_batches` of kind preference."""
+        self.order = stage_order(prepared, config, training_stage, left_out)
+        """Which unit of which source each sample is."""
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for people about what was left out."""
+        return [note for place in range(len(self.order.sources)) for note in self.order.units(place).notes]
 
     def sample(self, index_in_stage: int) -> Sample:
         """Return the sample with an index that counts from 0 at the training stage's start."""
-        [(source, window)] = self._places(np.array([index_in_stage]))
-        return Sample(source=self._mixture.sources[source], window=int(window), token_ids=self._tokens(source, window))
+        [(source, unit)] = self.order.places(np.array([index_in_stage])).tolist()
+        units = self.order.units(source)
+        return Sample(source=self.order.sources[source], unit=unit, row=units.row(unit), pieces=units.pieces(unit))
 
     def micro_batches(self, batch: int, *, replica: int, num_replicas: int) -> list[MicroBatch]:
         """Return one replica's part of a global batch, in the order in which it is accumulated.
@@ -92,10 +95,12 @@ class StageLoader:
         return [self._micro_batch(part) for part in samples]
 
     def batch_id(self, batch: int) -> str:
-        """Return 16 hex digits that tell global batches apart: a hash of (source, window start) of its samples."""
-        places = self._places(self._batch_samples(batch))
-        places[:, 1] *= self._sequence_length
-        digest = hashlib.sha256(repr((self._mixture.sources, self._sequence_length)).encode())
+        """Return 16 hex digits that tell global batches apart: a hash of (source, unit's place) of its samples."""
+        places = self.order.places(self._batch_samples(batch))
+        for source in np.unique(places[:, 0]).tolist():
+            here = places[:, 0] == source
+            places[here, 1] = self.order.units(source).identities(places[here, 1])
+        digest = hashlib.sha256(repr((self.order.sources, self._sequence_length)).encode())
         digest.update(places.astype("<i8").tobytes())
         return digest.hexdigest()[:16]
 
@@ -103,89 +108,35 @@ class StageLoader:
         """Return the indices in the training stage of a global batch's samples."""
         return range(self._batch_sizes.samples_before(batch), self._batch_sizes.samples_before(batch + 1))
 
+    def batch_of(self, sample: int) -> int:
+        """Return the global batch that holds a sample, by its index in the training stage."""
+        return self._batch_sizes.num_batches((sample + 1) * self._sequence_length) - 1
+
     def _batch_samples(self, batch: int) -> np.ndarray:
         return np.array(self.batch_samples(batch), dtype=np.int64)
 
-    def _places(self, samples: np.ndarray) -> np.ndarray:
-        """Return a row (place of the source, window) for each sample index."""
-        source_indices, draws = self._mixture.draws(samples)
-        windows = np.empty_like(draws)
-        for i, source in enumerate(self._sources):
-            here = source_indices == i
-            windows[here] = source.order.windows(source.first_draw + draws[here])
-        return np.stack([source_indices, windows], axis=1)
-
-    def _tokens(self, source: int, window: int) -> np.ndarray:
-        start = window * self._sequence_length
-        return self._sources[source].tokens.tokens(start, start + self._sequence_length + 1)
-
     def _micro_batch(self, samples: np.ndarray) -> MicroBatch:
-        token_ids = [self._tokens(source, window) for source, window in self._places(samples)]
-        token_ids_BT = torch.from_numpy(np.stack(token_ids))
-        input_ids_BT = token_ids_BT[:, :-1].contiguous()
+        places = self.order.places(samples).tolist()
+        rows = [self.order.units(source).row(unit) for source, unit in places]
         return MicroBatch(
-            input_ids_BT=input_ids_BT,
-            labels_BT=token_ids_BT[:, 1:].contiguous(),
-            sample_ids_B=torch.from_numpy(self._first_sample + samples),
-            documents_BT=None if self._end_of_document is None else _documents(input_ids_BT, self._end_of_document),
+            input_ids_BT=torch.from_numpy(np.stack([row.input_ids_T for row in rows])),
+            labels_BT=torch.from_numpy(np.stack([row.labels_T for row in rows])),
+            sample_ids_B=torch.from_numpy(self.order.first_sample + samples),
+            documents_BT=torch.from_numpy(np.stack([row.documents_T for row in rows]))
+            if self._masks_documents
+            else None,
+            references_BA=None if self.references is None else self._references_of(places),
         )
 
-    def _open(
-        self, prepared: PreparedData, config: RunConfig, training_stage: str, name: str, left_out: Mapping[str, int]
-    ) -> _Source:
-        tokens = prepared.train(name)
-        windows = num_windows(tokens.num_tokens, self._sequence_length)
-        if not windows:
-            raise DataError(
-                f"stages.{training_stage}.mixture.{name}: its {tokens.num_tokens} training tokens are less than one "
-                f"sequence of {self._sequence_length} + 1\n"
-                "  -> shorten sequence_length, or give the source more documents"
-            )
-        order = WindowOrder(name, num_windows=windows, sequence_length=self._sequence_length, seed=config.run.seed)
-        return _Source(tokens=tokens, order=order, first_draw=_draws_before(config, training_stage, name, left_out))
-
-
-def _documents(input_ids_BT: torch.Tensor, end_of_document: int) -> torch.Tensor:
-    """Return the number of each token's document; a token that ends one counts as the first of the next.
-
-    Evaluations put that token before a text that has no other context, so the model is to meet it there in training
-    too. Its own target, the next document's first token, is then one that belongs to what it sees; and the last token
-    of a document still learns to end it. So no target is left out.
-    """
-    return (input_ids_BT == end_of_document).cumsum(-1)
-
-
-def _mixture(config: RunConfig, training_stage: str, left_out: Mapping[str, int]) -> Mixture:
-    """Return the mixture of a training stage, keyed by the global index of its first sample."""
-    return Mixture(
-        config.stages[training_stage].mixture,
-        config_key=f"stages.{training_stage}.mixture",
-        seed=config.run.seed,
-        first_sample=_first_sample(config, training_stage, left_out),
-    )
-
-
-def _first_sample(config: RunConfig, training_stage: str, left_out: Mapping[str, int]) -> int:
-    """Return the index in the run of a training stage's first sample."""
-    return sum(_num_samples(config, name, left_out) for name in _earlier_stages(config, training_stage))
-
-
-def _draws_before(config: RunConfig, training_stage: str, source: str, left_out: Mapping[str, int]) -> int:
-    """Return the draws earlier training stages take from a source, of those that cut it into the same windows."""
-    sequence_length = config.stages[training_stage].sequence_length
-    return sum(
-        _mixture(config, name, left_out).counts(_num_samples(config, name, left_out))[source]
-        for name in _earlier_stages(config, training_stage)
-        if config.stages[name].sequence_length == sequence_length and source in config.stages[name].mixture
-    )
-
-
-def _num_samples(config: RunConfig, training_stage: str, left_out: Mapping[str, int]) -> int:
-    """Return the samples that a training stage draws, those it leaves out too."""
-    batches = config.num_steps(training_stage) + left_out.get(training_stage, 0)
-    return config.batch_sizes(training_stage).samples_before(batches)
-
-
-def _earlier_stages(config: RunConfig, training_stage: str) -> list[str]:
-    names = list(config.stages)
-    return names[: names.index(training_stage)]
+    def _references_of(self, places: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return float64 [B, A]: for each sample, of its answers in order, NaN where there are no more."""
+        assert self.references is not None
+        found = []
+        for source, unit in places:
+            units = self.order.units(source)
+            assert units.stream.form is SourceForm.preferences, "the config checks know"
+            found.append(self.references(self.order.sources[source], [p.record for p in units.pieces(unit)]))
+        references_BA = torch.full((len(found), max(map(len, found))), torch.nan, dtype=torch.float64)
+        for row, values in enumerate(found):
+            references_BA[row, : len(values)] = torch.tensor(values, dtype=torch.float64)
+        return references_BA

@@ -1,12 +1,12 @@
-"""The order of samples: global sample index -> (source, window), a pure function with a seek of constant cost.
+"""The order of samples: global sample index -> (source, unit), a pure function with a seek of constant cost.
 
-Two layers. `Mixture` says which source a sample comes from and which draw of that source it is; `WindowOrder` says
-which window a source's n-th draw is. All keys are blake2b hashes of (seed, what is ordered), so nothing depends on the
-layout, on a process or on what was drawn before.
+Two layers. `Mixture` says which source a sample comes from and which draw of that source it is; `UnitOrder` says which
+unit (window or pack) of a source its n-th draw is. Both can be asked the other way round. All keys are blake2b hashes
+of (seed, what is ordered), so nothing depends on the layout, on a process or on what was drawn before.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import lru_cache
 from hashlib import blake2b
@@ -38,15 +38,28 @@ class Permutation:
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         """Return the images of positions in 0 … size-1, as int64."""
-        values = self._network(positions.astype(np.uint64))
+        return self._walk(positions, self._network)
+
+    def inverse(self, images: np.ndarray) -> np.ndarray:
+        """Return the positions whose images are given, as int64."""
+        return self._walk(images, self._network_backwards)
+
+    def _walk(self, positions: np.ndarray, network: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        values = network(positions.astype(np.uint64))
         while (outside := values >= self.size).any():
-            values[outside] = self._network(values[outside])
+            values[outside] = network(values[outside])
         return values.astype(np.int64)
 
     def _network(self, values: np.ndarray) -> np.ndarray:
         left, right = values >> self._half_bits, values & self._half_mask
         for round_key in self._round_keys:
             left, right = right, left ^ (_mix(right ^ round_key) & self._half_mask)
+        return (left << self._half_bits) | right
+
+    def _network_backwards(self, values: np.ndarray) -> np.ndarray:
+        left, right = values >> self._half_bits, values & self._half_mask
+        for round_key in self._round_keys[::-1]:
+            left, right = right ^ (_mix(left ^ round_key) & self._half_mask), left
         return (left << self._half_bits) | right
 
 
@@ -103,6 +116,18 @@ class Mixture:
         before = self._quotas(block)
         return {s: before[i] + int(in_block[i]) for i, s in enumerate(self.sources)}
 
+    def sample_of(self, source: str, draw: int) -> int:
+        """Return the index of the sample that is a draw of a source whose share is above 0."""
+        place = self.sources.index(source)
+        share = self._shares[place]
+        block = int(draw / share) // BLOCK_SAMPLES  # quotas are off by less than one sample: at most one block away
+        while self._quotas(block)[place] > draw:
+            block -= 1
+        while self._quotas(block + 1)[place] <= draw:
+            block += 1
+        sources, draws = self._block(block)
+        return block * BLOCK_SAMPLES + int(np.flatnonzero((sources == place) & (draws == draw))[0])
+
     def _quotas(self, num_blocks: int) -> list[int]:
         """Return each source's samples in the first blocks: shares rounded to integers by largest remainder."""
         exact = [share * num_blocks * BLOCK_SAMPLES for share in self._shares]
@@ -125,27 +150,27 @@ class Mixture:
         return sources, draws
 
 
-class WindowOrder:
-    """Which window of a source each draw is: every window once per epoch, each epoch in another order."""
+class UnitOrder:
+    """Which unit of a source each draw is: every unit once per epoch, each epoch in another order."""
 
-    def __init__(self, source: str, *, num_windows: int, sequence_length: int, seed: int) -> None:
-        self.num_windows = num_windows
-        self._key = (seed, source, sequence_length)
-        self._permutation = lru_cache(maxsize=64)(lambda epoch: Permutation(num_windows, *self._key, epoch))
+    def __init__(self, num_units: int, *key: int | str) -> None:
+        self.num_units = num_units
+        self._permutation = lru_cache(maxsize=64)(lambda epoch: Permutation(num_units, *key, epoch))
 
-    def windows(self, draws: np.ndarray) -> np.ndarray:
-        """Return the windows of draw indices."""
-        windows = np.empty_like(draws)
-        epochs = draws // self.num_windows
+    def units(self, draws: np.ndarray) -> np.ndarray:
+        """Return the units of draw indices."""
+        units = np.empty_like(draws)
+        epochs = draws // self.num_units
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            windows[here] = self._permutation(int(epoch))(draws[here] % self.num_windows)
-        return windows
+            units[here] = self._permutation(int(epoch))(draws[here] % self.num_units)
+        return units
 
-
-def num_windows(num_tokens: int, sequence_length: int) -> int:
-    """Return how many windows of sequence_length + 1 tokens, one sequence_length apart, a stream holds."""
-    return max(0, (num_tokens - 1) // sequence_length)
+    def draws_of(self, unit: int, num_draws: int) -> list[int]:
+        """Return which of the first `num_draws` draws are a unit."""
+        epochs = range(-(-num_draws // self.num_units))
+        draws = (e * self.num_units + int(self._permutation(e).inverse(np.array([unit]))[0]) for e in epochs)
+        return [draw for draw in draws if draw < num_draws]
 
 
 def _mix(values: np.ndarray) -> np.ndarray:

@@ -184,7 +184,7 @@ class Shard:
     def _starts(self, suffix: str, end: int) -> np.ndarray:
         path = self._path(suffix)
         try:
-            starts = _read_index(path, self.counts.num_records + 1)
+            starts = read_index(path, self.counts.num_records + 1)
         except (OSError, ValueError) as error:
             raise DamagedFile(path, str(error)) from error
         if starts[0] != 0 or starts[-1] != end or not np.all(np.diff(starts) > 0):
@@ -203,7 +203,7 @@ class Shard:
         return np.memmap(path, dtype=dtype, mode="r", shape=(num_tokens,))
 
 
-def _read_index(path: Path, num_entries: int) -> np.ndarray:
+def read_index(path: Path, num_entries: int) -> np.ndarray:
     """Return the int64 numbers of an index file that has exactly so many; np.load would read whatever it finds.
 
     Raises:

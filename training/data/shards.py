@@ -1,7 +1,8 @@
 """Prepared data: a reader that refuses what is not whole.
 
-<prepared_root>/<key>/tokenizer.json
-                      manifest.json                     what is in it; sizes and hashes of all other files
+<prepared_root>/<key>/manifest.json                     what is in it; sizes and hashes of all other files
+                      tokenizer/                        tokenizer.json, and the directory's other files that matter
+                      near_duplicates.jsonl, contamination.jsonl   reports, where something was found
                       <source>/train-00000.*            shards, see shard_files.py
                       <source>/held_out-00000.*         the same for records that are never trained on
                       <source>/quarantine.jsonl         records that could not be used, and why
@@ -14,11 +15,12 @@ from typing import Self
 import numpy as np
 
 from training.config.data_schema import DataConfig, SourceForm
-from training.data.manifest import Manifest, SplitEntry, directory_of, hash_file
+from training.data.manifest import Manifest, SplitEntry, hash_file
+from training.data.settings import TOKENIZER_FOLDER, directory_of
 from training.data.shard_files import DamagedFile, Shard, shard_name
 from training.data.stream import RecordStream
 from training.data.tokenizer import Tokenizer
-from training.errors import DataError
+from training.errors import ConfigError, DataError
 from training.plain_files import read_text
 
 PREPARE_COMMAND = "python -m training.data prepare experiment=NAME"
@@ -43,7 +45,7 @@ class PreparedData:
         self.directory = directory
         self.manifest = manifest
         self._prepare_command = prepare_command
-        self.tokenizer = Tokenizer.load(directory / "tokenizer.json")
+        self.tokenizer = _load_tokenizer(directory, manifest, prepare_command)
 
     @classmethod
     def open(cls, data: DataConfig, *, verify: bool = False, prepare_command: str = PREPARE_COMMAND) -> Self:
@@ -70,7 +72,8 @@ class PreparedData:
             _verify_hashes(directory, manifest, prepare_command)
         prepared = cls(directory, manifest, prepare_command)
         if prepared.tokenizer.fingerprint != manifest.tokenizer_fingerprint:
-            raise _damaged(directory / "tokenizer.json", "it is not the manifest's tokenizer", prepare_command)
+            path = directory / TOKENIZER_FOLDER / "tokenizer.json"
+            raise _damaged(path, "it is not the manifest's tokenizer", prepare_command)
         return prepared
 
     @property
@@ -151,6 +154,13 @@ def _read_manifest(directory: Path, prepare_command: str) -> Manifest:
         ) from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise _damaged(path, str(error), prepare_command) from error
+
+
+def _load_tokenizer(directory: Path, manifest: Manifest, prepare_command: str) -> Tokenizer:
+    try:
+        return Tokenizer.load(directory / TOKENIZER_FOLDER, manifest.end_of_document_token)
+    except ConfigError as error:
+        raise _damaged(directory / TOKENIZER_FOLDER, str(error), prepare_command) from error
 
 
 def _verify_hashes(directory: Path, manifest: Manifest, prepare_command: str) -> None:

@@ -68,6 +68,11 @@ class RecordStream:
             places[here] = self._first_tokens[number] + self._file(lambda s: s.starts, number)[local]
         return places
 
+    def starts_of(self, record: int) -> tuple[int, int]:
+        """Return the places at which a record begins and ends."""
+        start, end = self.starts(np.array([record, record + 1])).tolist()
+        return start, end
+
     def records_at(self, places: np.ndarray) -> np.ndarray:
         """Return the records that tokens belong to."""
         shards = np.searchsorted(self._first_tokens, places, side="right") - 1

@@ -24,17 +24,21 @@ class StepResult:
     """Outcome of one optimizer step, equal on every rank."""
 
     loss: float
-    """Mean loss per valid token of the global batch, in nats, before the update."""
+    """Mean loss per valid target of the global batch, of preferences per pair, in nats, before the update."""
     grad_norm: float
     """Global L2 norm of the gradient before clipping; NaN or Inf if the step was skipped."""
     num_tokens: int
-    """Valid target tokens of the global batch."""
+    """Tokens of the global batch that were computed, padding too."""
+    num_targets: int
+    """What the loss is a mean over: valid targets, or pairs."""
     skipped: bool
     """True if the gradient was not finite or the loss not accepted: no weight, no moment was changed on any rank."""
     culprit: str = ""
     """Of a skipped step: rank, pipeline stage, micro-batch and parameter it came from; empty if that is not known."""
     later_loss: float | None = None
     """Mean over the blocks of multi-token prediction of their loss per valid target of the model's own; else None."""
+    preference: dict[str, float] | None = None
+    """Of preferences: `PREFERENCE_MEASURES`, means over the pairs; else None."""
     routing: RoutingResult | None = None
     """What the routers did with the global batch; None of a dense model, or where their numbers are not finite."""
     bubble: float | None = None

@@ -76,11 +76,11 @@ class PipelineEngine(StatefulEngine, Inference):
         assert instructions == USUAL_STEP, "DeepSpeed's engine leaves no gap before the update; the config checks know"
         self._set_mode(learns=True)
         set_learning_rate(self._engine.optimizer, lr)
-        num_tokens = self._count_tokens(micro_batches)
+        num_targets, num_tokens = self._count(micro_batches)
         replica_sequences = sum(len(batch.input_ids_BT) for batch in micro_batches)
         self._engine.set_train_batch_size(replica_sequences * self.layout.num_replicas)
-        # DeepSpeed averages over micro-batches and replicas; scaled so, its mean is the global batch's mean per token.
-        self._scale = len(micro_batches) * self.layout.num_replicas / num_tokens
+        # DeepSpeed averages over micro-batches and replicas; scaled so, its mean is the global batch's mean per target.
+        self._scale = len(micro_batches) * self.layout.num_replicas / num_targets
         self._routing.begin(self.layout.num_replicas / num_tokens)
         with routing_into(self._routing.log):
             loss = self._engine.train_batch(iter([(batch.input_ids_BT, batch.labels_BT) for batch in micro_batches]))
@@ -92,6 +92,7 @@ class PipelineEngine(StatefulEngine, Inference):
             loss=float(loss),
             grad_norm=norm,
             num_tokens=num_tokens,
+            num_targets=num_targets,
             skipped=skipped,
             routing=self._routing.end(routed, num_tokens=num_tokens, is_used=not skipped),
         )

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.config.model_schema import PredictionConfig
-from training.config.schema import ParallelConfig
 from training.data.batch import MicroBatch
 from training.engine.chunk import Chunk
-from training.engine.learning_pass import learning_pass
+from training.engine.learning_pass import Objective, learning_pass
 from training.engine.links import Links, empty_like_hidden
 from training.engine.routing import Routing
 from training.models.dropout import dropout_of
@@ -26,8 +24,7 @@ class Passed:
     """What the forwards and backwards of a step came to on this rank."""
 
     losses: list[float]
-    """Summed losses of this rank's valid targets, in nats, on its last pipeline stage: the model's own, then those of
-    multi-token prediction; zeros on the others."""
+    """`summed_losses` over this rank's micro-batches, on its last pipeline stage; zeros on the others."""
     idle_share: float
     """Share of the time from the first action to the last in which this rank computed nothing."""
 
@@ -45,8 +42,7 @@ class PipelineStep:
         chunks: Mapping[int, Chunk],
         links: Links,
         *,
-        parallel: ParallelConfig,
-        prediction: PredictionConfig | None,
+        objective: Objective,
         num_chunks: int,
         hidden_size: int,
         dtype: torch.dtype,
@@ -58,8 +54,7 @@ class PipelineStep:
         self._num_micro_batches = 1 + max(s.action.micro_batch for s in program if isinstance(s, Compute))
         self._chunks = chunks
         self._links = links
-        self._parallel = parallel
-        self._prediction = prediction
+        self._objective = objective
         self._last_chunk = num_chunks - 1
         self._hidden_size = hidden_size
         self._dtype = dtype
@@ -78,6 +73,7 @@ class PipelineStep:
         micro_batches: Sequence[MicroBatch],
         *,
         scale: float,
+        targets_per_token: float,
         on_backward: Callable[[int], None] = lambda _micro_batch: None,
     ) -> Passed:
         """Run all micro-batches forward and backward; gradients of the summed loss times `scale` are left to ZeRO.
@@ -85,12 +81,13 @@ class PipelineStep:
         Args:
             micro_batches: this replica's, as many as the schedule was made for.
             scale: factor of the summed loss.
+            targets_per_token: of the global batch: routers' losses are means over all tokens.
             on_backward: called with the micro-batch's number before each of its backwards.
         """
         assert len(micro_batches) == self._num_micro_batches, "the schedule was made for another number"
         self._micro_batches, self._scale = micro_batches, scale
         self._losses = []
-        self._routing.begin(scale)
+        self._routing.begin(scale * targets_per_token)
         for chunk in self._chunks.values():
             chunk.begin_step()
         watch = Stopwatch(self._device)
@@ -117,7 +114,7 @@ class PipelineStep:
     def _summed_losses(self) -> list[float]:
         if self._losses:
             return torch.stack(self._losses).double().sum(0).tolist()
-        return [0.0] * (1 if self._prediction is None else 1 + self._prediction.num_blocks)
+        return [0.0] * self._objective.num_losses
 
     def _await(self, action: Action) -> Tensor | None:
         """Fetch what the action needs from other ranks: a forward's input (kept for its backward), or a gradient."""
@@ -134,7 +131,7 @@ class PipelineStep:
 
     def _forward(self, action: Action) -> None:
         batch = self._micro_batches[action.micro_batch]
-        this = learning_pass(batch, self._parallel, self._prediction)
+        this = learning_pass(batch, self._objective)
         with dropout_of(batch.sample_ids_B, self._seed), learning(this), routing_into(self._routing.log):
             output = self._chunks[action.chunk].forward(self._inputs[action])
         if action.chunk == self._last_chunk:

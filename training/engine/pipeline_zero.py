@@ -19,6 +19,7 @@ from training.engine.deepspeed_private import PipelineStagePlace
 from training.engine.global_gradient import GlobalGradient
 from training.engine.groups import axes_of, sharding_group
 from training.engine.inference import Inference
+from training.engine.learning_pass import objective
 from training.engine.links import Links, empty_like_hidden
 from training.engine.non_finite import NonFiniteWatch
 from training.engine.optimizer import set_learning_rate
@@ -122,6 +123,8 @@ class PipelineZeroEngine(StatefulEngine, Inference):
             ),
             experts=[(chunk.experts_engine, chunk.experts.items()) for chunk in chunks if chunk.experts],
         )
+        self._targets_per_token = 1.0
+        """Of the step that is computed."""
         self._num_chunks = len(parts)
         numbered = [
             pair
@@ -131,14 +134,14 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         self._numbered_layers = [(number, module) for number, layer in numbered for module in modules_of(layer)]
         self._hidden_size = config.model.hidden_size
         self._dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
+        self._objective = objective(config, training_stage, axes)
         self._links = Links(across, layout.pipeline_group(shard), num_chunks=len(parts))
         self._steps = {
             schedule.num_micro_batches: PipelineStep(
                 programs(schedule)[self._place],
                 self._chunks,
                 self._links,
-                parallel=parallel,
-                prediction=config.model.prediction,
+                objective=self._objective,
                 num_chunks=len(parts),
                 hidden_size=config.model.hidden_size,
                 dtype=self._dtype,
@@ -165,14 +168,15 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         for engine in self._engines:
             set_learning_rate(engine.optimizer, lr)
         micro_batches = self._my_part(micro_batches)
-        num_tokens = self._count_tokens(micro_batches)
-        # ZeRO averages over shards; so scaled, its mean is the global batch's mean per token.
-        scale = self.layout.num_shards / num_tokens
+        num_targets, num_tokens = self._count(micro_batches)
+        # ZeRO averages over shards; so scaled, its mean is the global batch's mean per target.
+        scale = self.layout.num_shards / num_targets
+        self._targets_per_token = num_targets / num_tokens
         compute = self._compute_twice if instructions.twice else self._compute
         norm, sums = compute(micro_batches, scale)
-        num_depths = self._model.num_prediction_blocks
-        (loss_sum, *later), (idle, *routed) = sums[: 1 + num_depths], sums[1 + num_depths :]
-        loss = loss_sum / num_tokens
+        num_losses = self._objective.num_losses
+        means, (idle, *routed) = self._objective.means(sums[:num_losses], num_targets), sums[num_losses:]
+        loss = means.loss
         accepted = math.isfinite(loss) and (instructions.accept is None or instructions.accept(loss))
         skipped = not accepted or not math.isfinite(norm)
         if skipped:
@@ -182,8 +186,10 @@ class PipelineZeroEngine(StatefulEngine, Inference):
             loss=loss,
             grad_norm=norm,
             num_tokens=num_tokens,
+            num_targets=num_targets,
             skipped=skipped,
-            later_loss=sum(later) / len(later) / num_tokens if later else None,
+            later_loss=means.later_loss,
+            preference=means.preference,
             routing=self._routing.end(routed, num_tokens=num_tokens, is_used=not skipped),
             culprit="" if math.isfinite(norm) else self._find_culprit(micro_batches, scale),
             bubble=idle / self._processes.world_size,
@@ -194,7 +200,9 @@ class PipelineZeroEngine(StatefulEngine, Inference):
 
         They are the losses, the idle shares and what the routers did.
         """
-        passed = self._steps[len(micro_batches)].run(micro_batches, scale=scale)
+        passed = self._steps[len(micro_batches)].run(
+            micro_batches, scale=scale, targets_per_token=self._targets_per_token
+        )
         return self._gradient.reduce([*passed.losses, passed.idle_share, *self._routing.sums()])
 
     def _compute_twice(self, micro_batches: Sequence[MicroBatch], scale: float) -> tuple[float, list[float]]:
@@ -222,7 +230,12 @@ class PipelineZeroEngine(StatefulEngine, Inference):
     def _find_culprit(self, micro_batches: Sequence[MicroBatch], scale: float) -> str:
         """Return where a step's gradient stopped to be finite: the weights are unchanged, so the step is run again."""
         with NonFiniteWatch([pair for chunk in self._chunks.values() for pair in chunk.parameters()]) as watch:
-            self._steps[len(micro_batches)].run(micro_batches, scale=scale, on_backward=watch.begin_micro_batch)
+            self._steps[len(micro_batches)].run(
+                micro_batches,
+                scale=scale,
+                targets_per_token=self._targets_per_token,
+                on_backward=watch.begin_micro_batch,
+            )
         self._gradient.reduce([])
         self._gradient.void()
         self._update()

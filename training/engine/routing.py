@@ -57,7 +57,7 @@ class Routing:
 
         Args:
             totals: `sums` summed over all ranks.
-            num_tokens: valid targets of the global batch.
+            num_tokens: tokens of the global batch, padding too.
             is_used: whether weights were updated.
         """
         if self.log is None or not all(map(math.isfinite, totals)):

@@ -109,11 +109,17 @@ class StatefulEngine:
             micro_batches = [batch.with_later_tokens(num_depths) for batch in micro_batches]
         return [batch.part_of_sequences(part, self.layout.sequence) for batch in micro_batches]
 
-    def _count_tokens(self, micro_batches: Sequence[MicroBatch]) -> int:
-        """Return the valid targets of the global batch, of which every rank passes its part; each is counted once."""
-        mine = sum(batch.num_tokens for batch in micro_batches)
-        first_of_pipeline = self.layout.pipeline_stage_of(self._processes.rank) == 0
-        return int(self._processes.sum([mine if first_of_pipeline else 0.0])[0])
+    def _count(self, micro_batches: Sequence[MicroBatch]) -> tuple[int, int]:
+        """Return (targets, tokens) of the global batch, of which every rank passes its part; each is counted once."""
+        rank, mine = self._processes.rank, [0.0, 0.0]
+        if self.layout.pipeline_stage_of(rank) == 0:
+            for batch in micro_batches:
+                counts_pairs = batch.references_BA is not None  # which all that share a sequence have
+                if not counts_pairs or self.layout.sequence_part_of(rank) == 0:
+                    mine[0] += batch.num_targets
+                mine[1] += batch.num_tokens
+        num_targets, num_tokens = self._processes.sum(mine)
+        return int(num_targets), int(num_tokens)
 
 
 def _copies(states: Sequence[TrainingState], ranks: list[int]) -> WeightCopies:

@@ -16,7 +16,7 @@ from training.engine.base import USUAL_STEP, StepInstructions, StepResult
 from training.engine.global_gradient import GlobalGradient
 from training.engine.groups import axes_of
 from training.engine.inference import Inference
-from training.engine.learning_pass import learning_pass
+from training.engine.learning_pass import learning_pass, objective
 from training.engine.non_finite import NonFiniteWatch
 from training.engine.optimizer import build_optimizer, set_learning_rate
 from training.engine.process_group import ProcessGroup
@@ -40,12 +40,13 @@ class ZeroEngine(StatefulEngine, Inference):
     ) -> None:
         parallel = config.layout_of(training_stage)
         layout = Layout(world_size=processes.world_size, sequence=parallel.sequence, zero_stage=parallel.zero_stage)
+        axes = axes_of(layout, processes)
         layers = decoder_layers(
             config.model,
             seed=config.run.seed,
             recompute=parallel.recompute,
             initial_weights=initial_weights,
-            axes=axes_of(layout, processes),
+            axes=axes,
         )
         if parallel.zero_stage == 3:
             layers = sharded_layers(layers, config, training_stage)
@@ -62,7 +63,9 @@ class ZeroEngine(StatefulEngine, Inference):
         )
         super().__init__(config.model, layout, processes, [(engine, model.canonical_parameters())], routing)
         self._engine: Any = engine
-        self._parallel = parallel
+        self._objective = objective(config, training_stage, axes)
+        self._targets_per_token = 1.0
+        """Of the step that is computed."""
         self._seed = config.run.seed
         self._clip_norm = config.optimizer.gradient_clip_norm
         self._gradient: GlobalGradient | None = None
@@ -78,15 +81,16 @@ class ZeroEngine(StatefulEngine, Inference):
         self._set_mode(learns=True)
         set_learning_rate(self._engine.optimizer, lr)
         micro_batches = self._my_part(micro_batches)
-        num_tokens = self._count_tokens(micro_batches)
+        num_targets, num_tokens = self._count(micro_batches)
         # DeepSpeed divides by ranks and by the micro-batches of its dictionary, however many there are; we want the
-        # division by the global batch's tokens alone.
-        scale = self._engine.gradient_accumulation_steps() * self.layout.num_shards / num_tokens
+        # division by the global batch's targets alone.
+        scale = self._engine.gradient_accumulation_steps() * self.layout.num_shards / num_targets
+        self._targets_per_token = num_targets / num_tokens
         compute = self._compute_twice if instructions.twice else self._forward_backward
         losses = compute(micro_batches, scale)
         sums = self._processes.sum([*losses, *self._routing.sums()])
-        (loss_sum, *later), routed = sums[: len(losses)], sums[len(losses) :]
-        loss = loss_sum / num_tokens
+        means, routed = self._objective.means(sums[: len(losses)], num_targets), sums[len(losses) :]
+        loss = means.loss
         accepted = math.isfinite(loss) and (instructions.accept is None or instructions.accept(loss))
         norm = self._update() if accepted else self._refuse()
         skipped = not accepted or not math.isfinite(norm)
@@ -94,8 +98,10 @@ class ZeroEngine(StatefulEngine, Inference):
             loss=loss,
             grad_norm=norm,
             num_tokens=num_tokens,
+            num_targets=num_targets,
             skipped=skipped,
-            later_loss=sum(later) / len(later) / num_tokens if later else None,
+            later_loss=means.later_loss,
+            preference=means.preference,
             routing=self._routing.end(routed, num_tokens=num_tokens, is_used=not skipped),
             culprit="" if math.isfinite(norm) else self._find_culprit(micro_batches, scale),
         )
@@ -159,8 +165,8 @@ class ZeroEngine(StatefulEngine, Inference):
         on_backward: Callable[[int], None] = lambda _micro_batch: None,
     ) -> list[float]:
         """Run all micro-batches up to the step that ends them; return its summed losses, the model's own first."""
-        self._routing.begin(scale / self._engine.gradient_accumulation_steps())
-        losses = torch.zeros(1 + self._model.num_prediction_blocks, dtype=torch.float64)
+        self._routing.begin(scale / self._engine.gradient_accumulation_steps() * self._targets_per_token)
+        losses = torch.zeros(self._objective.num_losses, dtype=torch.float64)
         for number, batch in enumerate(micro_batches):
             # Batches of a ramp have fewer micro-batches than DeepSpeed's dictionary says, so it cannot count them.
             self._engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
@@ -169,7 +175,7 @@ class ZeroEngine(StatefulEngine, Inference):
         return losses.tolist()
 
     def _backward(self, batch: MicroBatch, scale: float) -> Tensor:
-        this = learning_pass(batch, self._parallel, self._model.prediction)
+        this = learning_pass(batch, self._objective)
         with dropout_of(batch.sample_ids_B, self._seed), learning(this), routing_into(self._routing.log):
             output = self._engine(batch.input_ids_BT.to(self._engine.device))
         losses = summed_losses(output, this)

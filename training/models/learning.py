@@ -15,8 +15,9 @@ from torch import Tensor
 
 from training.config.schema import AttentionImplementation
 from training.models.documents import Documents
-from training.models.linear_cross_entropy import linear_cross_entropy
-from training.models.loss import summed_cross_entropy
+from training.models.linear_cross_entropy import linear_cross_entropy, linear_token_losses
+from training.models.loss import summed_cross_entropy, token_cross_entropy
+from training.models.preference import Pairs, preference_losses
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +46,8 @@ class LearningPass:
     """What computes attention."""
     later: LaterTokens | None = None
     """Of multi-token prediction; None without it."""
+    pairs: Pairs | None = None
+    """Of preferences: which answers the tokens are of; None where the loss is that of tokens."""
 
     @property
     def labels(self) -> list[Tensor]:
@@ -52,7 +55,7 @@ class LearningPass:
         return [self.labels_BT] if self.later is None else [self.labels_BT, *self.later.labels_KBT]
 
     def total(self, losses: Tensor) -> Tensor:
-        """Return what the gradient is of: the model's own of `summed_losses` and, with their weight, the others."""
+        """Return what the gradient is of: the first of `summed_losses`, and those of later tokens by their weight."""
         return losses[0] if self.later is None else losses[0] + self.later.weight * losses[1:].sum()
 
 
@@ -77,6 +80,8 @@ def current_learning() -> LearningPass | None:
 def logits_or_losses(hidden_KBTD: Tensor, weight_VD: Tensor) -> Tensor:
     """Return logits [K·B, T, V]; of a pass that learns from more tokens than a chunk, the summed losses [K].
 
+    Of preferences with more tokens than a chunk it is the loss of each token, [B, T].
+
     The loss is made here, within the output projection: only while that module runs has ZeRO-3 gathered its weight.
 
     Args:
@@ -86,6 +91,9 @@ def logits_or_losses(hidden_KBTD: Tensor, weight_VD: Tensor) -> Tensor:
     this = _current_pass.get()
     if this is None or hidden_KBTD.shape[:2].numel() <= this.loss_chunk_tokens:
         return F.linear(hidden_KBTD, weight_VD)
+    if this.pairs is not None:
+        labels_BT = this.labels_BT.to(hidden_KBTD.device)
+        return linear_token_losses(hidden_KBTD, weight_VD, labels_BT, chunk_tokens=this.loss_chunk_tokens)
     losses = [
         linear_cross_entropy(
             hidden_BTD, weight_VD, labels_BT.to(hidden_BTD.device), chunk_tokens=this.loss_chunk_tokens
@@ -98,10 +106,17 @@ def logits_or_losses(hidden_KBTD: Tensor, weight_VD: Tensor) -> Tensor:
 def summed_losses(logits_or_losses: Tensor, this: LearningPass) -> Tensor:
     """Return each loss summed over its valid targets, in nats, float32 [K]: the model's own first.
 
+    Of preferences: their loss summed over pairs, and what else `preference_losses` gives.
+
     Args:
         logits_or_losses: what the last layer has returned.
         this: the pass that it has run in.
     """
+    if this.pairs is not None:
+        labels_BT = this.labels_BT.to(logits_or_losses.device)
+        is_token_losses = logits_or_losses.dim() == 2
+        token_losses_BT = logits_or_losses if is_token_losses else token_cross_entropy(logits_or_losses, labels_BT)
+        return preference_losses(token_losses_BT, labels_BT, this.pairs)
     if logits_or_losses.dim() == 1:
         return logits_or_losses
     parts = zip(logits_or_losses.chunk(len(this.labels)), this.labels, strict=True)

@@ -34,6 +34,62 @@ def linear_cross_entropy(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tenso
     return loss
 
 
+def linear_token_losses(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, *, chunk_tokens: int) -> Tensor:
+    """Return `token_cross_entropy(hidden·weightᵀ, labels)`, in nats, float32 [B, T].
+
+    What the loss of a token is multiplied by is not known yet, so backward makes the logits anew, chunk by chunk.
+
+    Args:
+        hidden_BTD: hidden states, of the weight's dtype.
+        weight_VD: the output projection; it may be frozen.
+        labels_BT: int64 targets, IGNORED_LABEL where there is none.
+        chunk_tokens: tokens whose logits may exist at a time, at least 1.
+    """
+    hidden_ND, labels_N = hidden_BTD.flatten(0, 1), labels_BT.flatten()
+    num_chunks = -(-len(labels_N) // chunk_tokens)
+    losses_N = _LinearTokenLosses.apply(hidden_ND, weight_VD, labels_N, num_chunks)
+    assert isinstance(losses_N, Tensor)
+    return losses_N.view(labels_BT.shape)
+
+
+class _LinearTokenLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, num_chunks: int) -> Tensor:
+        ctx.save_for_backward(hidden_ND, weight_VD, labels_N)
+        ctx.num_chunks = num_chunks
+        chunks = zip(hidden_ND.tensor_split(num_chunks), labels_N.tensor_split(num_chunks), strict=True)
+        return torch.cat(
+            [_losses_and_gradient(hidden_CD @ weight_VD.t(), labels_C)[0] for hidden_CD, labels_C in chunks]
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden_ND, weight_VD, labels_N = ctx.saved_tensors
+        to_hidden, to_weight, *_ = ctx.needs_input_grad
+        hidden_gradient_ND = torch.empty_like(hidden_ND) if to_hidden else None
+        weight_gradient_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if to_weight else None
+        start = 0
+        for hidden_CD, labels_C, factors_C in zip(
+            hidden_ND.tensor_split(ctx.num_chunks),
+            labels_N.tensor_split(ctx.num_chunks),
+            gradients[0].tensor_split(ctx.num_chunks),
+            strict=True,
+        ):
+            _, logits_gradient_CV = _losses_and_gradient(hidden_CD @ weight_VD.t(), labels_C, factors_C)
+            if hidden_gradient_ND is not None:
+                torch.mm(logits_gradient_CV, weight_VD, out=hidden_gradient_ND[start : start + len(labels_C)])
+            if weight_gradient_VD is not None:
+                _add_product(weight_gradient_VD, logits_gradient_CV.t(), hidden_CD)
+            start += len(labels_C)
+            del logits_gradient_CV
+        if weight_gradient_VD is not None:
+            weight_gradient_VD = weight_gradient_VD.to(weight_VD.dtype)
+        return hidden_gradient_ND, weight_gradient_VD, None, None
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, num_chunks: int) -> Tensor:
@@ -45,8 +101,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for hidden_CD, labels_C in zip(
             hidden_ND.tensor_split(num_chunks), labels_N.tensor_split(num_chunks), strict=True
         ):
-            chunk_loss, logits_gradient_CV = _loss_and_gradient(hidden_CD @ weight_VD.t(), labels_C)
-            loss += chunk_loss
+            losses_C, logits_gradient_CV = _losses_and_gradient(hidden_CD @ weight_VD.t(), labels_C)
+            loss += losses_C.sum()
             if hidden_gradient_ND is not None:
                 torch.mm(logits_gradient_CV, weight_VD, out=hidden_gradient_ND[start : start + len(labels_C)])
             if weight_gradient_VD is not None:
@@ -71,8 +127,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return hidden_gradient_ND, weight_gradient_VD, None, None
 
 
-def _loss_and_gradient(logits_CV: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the chunk's summed loss and its gradient by the logits; the logits are overwritten.
+def _losses_and_gradient(logits_CV: Tensor, labels_C: Tensor, factors_C: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the loss of each of the chunk's tokens, and their sum's gradient by the logits, which are overwritten.
+
+    With factors it is the gradient of the tokens' losses each times its own.
 
     As in `summed_cross_entropy` the softmax is computed in fp32, whatever the dtype of the logits.
     """
@@ -83,10 +141,12 @@ def _loss_and_gradient(logits_CV: Tensor, labels_C: Tensor) -> tuple[Tensor, Ten
     scores_CV.sub_(scores_CV.amax(-1, keepdim=True))
     chosen_C1 = scores_CV.gather(-1, labels_C1)
     sums_C1 = scores_CV.exp_().sum(-1, keepdim=True)
-    loss = (sums_C1.log() - chosen_C1).masked_fill(~valid_C1, 0.0).sum()
+    losses_C1 = (sums_C1.log() - chosen_C1).masked_fill_(~valid_C1, 0.0)
     scores_CV.div_(sums_C1)
     scores_CV.scatter_add_(-1, labels_C1, torch.full_like(chosen_C1, -1.0))
-    return loss, scores_CV.masked_fill_(~valid_C1, 0.0).to(dtype)
+    if factors_C is not None:
+        scores_CV.mul_(factors_C[:, None])
+    return losses_C1[:, 0], scores_CV.masked_fill_(~valid_C1, 0.0).to(dtype)
 
 
 def _add_product(sum_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:

@@ -33,6 +33,11 @@ class StepRecord:
     """Model FLOPs utilisation: model FLOPs of the step / (wall time × ranks × peak)."""
     batch_id: str
     """Hash of the global sample ids of this step."""
+    batch: int | None = None
+    """Place of its global batch in the training stage's order, from 0; null if an earlier version wrote the record."""
+    preference: dict[str, float] | None = None
+    """Means over the pairs of a preference stage's step: accuracy (share in which the chosen answer has the higher
+    reward), margin, chosen_reward, rejected_reward (in nats, times beta); null else."""
     attempt: int
     """How often the run directory was started before, so 0 for an undisturbed run."""
     seconds: float

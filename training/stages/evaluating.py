@@ -96,7 +96,7 @@ class Evaluations:
         inference = InterruptibleInference(engine, self._interruption, self._heartbeat)
         try:
             found = self._evaluate(
-                inference, Occasion(suite=suite, look=look, path=path, weights=_identity(self._journal.progress))
+                inference, Occasion(suite=suite, look=look, path=path, weights=weights_identity(self._journal.progress))
             )
         except EvaluationFailed as error:
             self._journal.incident("evaluation_failed", f"suite {suite} after {name}: {error}; nothing was measured")
@@ -126,6 +126,6 @@ class Evaluations:
             self.measure(engine, stage.eval_suite, name, step=done)
 
 
-def _identity(progress: Progress | None) -> str:
+def weights_identity(progress: Progress | None) -> str:
     """Return a hash of all that the weights follow from: what was learned so far, from which config and data."""
     return hashlib.sha256(repr(progress).encode()).hexdigest()[:16]

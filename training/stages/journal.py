@@ -30,7 +30,7 @@ class Journal:
         """Steps of the run so far."""
         return self.progress.step if self.progress else 0
 
-    def step(self, result: StepResult, *, lr: float, batch_id: str, seconds: float) -> None:
+    def step(self, result: StepResult, *, lr: float, batch: int, batch_id: str, seconds: float) -> None:
         """Write down the step that `progress` has just counted."""
         assert self.progress is not None
         stage = self._config.stages[self.progress.training_stage]
@@ -47,6 +47,8 @@ class Journal:
                 tokens_per_second=result.num_tokens / seconds,
                 mfu=flops / seconds / self._peak,
                 batch_id=batch_id,
+                batch=batch,
+                preference=result.preference,
                 attempt=self._attempt,
                 seconds=seconds,
                 skipped=result.skipped,

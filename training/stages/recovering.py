@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from training.checkpoint.manifest import LeftOut, Progress
 from training.config.fault_tolerance_schema import SpikeAction
-from training.config.schema import FaultToleranceConfig
+from training.config.schema import FaultToleranceConfig, RunConfig
 from training.engine.base import StepResult
 from training.errors import LossSpike, NonFiniteGradients
 from training.fault_tolerance.recovery import (
@@ -28,8 +28,15 @@ class Recovery:
     checkpoint, meets the same spike and decides the same.
     """
 
-    def __init__(self, limits: FaultToleranceConfig) -> None:
+    def __init__(self, limits: FaultToleranceConfig, skipped: tuple[LeftOut, ...] = ()) -> None:
+        """Build it.
+
+        Args:
+            limits: the run's.
+            skipped: batches that the config leaves out, whatever happens.
+        """
         self._limits = limits
+        self._skipped = skipped
         self._left_out: tuple[LeftOut, ...] = ()
 
     @property
@@ -48,11 +55,11 @@ class Recovery:
 
     def batches_left_out(self, training_stage: str) -> int:
         """Return how many of a training stage's batches are left out."""
-        return num_left_out(self._left_out, training_stage)
+        return num_left_out((*self._left_out, *self._skipped), training_stage)
 
     def batch_of(self, training_stage: str, stage_step: int) -> int:
         """Return the place of a step's batch in the training stage's order."""
-        return batch_of(self._left_out, training_stage, stage_step)
+        return batch_of((*self._left_out, *self._skipped), training_stage, stage_step)
 
     def accepts(self, progress: Progress | None, training_stage: str, loss: float) -> bool:
         """Return whether the step after `progress` may be used, by its loss alone."""
@@ -96,7 +103,7 @@ class Recovery:
         """
         history = history_of(progress, training_stage, self._left_out)
         kept_steps, window = window_to_leave_out(
-            self._left_out,
+            (*self._left_out, *self._skipped),
             training_stage,
             stage_step=stage_step,
             spikes_in_a_row=history.spikes_in_a_row,
@@ -104,6 +111,15 @@ class Recovery:
         )
         self._left_out = (*self._left_out, window)
         return kept_steps, window
+
+
+def skipped_batches(config: RunConfig) -> tuple[LeftOut, ...]:
+    """Return the batches that a config leaves out of its training stages."""
+    return tuple(
+        LeftOut(training_stage=name, first_batch=window.first_batch, num_batches=window.num_batches)
+        for name, stage in config.stages.items()
+        for window in stage.skip_batches
+    )
 
 
 def raise_if_stopped(verdict: Verdict, *, step: int, skips_in_a_row: int) -> None:

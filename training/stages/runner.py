@@ -27,6 +27,7 @@ from training.stages.gatekeeper import Decide, Gatekeeper
 from training.stages.interruption import Interruption
 from training.stages.journal import Journal
 from training.stages.ledger import GateOutcome, Ledger, StageStatus, commit
+from training.stages.referencing import Referencing
 from training.stages.resumption import changes_since
 from training.stages.training_loop import TrainingLoop
 
@@ -97,6 +98,15 @@ class Runner:
             run_directory,
             evaluate=parts.evaluate,
             journal=self._journal,
+            interruption=parts.interruption,
+            heartbeat=parts.heartbeat,
+        )
+        self._referencing = Referencing(
+            config,
+            run_directory,
+            processes=parts.processes,
+            journal=self._journal,
+            data_fingerprint=parts.data_fingerprint,
             interruption=parts.interruption,
             heartbeat=parts.heartbeat,
         )
@@ -232,10 +242,20 @@ class Runner:
         """Bring a training stage to its end; return False if it has to be taken up again from an earlier step."""
         if self._ledger.entry(name).status is StageStatus.pending:
             self._advance(transitions.begun(self._ledger, name))
-        self._journal.stage(name, "begin", engine.layout.describe(), notes)
-        self._parts.processes.forget_peak_memory()
         left_out = {other: self._loop.recovery.batches_left_out(other) for other in self._config.stages}
-        back_to = self._loop.run(engine, self._parts.open_loader(name, left_out), name)
+        loader = self._parts.open_loader(name, left_out)
+        loader.references = self._referencing.of(
+            engine,
+            name,
+            loader,
+            left_out,
+            began_with=lambda: self._began_with(name),
+            newest=self._checkpoints.newest,
+        )
+        self._parts.interruption.check()
+        self._journal.stage(name, "begin", engine.layout.describe(), [*notes, *loader.notes])
+        self._parts.processes.forget_peak_memory()
+        back_to = self._loop.run(engine, loader, name)
         if back_to is not None:
             self._go_back(back_to)
             return False
@@ -246,6 +266,14 @@ class Runner:
         self._journal.stage(name, "end", engine.layout.describe(), peak_memory_bytes=peak)
         self._parts.interruption.check()
         return True
+
+    def _began_with(self, name: str) -> Path | None:
+        """Return the checkpoint that a training stage began with; None if it began with initial weights."""
+        names = list(self._config.stages)
+        if name == names[0]:
+            return None
+        checkpoint = self._ledger.entry(names[names.index(name) - 1]).checkpoint
+        return None if checkpoint is None else self._directory / checkpoint
 
     def _go_back(self, step: int) -> None:
         """Go back to the newest whole checkpoint that is no later than a step; what to leave out is kept."""

@@ -17,7 +17,7 @@ from training.stages.curriculum import learning_rate
 from training.stages.evaluating import Evaluations
 from training.stages.interruption import Interruption
 from training.stages.journal import Journal
-from training.stages.recovering import Recovery, raise_if_stopped
+from training.stages.recovering import Recovery, raise_if_stopped, skipped_batches
 
 
 class TrainingLoop:
@@ -46,7 +46,7 @@ class TrainingLoop:
         self._heartbeat = heartbeat
         self._corruption = corruption
         self._evaluations = evaluations
-        self.recovery = Recovery(config.fault_tolerance)
+        self.recovery = Recovery(config.fault_tolerance, skipped_batches(config))
         """The policy and its state, moved on with `journal.progress`."""
 
     def last_step(self, name: str) -> int:
@@ -89,7 +89,7 @@ class TrainingLoop:
                 self._journal.steps_done, seconds=seconds, place=engine.layout.pipeline_stage_of(self._processes.rank)
             )
             self._heartbeat.take_notices(self._journal.incident)
-            self._journal.step(result, lr=lr, batch_id=loader.batch_id(batch), seconds=seconds)
+            self._journal.step(result, lr=lr, batch=batch, batch_id=loader.batch_id(batch), seconds=seconds)
             self._write_down(result, verdict)
             if verdict.action is Action.roll_back:
                 return first_step + self._leave_out(before, verdict, name, stage_step)

@@ -27,10 +27,14 @@ def test_inspect_shows_the_texts_of_a_batch(overrides: list[str], capsys: pytest
     assert main(["prepare", *overrides]) == ExitCode.DONE
     capsys.readouterr()
     assert main(["inspect", "--batch", "pretrain:3", *overrides]) == ExitCode.DONE
-    title, *samples = capsys.readouterr().out.splitlines()
-    assert "training stage pretrain, step 3, batch_id " in title
-    assert len(samples) == 8
-    assert samples[0].split()[0] == "24"
+    shown = capsys.readouterr().out
+    title, *lines = shown.splitlines()
+    assert "training stage pretrain, batch 3, batch_id " in title
+    samples = [line.split() for line in lines if line.split()[0].isdecimal()]
+    assert [words[0] for words in samples] == [str(number) for number in range(24, 32)]
+    assert sum(int(words[4]) for words in samples) == len(lines) - len(samples), "a line for each record"
+    assert main(["inspect", "--batch", "4", *overrides]) == ExitCode.DONE
+    assert capsys.readouterr().out == shown, "the fourth step has the batch at place 3"
 
 
 def test_mistakes_are_told_with_their_exit_code(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from training.config.schema import (
     ScheduleConfig,
     StageConfig,
 )
-from training.data.loader import StageLoader
+from training.data.loader import Sample, StageLoader
 from training.data.shards import PreparedData
 from training.errors import DataError
 
@@ -34,6 +34,10 @@ STAGE = StageConfig(
     global_batch_sequences=24,
     micro_batch_sequences=2,
 )
+
+
+def tokens_of(sample: Sample) -> np.ndarray:
+    return np.append(sample.row.input_ids_T, sample.row.labels_T[-1])
 
 
 def run_config(data: DataConfig, *stages: StageConfig, seed: int = 0) -> RunConfig:
@@ -79,7 +83,7 @@ def test_replicas_together_hold_the_same_global_batch_under_every_layout(
     replicas = [other.micro_batches(5, replica=r, num_replicas=num_replicas) for r in range(num_replicas)]
     # Accumulation step by accumulation step, replica by replica: the global order of samples.
     rows = torch.cat([batches[m].input_ids_BT for m in range(len(replicas[0])) for batches in replicas])
-    expected = torch.stack([torch.from_numpy(loader.sample(i).token_ids) for i in loader.batch_samples(5)])
+    expected = torch.stack([torch.from_numpy(tokens_of(loader.sample(i))) for i in loader.batch_samples(5)])
     assert torch.equal(rows, expected[:, :-1])
     assert {batch.input_ids_BT.shape for batches in replicas for batch in batches} == {(micro_batch, 32)}
     assert other.batch_id(5) == loader.batch_id(5)
@@ -169,13 +173,13 @@ def test_batches_left_out_of_one_training_stage_are_not_drawn_by_the_next(
 
 def test_labels_are_the_next_tokens_of_the_stream(prepared: PreparedData, loader: StageLoader) -> None:
     sample = loader.sample(0)
-    start = sample.window * 32
+    start = sample.unit * 32
     stream = prepared.train(sample.source)
-    assert sample.token_ids.tolist() == stream.tokens(start, start + 33).tolist()
+    assert tokens_of(sample).tolist() == stream.tokens(start, start + 33).tolist()
     batch = loader.micro_batches(0, replica=0, num_replicas=1)[0]
     assert batch.input_ids_BT.dtype == batch.labels_BT.dtype == torch.int64
-    assert batch.input_ids_BT[0].tolist() == sample.token_ids[:-1].tolist()
-    assert batch.labels_BT[0].tolist() == sample.token_ids[1:].tolist()
+    assert batch.input_ids_BT[0].tolist() == sample.row.input_ids_T.tolist()
+    assert batch.labels_BT[0].tolist() == sample.row.labels_T.tolist()
     assert batch.num_tokens == 2 * 32
 
 
@@ -199,7 +203,7 @@ def test_documents_begin_with_the_token_that_ended_the_one_before(
             sample = loader.sample(index)
             stream = prepared.train(sample.source)
             starts = stream.starts(np.arange(stream.num_records + 1))
-            first = sample.window * 100
+            first = sample.unit * 100
             # By the index of the prepared data: the token before a document's start is its first here.
             number_T = np.searchsorted(starts, np.arange(first, first + 100) + 1, side="right")
             found_T = micro_batch.documents_BT[row].numpy()
@@ -255,7 +259,7 @@ def test_training_stages_go_on_where_the_earlier_ones_stopped(prepared: Prepared
     for name in ("s0", "s2"):
         loader = StageLoader(prepared, config, name)
         samples = [loader.sample(i) for i in range(config.num_steps(name) * 24)]
-        seen += [sample.window for sample in samples if sample.source == "bible"]
+        seen += [sample.unit for sample in samples if sample.source == "bible"]
     bible_draws = len(seen)
     assert num_windows * 0.8 < bible_draws <= num_windows
     assert len(set(seen)) == bible_draws, "a window was repeated before the epoch's end"
@@ -264,7 +268,7 @@ def test_training_stages_go_on_where_the_earlier_ones_stopped(prepared: Prepared
 def test_an_epoch_sees_every_window_once_and_then_starts_again(prepared: PreparedData, small_data: DataConfig) -> None:
     loader = StageLoader(prepared, run_config(small_data, replace(STAGE, mixture={"code": 1.0})), "s0")
     num_windows = (prepared.train("code").num_tokens - 1) // 32
-    windows = [loader.sample(i).window for i in range(2 * num_windows)]
+    windows = [loader.sample(i).unit for i in range(2 * num_windows)]
     assert sorted(windows[:num_windows]) == sorted(windows[num_windows:]) == list(range(num_windows))
     assert windows[:num_windows] != windows[num_windows:]
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.order import BLOCK_SAMPLES, Mixture, Permutation, WindowOrder, num_windows
+from training.data.order import BLOCK_SAMPLES, Mixture, Permutation, UnitOrder
 from training.errors import ConfigError
 
 weights = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0.1, 10), min_size=1)
@@ -82,32 +82,51 @@ def test_a_source_of_weight_0_is_never_drawn_and_a_tiny_one_is_refused() -> None
         mixture({"a": 1, "b": -0.5})
 
 
+@given(st.integers(1, 10**6), st.integers(), st.data())
+def test_a_permutation_can_be_asked_the_other_way_round(size: int, key: int, data: st.DataObject) -> None:
+    permutation = Permutation(size, key)
+    positions = np.array(data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=20)))
+    assert np.array_equal(permutation.inverse(permutation(positions)), positions)
+
+
 @given(st.integers(1, 3000), st.integers(0, 5), st.integers())
-def test_an_epoch_holds_every_window_once(size: int, epoch: int, seed: int) -> None:
-    order = WindowOrder("a", num_windows=size, sequence_length=8, seed=seed)
-    windows = order.windows(np.arange(epoch * size, (epoch + 1) * size))
-    assert np.array_equal(np.sort(windows), np.arange(size))
+def test_an_epoch_holds_every_unit_once(size: int, epoch: int, seed: int) -> None:
+    order = UnitOrder(size, seed, "a", 8)
+    units = order.units(np.arange(epoch * size, (epoch + 1) * size))
+    assert np.array_equal(np.sort(units), np.arange(size))
+
+
+@given(st.integers(1, 50), st.integers(0, 300), st.integers())
+def test_the_draws_of_a_unit_are_those_at_which_it_comes(size: int, num_draws: int, seed: int) -> None:
+    order = UnitOrder(size, seed, "a")
+    units = order.units(np.arange(num_draws))
+    for unit in range(size):
+        assert order.draws_of(unit, num_draws) == np.flatnonzero(units == unit).tolist()
 
 
 def test_epochs_sources_and_sequence_lengths_have_orders_of_their_own() -> None:
     def order(source: str, sequence_length: int, first: int) -> list[int]:
-        order = WindowOrder(source, num_windows=500, sequence_length=sequence_length, seed=0)
-        return order.windows(np.arange(first, first + 500)).tolist()
+        order = UnitOrder(500, 0, source, sequence_length)
+        return order.units(np.arange(first, first + 500)).tolist()
 
     orders = [order("a", 8, 0), order("a", 8, 500), order("b", 8, 0), order("a", 16, 0)]
     assert len({tuple(o) for o in orders}) == 4
 
 
 def test_a_seek_far_ahead_is_as_direct_as_the_first_sample() -> None:
-    order = WindowOrder("a", num_windows=10**9 + 7, sequence_length=2048, seed=0)
+    order = UnitOrder(10**9 + 7, 0, "a", 2048)
     sources, draws = mixture({"a": 0.9, "b": 0.1}).draws(np.array([10**9, 10**12]))
-    windows = order.windows(draws)
-    assert sources.shape == windows.shape == (2,)
-    assert (windows < order.num_windows).all()
+    units = order.units(draws)
+    assert sources.shape == units.shape == (2,)
+    assert (units < order.num_units).all()
 
 
-@given(st.integers(0, 10**6), st.integers(1, 4096))
-def test_windows_fit_the_stream_and_leave_less_than_one_out(num_tokens: int, sequence_length: int) -> None:
-    count = num_windows(num_tokens, sequence_length)
-    assert count * sequence_length + 1 <= max(num_tokens, 1)
-    assert (count + 1) * sequence_length + 1 > num_tokens
+@given(
+    st.dictionaries(st.sampled_from("abcde"), st.floats(0.01, 1.0), min_size=1),
+    st.integers(0, 10**9),
+    st.integers(),
+)
+def test_a_draw_s_sample_is_that_in_which_it_comes(weights: dict[str, float], sample: int, seed: int) -> None:
+    drawn = mixture(weights, seed=seed)
+    [source], [draw] = drawn.draws(np.array([sample]))
+    assert drawn.sample_of(drawn.sources[source], int(draw)) == sample

@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 
 from eval import contamination
-from eval.contamination import benchmark_passages, find_overlaps, held_out_passages, training_texts
+from eval.contamination import find_overlaps, held_out_passages, training_texts
 from eval.evidence import decide_from_reports
 from eval.harness import EvalReport, Subject, measure, write_report
 from eval.live_model import LiveModel
-from eval.text_overlap import words
 from eval.text_tokenizers import RunTokenizer
 from tests.unit.eval.tiny import TinyEngine, make_lm, make_model
 from training.config.benchmarks import BENCHMARKS
 from training.config.data_schema import DataConfig, SourceConfig, SourceKind
 from training.config.eval_schema import BenchmarkConfig, SuiteConfig
 from training.config.gate_schema import GateCondition, GateConfig, Metric
+from training.data.benchmark_passages import benchmark_passages
 from training.data.prepare import prepare
 from training.data.shards import PreparedData
+from training.data.text_overlap import words
 from training.errors import StorageError
 
 SUITE = SuiteConfig(

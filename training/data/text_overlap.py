@@ -7,8 +7,9 @@ items' n-grams are kept, and the text is read once.
 
 import hashlib
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,10 +52,22 @@ class OverlapSearch:
         for text in texts:
             values.extend([value(word, 0) for word in words(text)])
             values.append(0)
-        for n, hashes in _hashes(np.array(values, dtype=np.uint64), self._wanted):
-            wanted = self._wanted[n]
-            places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
-            self._found[n][places[wanted[places] == hashes]] = True
+        for n, hashes in self._wanted_in(np.array(values, dtype=np.uint64)):
+            self._found[n][np.searchsorted(self._wanted[n], hashes)] = True
+
+    def found_in(self, texts: Sequence[str]) -> list[dict[str, dict[str, float]]]:
+        """Return of each text: benchmark -> item -> the share of its n-grams that stand in it, where there are any.
+
+        Unlike `look_in` it notes nothing: what a text holds does not depend on others. And an item of fewer than 8
+        words is never found: it says something about all of the training text at most, not about one text.
+        """
+        value = self._values.get
+        values = [np.array([value(word, 0) for word in words(text)], dtype=np.uint64) for text in texts]
+        apart = np.zeros(1, dtype=np.uint64)
+        together = np.concatenate([part for one in values for part in (one, apart)]) if values else apart
+        if not any(len(hashes) for n, hashes in self._wanted_in(together) if n >= FEWEST_WORDS):
+            return [{} for _ in texts]
+        return [self._shares_in(one) for one in values]
 
     def overlaps(self) -> dict[str, dict[str, float]]:
         """Return benchmark -> item -> the share of its n-grams that was found; 0 for an item without words."""
@@ -62,6 +75,47 @@ class OverlapSearch:
             group: {item: self._share(ngrams) for item, ngrams in items.items()}
             for group, items in self._ngrams.items()
         }
+
+    def _wanted_in(self, values: Hashes) -> Iterator[tuple[int, Hashes]]:
+        """Yield (n, hashes of the items' n-grams that stand in a row of words)."""
+        for n, hashes in _hashes(values, self._wanted):
+            wanted = self._wanted[n]
+            places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
+            yield n, hashes[wanted[places] == hashes]
+
+    def _shares_in(self, values: Hashes) -> dict[str, dict[str, float]]:
+        """Return benchmark -> item -> the share of its n-grams that stand in a row of words."""
+        numbers: Counter[tuple[str, str]] = Counter()
+        for n, hashes in self._wanted_in(values):
+            if n < FEWEST_WORDS:
+                continue
+            owners, items = self._owners[n]
+            for found in np.unique(hashes):
+                begin, end = np.searchsorted(owners, found, "left"), np.searchsorted(owners, found, "right")
+                numbers.update(self._items[item] for item in items[begin:end])
+        shares: dict[str, dict[str, float]] = defaultdict(dict)
+        for (group, item), number in sorted(numbers.items()):
+            shares[group][item] = number / sum(map(len, self._ngrams[group][item].values()))
+        return dict(shares)
+
+    @cached_property
+    def _items(self) -> list[tuple[str, str]]:
+        return [(group, item) for group, items in self._ngrams.items() for item in items]
+
+    @cached_property
+    def _owners(self) -> dict[int, tuple[Hashes, NDArray[np.int64]]]:
+        """Return n -> all items' n-grams in order, and the number of the item that each belongs to."""
+        owners = {}
+        for n in self._wanted:
+            parts = [
+                (hashes, np.full(len(hashes), number))
+                for number, (group, item) in enumerate(self._items)
+                if (hashes := self._ngrams[group][item].get(n)) is not None
+            ]
+            hashes, items = (np.concatenate(column) for column in zip(*parts, strict=True))
+            order = np.argsort(hashes, kind="stable")
+            owners[n] = (hashes[order], items[order])
+        return owners
 
     def _share(self, ngrams: Mapping[int, Hashes]) -> float:
         found = [self._found[n][np.searchsorted(self._wanted[n], hashes)] for n, hashes in ngrams.items()]
@@ -93,7 +147,7 @@ class OverlapSearch:
     def _value(self, word: str) -> int:
         """Return the random number of a word of the items; other words have 0."""
         if word not in self._values:
-            self._values[word] = _random(word)
+            self._values[word] = random_number(word)
         return self._values[word]
 
 
@@ -105,11 +159,12 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def _random(text: str) -> int:
+def random_number(text: str) -> int:
+    """Return 64 bits that are as good as random, always the same for the same text."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-_FACTORS = np.array([_random(f"factor {i}") | 1 for i in range(NGRAM_WORDS)], dtype=np.uint64)
+_FACTORS = np.array([random_number(f"factor {i}") | 1 for i in range(NGRAM_WORDS)], dtype=np.uint64)
 """Odd, so that no bit of a word's number is lost."""
 
 

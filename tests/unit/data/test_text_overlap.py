@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.text_overlap import FEWEST_WORDS, NGRAM_WORDS, OverlapSearch
+from training.data.text_overlap import FEWEST_WORDS, NGRAM_WORDS, OverlapSearch
 
 WORDS = st.from_regex(r"[^\W_]{1,6}", fullmatch=True)
 LONG = [f"word{i}" for i in range(40)]
