@@ -31,7 +31,7 @@ class RunTokenizer:
     @classmethod
     def of(cls, data: PreparedData) -> Self:
         """Return the tokenizer of prepared data, with its chat template if it has one."""
-        return cls(data.tokenizer, ChatTemplate.read(data.directory))
+        return cls(data.tokenizer, ChatTemplate.read(data.tokenizer_directory))
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text; with a chat template, names of special tokens in it become those tokens."""

@@ -24,13 +24,16 @@ _OTHERS = (
     "chat_template.jinja",
     "chat_template.json",
 )
+_PREPARED_FOLDER = "tokenizer"
+"""Of prepared data."""
 _ROLES = ("bos", "eos", "pad")
 
 
 def copy_tokenizer(source: Path, target: Path, vocab_size: int) -> dict[str, int | None]:
     """Copy a tokenizer, made complete for transformers; returns bos_token_id, eos_token_id and pad_token_id.
 
-    A folder of prepared data has only tokenizer.json, with one special token, which ends documents.
+    A folder of prepared data keeps it in a folder `tokenizer`; one that was trained on the data has tokenizer.json alone,
+    with a special token that ends documents.
 
     Args:
         source: directory with tokenizer.json.
@@ -41,6 +44,8 @@ def copy_tokenizer(source: Path, target: Path, vocab_size: int) -> dict[str, int
         ConfigError: there is none, it needs code of its own, or it has more tokens than the model.
         CorruptCheckpoint: tokenizer_config.json cannot be read.
     """
+    if not (source / _TOKENIZER).exists() and (source / _PREPARED_FOLDER / _TOKENIZER).exists():
+        source = source / _PREPARED_FOLDER
     path = source / _TOKENIZER
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
