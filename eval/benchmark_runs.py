@@ -4,9 +4,10 @@ lm_eval puts the questions and scores the answers; workflows run in systems of t
 """
 
 import hashlib
+import json
 import math
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from eval.benchmarks.bfcl import compact_prompt
+from eval.benchmarks.held_out_items import is_held_out_item
 from eval.benchmarks.registry import task_file
 from eval.reliability import scores_of_tries
 from eval.sandbox.check import check_sandbox
@@ -27,12 +30,10 @@ from eval.workflows.tasks import read_tasks
 from training.config.benchmarks import (
     BENCHMARKS,
     BenchmarkKind,
-    benchmark_directory,
     can_be_tried_again,
     items_file,
     metrics_of,
     missing,
-    read_manifest,
 )
 from training.config.eval_schema import BenchmarkConfig, SuiteConfig
 from training.errors import DataError
@@ -79,7 +80,7 @@ def _run_single(
         results: Any = simple_evaluate(
             model=lm,
             tasks=[_task(name, how, root, Path(cache)) for name, how in benchmarks.items()],
-            samples={name: list(range(_num_items(name, how, root))) for name, how in benchmarks.items()},
+            samples={name: _places(name, how, _items(name, root)) for name, how in benchmarks.items()},
             apply_chat_template=chat,
             task_manager=TaskManager(include_defaults=False),
             bootstrap_iters=0,
@@ -102,6 +103,8 @@ def _task(name: str, how: BenchmarkConfig, root: Path, cache: Path) -> dict[str,
     task = load_yaml(path, resolve_func=True)
     files = {"test": str(items_file(root, name).resolve())}
     task |= {"dataset_kwargs": {"data_files": files, "cache_dir": str(cache)}}
+    if how.compact:
+        task["doc_to_text"] = compact_prompt
     if how.few_shot:
         task |= {"num_fewshot": how.few_shot, "fewshot_split": "test"}
     if "generation_kwargs" in task:
@@ -118,9 +121,24 @@ def _task(name: str, how: BenchmarkConfig, root: Path, cache: Path) -> dict[str,
     return task
 
 
-def _num_items(name: str, how: BenchmarkConfig, root: Path) -> int:
-    there = read_manifest(benchmark_directory(root, name)).num_items
-    return there if how.items is None else min(how.items, there)
+def _places(name: str, how: BenchmarkConfig, items: Iterable[Mapping[str, Any]]) -> list[int]:
+    """Return the places of the items that a suite asks for, in the benchmark's order.
+
+    Raises:
+        DataError: there is none.
+    """
+    share = how.held_out_fraction
+    places = [place for place, item in enumerate(items) if share is None or is_held_out_item(item, share)]
+    if not places:
+        raise DataError(
+            f"benchmark {name}: held_out_fraction={share} keeps none of its items out of training\n"
+            "  -> raise it here and in `python -m eval.workflows.trajectories --held-out-fraction`"
+        )
+    return places[: how.items]
+
+
+def _items(name: str, root: Path) -> Iterator[dict[str, Any]]:
+    return map(json.loads, items_file(root, name).read_text(encoding="utf-8").splitlines())
 
 
 def _result(name: str, metrics: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> TaskResult:
@@ -163,7 +181,8 @@ def _score(name: str, value: Any) -> float | list[float]:
 
 
 def _run_workflow(lm: LM, name: str, how: BenchmarkConfig, root: Path, *, seed: int) -> TaskResult:
-    tasks = read_tasks(root)[: how.items]
+    known = read_tasks(root)
+    tasks = [known[place] for place in _places(name, how, [{"id": task.id} for task in known])]
     answer_tokens = how.max_new_tokens or BENCHMARKS[name].answer_tokens
     assert answer_tokens is not None
     with Simulator(root) as simulator:
@@ -175,6 +194,7 @@ def _run_workflow(lm: LM, name: str, how: BenchmarkConfig, root: Path, *, seed: 
             max_new_tokens=answer_tokens,
             temperature=how.temperature,
             seed=seed,
+            compact=how.compact,
         )
     numbers = workflow_metrics(tries) | {
         "items": len(tasks),

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.data import EvalData, suite_documents
+from eval.data import EvalData, suite_conversations, suite_documents
+from eval.tasks.assistant_turns import ASSISTANT_TURNS
 from eval.tasks.held_out import HELD_OUT
 from eval.tasks.multiple_choice import MULTIPLE_CHOICE, make_questions
 from training.config.benchmarks import BENCHMARKS
@@ -55,13 +56,18 @@ def held_out_passages(data: EvalData, suite: SuiteConfig) -> dict[str, dict[str,
 
     Documents are held out one by one; another that is nearly the same may be trained on.
     """
-    if suite.held_out_source is None:
-        return {}
-    documents, decode = suite_documents(data, suite), data.tokenizer.decode
-    found = {HELD_OUT.name: {d.id: [decode(d.token_ids[: suite.document_tokens].tolist())] for d in documents}}
-    if suite.multiple_choice_items > 0:
-        questions = make_questions(documents, suite.multiple_choice_items)
-        found[MULTIPLE_CHOICE.name] = {q.id: [decode([*q.context_ids, *q.choices_ids[q.right]])] for q in questions}
+    decode, found = data.tokenizer.decode, {}
+    if suite.held_out_source is not None:
+        documents = suite_documents(data, suite)
+        found[HELD_OUT.name] = {d.id: [decode(d.token_ids[: suite.document_tokens].tolist())] for d in documents}
+        if suite.multiple_choice_items > 0:
+            questions = make_questions(documents, suite.multiple_choice_items)
+            found[MULTIPLE_CHOICE.name] = {q.id: [decode([*q.context_ids, *q.choices_ids[q.right]])] for q in questions}
+    if suite.conversation_source is not None:
+        found[ASSISTANT_TURNS.name] = {
+            one.id: [decode(one.token_ids[: suite.document_tokens].tolist())]
+            for one in suite_conversations(data, suite)
+        }
     return found
 
 
@@ -148,7 +154,7 @@ def mark(items: Sequence[dict[str, Any]], overlaps: Mapping[str, float]) -> dict
 
 
 def _version(name: str) -> int:
-    versions = {task.name: task.version for task in (HELD_OUT, MULTIPLE_CHOICE)}
+    versions = {task.name: task.version for task in (HELD_OUT, MULTIPLE_CHOICE, ASSISTANT_TURNS)}
     return versions[name] if name in versions else BENCHMARKS[name].version
 
 

@@ -42,7 +42,7 @@ class Tokenizer(Protocol):
 
 
 class HeldOutDocument(Protocol):
-    """One document that training never sees."""
+    """One document or conversation that training never sees."""
 
     @property
     def id(self) -> str:
@@ -52,6 +52,11 @@ class HeldOutDocument(Protocol):
     @property
     def token_ids(self) -> np.ndarray:
         """Its tokens, in one dimension."""
+        ...
+
+    @property
+    def is_target(self) -> np.ndarray:
+        """bool, one a token: whether it is learned from in training; of conversations, what the assistant says."""
         ...
 
 
@@ -84,14 +89,36 @@ def suite_documents(data: EvalData, suite: SuiteConfig) -> list[HeldOutDocument]
     return documents[: suite.held_out_documents]
 
 
+def suite_conversations(data: EvalData, suite: SuiteConfig) -> list[HeldOutDocument]:
+    """Return the conversations a suite measures on: the first held-out ones of its source.
+
+    Raises:
+        DataError: in none of them the assistant says something within the tokens that are scored.
+    """
+    assert suite.conversation_source is not None
+    held_out = data.held_out_documents(suite.conversation_source)
+    found = [one for one in held_out if one.is_target[1 : suite.document_tokens].any()]
+    if not found:
+        raise DataError(
+            f"source {suite.conversation_source} has {len(held_out)} held-out conversations, and in none of them the "
+            f"assistant says something within {suite.document_tokens} tokens: nothing can be evaluated on it\n"
+            "  -> raise the suite's document_tokens, or the source's held_out_fraction and prepare the data again"
+        )
+    return found[: suite.held_out_conversations]
+
+
 def data_identity(data: EvalData, suite: SuiteConfig) -> str:
-    """Return a SHA-256 of a suite's documents as this tokenizer splits them.
+    """Return a SHA-256 of a suite's held-out records as this tokenizer splits them; empty if it measures none.
 
     Two results are comparable number by number only if their identities are equal.
     """
+    records = suite_documents(data, suite) if suite.held_out_source is not None else []
+    records += suite_conversations(data, suite) if suite.conversation_source is not None else []
+    if not records:
+        return ""
     digest = hashlib.sha256()
     digest.update(f"{data.tokenizer.vocab_size} {data.tokenizer.eos_id}\n".encode())
-    for document in suite_documents(data, suite):
-        digest.update(f"{document.id} {len(document.token_ids)}\n".encode())
-        digest.update(np.ascontiguousarray(document.token_ids, dtype="<i8").tobytes())
+    for record in records:
+        digest.update(f"{record.id} {len(record.token_ids)}\n".encode())
+        digest.update(np.ascontiguousarray(record.token_ids, dtype="<i8").tobytes())
     return digest.hexdigest()

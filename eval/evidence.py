@@ -9,6 +9,7 @@ from typing import Any
 from eval.gates import GateDecision, Note, decide
 from eval.harness import LARGEST_REPORT_BYTES
 from eval.statistics import Items
+from eval.tasks.assistant_turns import ASSISTANT_TURNS
 from eval.tasks.base import item_key
 from eval.tasks.held_out import HELD_OUT
 from eval.tasks.multiple_choice import MULTIPLE_CHOICE
@@ -17,7 +18,7 @@ from training.config.gate_schema import GateConfig, is_better_when_lower
 from training.errors import DataError
 from training.plain_files import read_json
 
-_TASKS = (HELD_OUT, MULTIPLE_CHOICE)
+_TASKS = (HELD_OUT, MULTIPLE_CHOICE, ASSISTANT_TURNS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,7 @@ from eval.contamination import find_overlaps, held_out_passages, mark
 from eval.data import EvalData, data_identity
 from eval.live_model import LiveModel, TextTokenizer
 from eval.lm import EngineLM, InferenceEngine
+from eval.tasks.assistant_turns import ASSISTANT_TURNS
 from eval.tasks.base import Task
 from eval.tasks.held_out import HELD_OUT
 from eval.tasks.multiple_choice import MULTIPLE_CHOICE
@@ -58,7 +59,7 @@ class EvalReport:
     contamination: dict[str, dict[str, float]]
     """Benchmark or task -> how many of its items stand in the training data; see `contamination.mark`."""
     data_identity: str
-    """SHA-256 of the held-out documents as the tokenizer splits them; numbers compare only if it is equal."""
+    """SHA-256 of the held-out records as the tokenizer splits them; numbers compare only if it is equal."""
     seconds: float
     throughput: dict[str, float] = field(default_factory=dict)
     """What it took: tokens, rates, and costs as far as they are known."""
@@ -236,7 +237,7 @@ def measure(
         tasks=tasks,
         training_data=_training_data(subject),
         contamination=contamination,
-        data_identity=data_identity(data, suite) if data is not None and suite.held_out_source else "",
+        data_identity=data_identity(data, suite) if data is not None else "",
         seconds=time.monotonic() - started,
     )
 
@@ -298,6 +299,7 @@ def with_more_items(suite: SuiteConfig, look: int) -> SuiteConfig:
         suite,
         held_out_documents=suite.held_out_documents * factor,
         multiple_choice_items=suite.multiple_choice_items * factor,
+        held_out_conversations=suite.held_out_conversations * factor,
         benchmarks=benchmarks,
     )
 
@@ -307,6 +309,8 @@ def _tasks_of(suite: SuiteConfig) -> list[Task]:
     tasks = [HELD_OUT] if suite.held_out_source else []
     if suite.held_out_source and suite.multiple_choice_items > 0:
         tasks.append(MULTIPLE_CHOICE)
+    if suite.conversation_source:
+        tasks.append(ASSISTANT_TURNS)
     if suite.prompts:
         tasks.append(SAMPLES)
     return tasks

@@ -33,6 +33,11 @@ class TextTokenizer(Protocol):
         ...
 
     @property
+    def end_of_turn(self) -> str | None:
+        """Text of the token that ends an assistant's turn, where that is another one."""
+        ...
+
+    @property
     def chat_template(self) -> str | None:
         """Jinja template of conversations; None if it has none."""
         ...
@@ -180,7 +185,7 @@ class LiveModel(TemplateLM):
         return Prompt(
             ids=ids or [self._prefix_id],
             max_new_tokens=max_new_tokens,
-            stop=tuple(s for s in stop if s),
+            stop=tuple(s for s in (*stop, self._text.end_of_turn) if s),
             temperature=float(wanted["temperature"]) if is_sampled else 0.0,
             top_p=float(wanted.get("top_p") or 1.0) if is_sampled else 1.0,
             seed=self._draw(text, wanted.get("seed")) if is_sampled else 0,

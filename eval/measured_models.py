@@ -224,7 +224,7 @@ def subject_of(asked: Asked, measured: Measured) -> tuple[Subject, TextTokenizer
     if measured.own_data is not None:
         data = PreparedData.open(measured.own_data)
         searched = data if measured.config.eval.contamination else None
-        return Subject(data=data, prepared_root=root, training_data=searched), RunTokenizer(data.tokenizer)
+        return Subject(data=data, prepared_root=root, training_data=searched), RunTokenizer.of(data)
     return Subject(data=_data_of(asked, measured.suite), prepared_root=root), HuggingFaceTokenizer.load(measured.source)
 
 
@@ -303,6 +303,10 @@ def _checkpoint_in(path: Path) -> Path:
 
 def _data_of(asked: Asked, suite: SuiteConfig) -> PreparedData | None:
     """Return the documents that a suite measures a model from elsewhere on; None if it measures none."""
+    if suite.conversation_source is not None:
+        key = f"eval.suites.{asked.suite}.conversation_source"
+        reason = "conversations are measured in the tokens and the chat template of the run that was trained on them"
+        raise ConfigError(key, suite.conversation_source, reason, f"{key}=null, or a checkpoint of that run")
     if suite.held_out_source is None:
         return None
     if asked.run is None:

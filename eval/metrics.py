@@ -18,25 +18,25 @@ def bits_per_byte(bits: Sequence[float], num_bytes: Sequence[int]) -> float:
     return math.fsum(bits) / sum(num_bytes)
 
 
-def bits_per_byte_interval(
-    bits: Sequence[float],
-    num_bytes: Sequence[int],
+def ratio_interval(
+    numerators: Sequence[float],
+    denominators: Sequence[int],
     *,
     confidence: float = 0.95,
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of bits per byte over documents (Efron 1979), the same every time.
+    """Return the percentile bootstrap interval of a sum over another, over documents (Efron 1979), always the same one.
 
     It says how much the number depends on which documents were held out; with one document it has no width.
     """
     generator = np.random.default_rng(seed)
-    bits_per_document = np.asarray(bits, dtype=np.float64)
-    bytes_per_document = np.asarray(num_bytes, dtype=np.float64)
+    above = np.asarray(numerators, dtype=np.float64)
+    below = np.asarray(denominators, dtype=np.float64)
     ratios = np.empty(num_resamples)
     for i in range(num_resamples):
-        drawn = generator.integers(len(bits_per_document), size=len(bits_per_document))
-        ratios[i] = bits_per_document[drawn].sum() / bytes_per_document[drawn].sum()
+        drawn = generator.integers(len(above), size=len(above))
+        ratios[i] = above[drawn].sum() / below[drawn].sum()
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(ratios, [tail, 1.0 - tail])
     return float(low), float(high)

@@ -8,24 +8,34 @@ from typing import Any, Self
 from transformers import PreTrainedTokenizerFast
 
 from eval.data import Tokenizer
+from training.data.chat import ChatTemplate
+from training.data.messages import BadRecord
+from training.data.shards import PreparedData
 from training.data.tokenizer import EOS_TOKEN
 from training.data.tokenizer_directory import TokenizerDirectory
 from training.errors import DataError
 
 
 class RunTokenizer:
-    """A run's own; it knows no conversations, so they are written as plain text."""
+    """A run's own; where it has no chat template, conversations are written as plain text."""
 
-    chat_template = None
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, chat: ChatTemplate | None = None) -> None:
         self._tokenizer = tokenizer
-        self.name = f"sha256:{tokenizer.fingerprint}"
+        self._chat = chat
+        self.chat_template = chat.template if chat else None
+        self.end_of_turn = chat.end_of_turn if chat else None
+        template = f"/{hashlib.sha256(chat.template.encode()).hexdigest()[:16]}" if chat else ""
+        self.name = f"sha256:{tokenizer.fingerprint}{template}"
         self.eos_id = tokenizer.eos_id
 
+    @classmethod
+    def of(cls, data: PreparedData) -> Self:
+        """Return the tokenizer of prepared data, with its chat template if it has one."""
+        return cls(data.tokenizer, ChatTemplate.read(data.directory))
+
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text."""
-        return list(self._tokenizer.encode(text))
+        """Return the token ids of a text; with a chat template, names of special tokens in it become those tokens."""
+        return self._chat.tokens_of(text) if self._chat else list(self._tokenizer.encode(text))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens left out."""
@@ -33,20 +43,35 @@ class RunTokenizer:
 
     def spelled(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens by their names."""
-        return self._tokenizer.decode(token_ids)  # its one special token ends a text, and is in none
+        # Without conversations its one special token ends a text, and is in none.
+        return self._chat.spelled(token_ids) if self._chat else self._tokenizer.decode(token_ids)
 
     def token_text(self, token_id: int) -> str:
         """Return how a token is written; of the end of a text, its name."""
+        if self._chat:
+            return self._chat.spelled([token_id])
         return EOS_TOKEN if token_id == self.eos_id else self._tokenizer.decode([token_id])
 
     def apply_chat_template(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
-        """Return a conversation as lines "role: content"."""
+        """Return a conversation as the model is trained on it; without a template as lines "role: content".
+
+        Raises:
+            DataError: the template refuses it.
+        """
+        if self._chat:
+            try:
+                return self._chat.render(messages, add_generation_prompt=add_generation_prompt)
+            except BadRecord as error:
+                raise DataError(f"{error}\n  -> give data.tokenizer a chat template that writes all roles") from error
         lines = [f"{message['role']}: {message['content']}\n" for message in messages]
         return "".join(lines) + ("assistant:" if add_generation_prompt else "")
 
 
 class HuggingFaceTokenizer:
     """A Hugging Face directory's tokenizer and chat template; no code of the directory runs, nothing is fetched."""
+
+    end_of_turn = None
+    """Its eos_token ends its turns, too."""
 
     def __init__(self, tokenizer: Any, name: str) -> None:
         self._tokenizer = tokenizer

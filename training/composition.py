@@ -293,7 +293,7 @@ def _evaluate(
     """Measure a suite, with as many items as the occasion asks for."""
     model = EngineModel(
         engine=engine,
-        tokenizer=RunTokenizer(data.tokenizer),
+        tokenizer=RunTokenizer.of(data),
         max_length=config.model.max_sequence_length,
         shares_tokens=True,
         price_per_hour=config.cluster.accelerator.price_per_hour,

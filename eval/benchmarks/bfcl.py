@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.benchmarks.call_match import calls_match, read_calls
+from eval.function_calls import parse_calls
 from training.data.call_text import instructions, written_calls
 
 
@@ -15,6 +16,11 @@ def prompt(doc: Mapping[str, Any], *, compact: bool = False) -> str:
     """Return the whole prompt of an item; compact: functions are shown by a line each, not by their schemas."""
     told = instructions(json.loads(doc["functions"]), compact=compact)
     return f"{told}\n\nRequest: {doc['question']}\nCalls:"
+
+
+def compact_prompt(doc: Mapping[str, Any]) -> str:
+    """Return the whole prompt of an item, with functions by a line each."""
+    return prompt(doc, compact=True)
 
 
 def target(doc: Mapping[str, Any]) -> str:
@@ -33,10 +39,10 @@ def target(doc: Mapping[str, Any]) -> str:
 
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Return acc: 1 if the answer is the calls that were asked for, otherwise 0."""
+    """Return acc: 1 if the answer is the calls that were asked for, and parsed: 1 if it is calls at all; else 0."""
     calls = read_calls(results[0])
     right = calls is not None and calls_match(calls, json.loads(doc["answer"]), json.loads(doc["functions"]))
-    return {"acc": float(right)}
+    return {"acc": float(right), "parsed": float(bool(parse_calls(results[0])))}
 
 
 def _first(values: Sequence[Any], schema: Mapping[str, Any]) -> Any:

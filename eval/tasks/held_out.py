@@ -5,7 +5,7 @@ from functools import partial
 
 from eval.conductor import TokenModel
 from eval.data import EvalData, suite_documents
-from eval.metrics import bits_per_byte, bits_per_byte_interval
+from eval.metrics import bits_per_byte, ratio_interval
 from eval.requests import Continuation
 from eval.tasks.base import Task, TaskResult, content_key, items_by_key
 from training.config.eval_schema import SuiteConfig
@@ -21,7 +21,7 @@ def _run(model: TokenModel, data: EvalData, suite: SuiteConfig) -> TaskResult:
     bits = [-score.logprob / math.log(2.0) for score in scores]
     num_bytes = [sum(data.tokenizer.token_bytes(token) for token in ids) for ids in beginnings]
     num_tokens = [len(ids) for ids in beginnings]
-    low, high = bits_per_byte_interval(bits, num_bytes)
+    low, high = ratio_interval(bits, num_bytes)
     return TaskResult(
         metrics={
             "bits_per_byte": bits_per_byte(bits, num_bytes),

@@ -19,6 +19,7 @@ def check_benchmarks(key: str, suite: SuiteConfig, *, max_length: int) -> None:
         if name not in BENCHMARKS:
             raise no_such(f"{key}.benchmarks", name, "the benchmarks (docs/evaluation_tasks.md)", list(BENCHMARKS))
         _check_tries(f"{key}.benchmarks.{name}", name, how)
+        _check_items(f"{key}.benchmarks.{name}", name, how)
         _check_answer(f"{key}.benchmarks.{name}", name, how, suite.max_length or max_length)
         if BENCHMARKS[name].kind is BenchmarkKind.workflow and (how.few_shot or how.chat):
             given, field = (how.few_shot, "few_shot") if how.few_shot else (how.chat, "chat")
@@ -34,6 +35,15 @@ def _check_tries(key: str, name: str, how: BenchmarkConfig) -> None:
     if how.tries > 1 and how.temperature == 0.0:
         reason = "at temperature 0 all tries are the same one"
         raise ConfigError(f"{key}.tries", how.tries, reason, f"{key}.temperature=0.8, or {key}.tries=1")
+
+
+def _check_items(key: str, name: str, how: BenchmarkConfig) -> None:
+    if how.compact and not BENCHMARKS[name].has_functions:
+        shown = [other for other in BENCHMARKS if BENCHMARKS[other].has_functions]
+        raise ConfigError(f"{key}.compact", "true", "it shows no functions", f"leave it out; for {', '.join(shown)}")
+    if how.held_out_fraction is not None and not 0.0 < how.held_out_fraction <= 1.0:
+        reason, remedy = "it is a share of the items, more than 0 and at most 1", f"{key}.held_out_fraction=0.2"
+        raise ConfigError(f"{key}.held_out_fraction", how.held_out_fraction, reason, remedy)
 
 
 def _check_answer(key: str, name: str, how: BenchmarkConfig, max_length: int) -> None:

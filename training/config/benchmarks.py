@@ -45,6 +45,8 @@ class Benchmark:
     """Longest answer where a suite does not say; None for what is scored and not generated."""
     version: int = 1
     """Raised with every change of its items, prompt or scoring: numbers of two versions are not comparable."""
+    has_functions: bool = False
+    """Whether its questions show functions to call."""
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -56,16 +58,16 @@ BENCHMARKS: dict[str, Benchmark] = {
     "us_tort_law": Benchmark(kind=BenchmarkKind.multiple_choice),
     "pointer_value_retrieval": Benchmark(kind=BenchmarkKind.generation, answer_tokens=8),
     "regex_match": Benchmark(kind=BenchmarkKind.generation, answer_tokens=8),
-    "bfcl_simple": Benchmark(kind=BenchmarkKind.generation, answer_tokens=512),
-    "bfcl_multiple": Benchmark(kind=BenchmarkKind.generation, answer_tokens=512),
-    "bfcl_parallel": Benchmark(kind=BenchmarkKind.generation, answer_tokens=512),
+    "bfcl_simple": Benchmark(kind=BenchmarkKind.generation, answer_tokens=512, has_functions=True),
+    "bfcl_multiple": Benchmark(kind=BenchmarkKind.generation, answer_tokens=512, has_functions=True),
+    "bfcl_parallel": Benchmark(kind=BenchmarkKind.generation, answer_tokens=512, has_functions=True),
     "human_eval": Benchmark(kind=BenchmarkKind.program, answer_tokens=1024),
     "needle": Benchmark(kind=BenchmarkKind.generation, answer_tokens=32),
     "multi_needle": Benchmark(kind=BenchmarkKind.generation, answer_tokens=128),
     "short_needle": Benchmark(kind=BenchmarkKind.generation, answer_tokens=8),
     "bits_per_byte_code": Benchmark(kind=BenchmarkKind.rolling),
     "bits_per_byte_prose": Benchmark(kind=BenchmarkKind.rolling),
-    "bfcl_multi_turn": Benchmark(kind=BenchmarkKind.workflow, answer_tokens=512),
+    "bfcl_multi_turn": Benchmark(kind=BenchmarkKind.workflow, answer_tokens=512, has_functions=True),
 }
 """Name -> benchmark."""
 
@@ -80,7 +82,9 @@ def metrics_of(name: str, num_tries: int) -> list[str]:
     kind = BENCHMARKS[name].kind
     if can_be_tried_again(name):
         return [f"{name}/pass_at_1", *(f"{name}/pass_hat_{k}" for k in range(2, num_tries + 1))]
-    return [f"{name}/{'bits_per_byte' if kind is BenchmarkKind.rolling else 'acc'}"]
+    if kind is BenchmarkKind.rolling:
+        return [f"{name}/bits_per_byte"]
+    return [f"{name}/acc", *([f"{name}/parsed"] if BENCHMARKS[name].has_functions else [])]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

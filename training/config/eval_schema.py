@@ -22,6 +22,11 @@ class BenchmarkConfig:
     """Longest answer; null takes the benchmark's own."""
     chat: bool = False
     """Put each question through the chat template of the model's tokenizer."""
+    compact: bool = False
+    """For bfcl_*: show functions by a line each, not by their JSON schemas, for less than half of the tokens."""
+    held_out_fraction: float | None = None
+    """Use only items that `python -m eval.workflows.trajectories --held-out-fraction` of the same share keeps out of
+    the training data that it makes; null takes all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,11 +36,16 @@ class SuiteConfig:
     version: int = 1
     """Of the suite; raise it with every change, so that nobody compares numbers of different suites."""
     held_out_source: str | None = None
-    """Source whose held-out documents give bits per byte; suites of training stages need one."""
+    """Source whose held-out documents give bits per byte; suites of training stages need one, or conversations."""
     held_out_documents: int = 0
     """Number of held-out documents (the first ones in the source's order)."""
     document_tokens: int = 256
-    """Tokens of each document that are scored (its beginning)."""
+    """Tokens of each document or conversation that are scored (its beginning)."""
+    conversation_source: str | None = None
+    """Source of conversations whose held-out records give assistant_nats_per_token: what the assistant says, scored
+    after all that stands before it."""
+    held_out_conversations: int = 0
+    """Number of held-out conversations (the first ones in the source's order)."""
     multiple_choice_items: int = 0
     """Items of the "which continuation is the real one" task made from held-out text; 0 leaves it out."""
     prompts: list[str] = field(default_factory=list)

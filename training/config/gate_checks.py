@@ -98,6 +98,7 @@ def measured_by(suite: SuiteConfig) -> list[str]:
     """Return what gates can ask for of a suite."""
     known = [str(Metric.bits_per_byte)] if suite.held_out_source else []
     known += [str(Metric.multiple_choice_accuracy)] if suite.multiple_choice_items else []
+    known += [str(Metric.assistant_nats_per_token)] if suite.conversation_source else []
     for name, benchmark in suite.benchmarks.items():
         known += metrics_of(name, benchmark.tries)
     return known

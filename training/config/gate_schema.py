@@ -5,17 +5,19 @@ from enum import StrEnum
 
 
 class Metric(StrEnum):
-    """What a gate can ask for of held-out text. Benchmarks have more: "<benchmark>/<metric>"."""
+    """What a gate can ask for of held-out records. Benchmarks have more: "<benchmark>/<metric>"."""
 
     bits_per_byte = "bits_per_byte"
     """Of held-out text; lower is better."""
     multiple_choice_accuracy = "multiple_choice_accuracy"
     """Share of right answers; higher is better."""
+    assistant_nats_per_token = "assistant_nats_per_token"
+    """Loss on what the assistant says in held-out conversations; lower is better."""
 
 
 def is_better_when_lower(metric: str) -> bool:
-    """Return whether a metric, a benchmark's too, is one of bits per byte; all others are shares of right answers."""
-    return metric.rpartition("/")[2] == Metric.bits_per_byte
+    """Return whether a metric, a benchmark's too, is how unlikely text is; all others are shares of right answers."""
+    return metric.rpartition("/")[2] in (Metric.bits_per_byte, Metric.assistant_nats_per_token)
 
 
 class GateAction(StrEnum):
@@ -36,8 +38,9 @@ class GateCondition:
     """One thing an evaluation must show; exactly one of at_most, at_least and compared_with."""
 
     metric: str
-    """bits_per_byte (lower is better) or multiple_choice_accuracy (higher is better) of held-out text; or that of a
-    benchmark, such as fcc_amateur_extra/acc, bits_per_byte_code/bits_per_byte, bfcl_multi_turn/pass_hat_4."""
+    """bits_per_byte (lower is better) or multiple_choice_accuracy (higher is better) of held-out text,
+    assistant_nats_per_token (lower is better) of held-out conversations; or that of a benchmark, such as
+    fcc_amateur_extra/acc, bfcl_simple/parsed, bits_per_byte_code/bits_per_byte, bfcl_multi_turn/pass_hat_4."""
     at_most: float | None = None
     """Highest value, for a metric that is better when lower."""
     at_least: float | None = None

@@ -2,6 +2,7 @@
 
 from training.config.benchmark_checks import check_benchmarks
 from training.config.data_schema import SourceForm, SourceKind
+from training.config.eval_schema import SuiteConfig
 from training.config.gate_checks import PREVIOUS, START, check_gate
 from training.config.keys import no_such
 from training.config.schema import RunConfig, ScheduleConfig, ScheduleKind
@@ -85,6 +86,8 @@ def check_suites(config: RunConfig) -> None:
         key = f"eval.suites.{name}"
         if suite.held_out_source is not None and suite.held_out_source not in config.data.sources:
             raise no_such(f"{key}.held_out_source", suite.held_out_source, "data.sources", list(config.data.sources))
+        if suite.conversation_source is not None:
+            _check_conversations(config, key, suite)
         if any(stage.eval_suite == name for stage in config.stages.values()):
             check_benchmarks(key, suite, max_length=config.model.max_sequence_length)
         longest = config.model.max_sequence_length - 1
@@ -97,16 +100,39 @@ def check_suites(config: RunConfig) -> None:
             )
 
 
+def _check_conversations(config: RunConfig, key: str, suite: SuiteConfig) -> None:
+    name, sources = suite.conversation_source, config.data.sources
+    assert name is not None  # the caller looked
+    if name not in sources:
+        raise no_such(f"{key}.conversation_source", name, "data.sources", list(sources))
+    if sources[name].form is not SourceForm.conversations:
+        of_them = [other for other in sources if sources[other].form is SourceForm.conversations]
+        raise ConfigError(
+            f"{key}.conversation_source",
+            name,
+            f"its records are {sources[name].form}, no conversations",
+            f"{key}.conversation_source={of_them[0]}" if of_them else f"data.sources.{name}.form=conversations",
+        )
+    if suite.held_out_conversations < 1:
+        remedy = f"{key}.held_out_conversations=100, or {key}.conversation_source=null"
+        raise ConfigError(
+            f"{key}.held_out_conversations", suite.held_out_conversations, "none of them is measured", remedy
+        )
+
+
 def _check_measured(config: RunConfig, key: str, name: str) -> None:
-    """Check that a suite measures held-out text: the report's first number, and the one every run can be judged by."""
+    """Check that a suite measures held-out records: the report's first number, which every run can be judged by."""
     suite = config.eval.suites[name]
+    if suite.conversation_source is not None:
+        return
     if suite.held_out_source is None or suite.held_out_documents < 1:
         source = next(iter(config.data.sources))
         raise ConfigError(
             f"{key}.eval_suite",
             name,
-            "that suite measures no held-out text of this run's data",
-            f"eval.suites.{name}.held_out_source={source} eval.suites.{name}.held_out_documents=24",
+            "that suite measures nothing that is held out of this run's data",
+            f"eval.suites.{name}.held_out_source={source} eval.suites.{name}.held_out_documents=24, or for "
+            f"conversations eval.suites.{name}.conversation_source and held_out_conversations",
         )
 
 

@@ -25,6 +25,8 @@ NEEDLE = "+eval.suites.quick.benchmarks={needle: {items: 2}}"
         ({"cissp": BenchmarkConfig(tries=4, temperature=0.5)}, ["benchmarks.cissp.tries=4", "human_eval"]),
         ({"human_eval": BenchmarkConfig(tries=4)}, ["at temperature 0", "temperature=0.8"]),
         ({"bfcl_simple": BenchmarkConfig(max_new_tokens=8192)}, ["max_new_tokens=8192", "no room is left"]),
+        ({"needle": BenchmarkConfig(compact=True)}, ["needle.compact=true", "bfcl_simple"]),
+        ({"bfcl_simple": BenchmarkConfig(held_out_fraction=20.0)}, ["held_out_fraction=20", "at most 1"]),
         ({"bfcl_multi_turn": BenchmarkConfig(few_shot=2)}, ["few_shot=2", "leave few_shot out"]),
     ],
 )
@@ -48,6 +50,7 @@ def test_tries_give_a_metric_each() -> None:
     assert metrics_of("human_eval", 3) == ["human_eval/pass_at_1", "human_eval/pass_hat_2", "human_eval/pass_hat_3"]
     assert metrics_of("bits_per_byte_code", 1) == ["bits_per_byte_code/bits_per_byte"]
     assert metrics_of("cissp", 1) == ["cissp/acc"]
+    assert metrics_of("bfcl_simple", 1) == ["bfcl_simple/acc", "bfcl_simple/parsed"]
 
 
 def test_a_run_whose_benchmark_is_not_prepared_is_refused_before_it_starts(
@@ -84,6 +87,35 @@ def test_suites_of_training_stages_that_cannot_be(words: list[str], key: str) ->
     with pytest.raises(ConfigError) as refusal:
         compose(["experiment=demo", *words])
     assert refusal.value.key == f"stages.{key}"
+
+
+TALKS = "+data.sources.talks={kind: json, form: conversations, path: talks.jsonl}"
+MEASURED = ["eval.suites.quick.conversation_source=talks", "eval.suites.quick.held_out_conversations=5"]
+ONLY_TALKS = "eval.suites.quick.held_out_source=null"
+NO_QUESTIONS = "eval.suites.quick.multiple_choice_items=0"
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        (["eval.suites.quick.conversation_source=talk"], "conversation_source=talk"),
+        (["eval.suites.quick.conversation_source=kjv"], "conversation_source=talks"),
+        (MEASURED[:1], "held_out_conversations=0"),
+    ],
+)
+def test_conversations_that_cannot_be_measured_are_refused(words: list[str], given: str) -> None:
+    with pytest.raises(ConfigError, match=given):
+        compose(["experiment=demo", TALKS, *words])
+
+
+def test_a_gate_may_ask_for_the_loss_on_held_out_conversations() -> None:
+    quality = "stages.pretrain.gate.conditions.quality"
+    words = [TALKS, *MEASURED, ONLY_TALKS, NO_QUESTIONS, "stages.anneal.gate=null"]
+    words = ["experiment=demo", *words, f"{quality}.metric=assistant_nats_per_token"]
+    config = compose(words)
+    assert config.stages["pretrain"].gate is not None
+    with pytest.raises(ConfigError, match="is better when lower"):
+        compose([*words, f"{quality}.at_most=null", f"{quality}.at_least=2.5"])
 
 
 def test_a_gate_may_ask_for_a_benchmark_that_its_suite_runs() -> None:

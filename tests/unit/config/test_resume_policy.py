@@ -103,13 +103,25 @@ GUARDED = {
     "eval.suites.*.version",
     *(
         f"eval.suites.*.benchmarks.*.{name}"
-        for name in ("items", "few_shot", "tries", "temperature", "top_p", "max_new_tokens", "chat")
+        for name in (
+            "items",
+            "few_shot",
+            "tries",
+            "temperature",
+            "top_p",
+            "max_new_tokens",
+            "chat",
+            "compact",
+            "held_out_fraction",
+        )
     ),
     "eval.suites.*.max_length",
     "eval.suites.*.seed",
     "eval.suites.*.held_out_source",
     "eval.suites.*.held_out_documents",
     "eval.suites.*.document_tokens",
+    "eval.suites.*.conversation_source",
+    "eval.suites.*.held_out_conversations",
     "eval.suites.*.multiple_choice_items",
     "eval.suites.*.prompts",
     "eval.suites.*.sample_tokens",

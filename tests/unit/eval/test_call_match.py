@@ -134,4 +134,6 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
 def test_the_first_allowed_values_are_a_right_answer() -> None:
     doc = {"functions": json.dumps([FUNCTION]), "answer": json.dumps([{"shop.order": ANSWER}])}
     assert target(doc) == "[shop.order(what='New York pizza')]"
-    assert score(doc, [target(doc)]) == {"acc": 1.0}
+    assert score(doc, [target(doc)]) == {"acc": 1.0, "parsed": 1.0}
+    assert score(doc, ["[shop.order(count=2)]"]) == {"acc": 0.0, "parsed": 1.0}
+    assert score(doc, ["I would order a pizza."]) == {"acc": 0.0, "parsed": 0.0}

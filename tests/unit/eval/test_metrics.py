@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.metrics import accuracy, bits_per_byte, bits_per_byte_interval
+from eval.metrics import accuracy, bits_per_byte, ratio_interval
 
 documents = st.lists(st.tuples(st.floats(0, 1e6), st.integers(1, 10**6)), min_size=1, max_size=30)
 
@@ -28,16 +28,16 @@ def test_bits_per_byte_of_no_bytes_is_refused() -> None:
 @given(documents)
 def test_the_bootstrap_interval_lies_within_the_documents_and_repeats_exactly(rows: list) -> None:
     bits, num_bytes = zip(*rows, strict=True)
-    low, high = bits_per_byte_interval(bits, num_bytes, num_resamples=50)
+    low, high = ratio_interval(bits, num_bytes, num_resamples=50)
     ratios = [b / n for b, n in rows]
     margin = 1e-9 * (1 + max(ratios))
     assert min(ratios) - margin <= low <= high <= max(ratios) + margin
-    assert (low, high) == bits_per_byte_interval(bits, num_bytes, num_resamples=50)
+    assert (low, high) == ratio_interval(bits, num_bytes, num_resamples=50)
 
 
 def test_the_bootstrap_interval_is_as_wide_as_theory_says_for_many_documents() -> None:
     """400 documents of one byte, half 1 bit and half 3: the mean 2 has standard error 1/20, so 95% is 2 ± 0.098."""
-    low, high = bits_per_byte_interval([1.0, 3.0] * 200, [1] * 400)
+    low, high = ratio_interval([1.0, 3.0] * 200, [1] * 400)
     assert low == pytest.approx(2 - 1.96 / 20, abs=0.01)
     assert high == pytest.approx(2 + 1.96 / 20, abs=0.01)
 

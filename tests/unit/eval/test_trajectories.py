@@ -103,8 +103,8 @@ def test_of_a_pair_only_the_chosen_answer_is_right(
             docs[json.loads(line)["id"]] = json.loads(line)
     for pair in single.preferences[::7]:
         doc = docs[pair["id"].split("/")[1]]
-        assert score(doc, [pair["chosen"][0]["content"]]) == {"acc": 1.0}
-        assert score(doc, [pair["rejected"][0]["content"]]) == {"acc": 0.0}
+        assert score(doc, [pair["chosen"][0]["content"]])["acc"] == 1.0
+        assert score(doc, [pair["rejected"][0]["content"]])["acc"] == 0.0
     kinds = {"other_function", "missing_argument", "other_value", "prose", "cut_off"}
     for source in (single, workflows):
         ids = [pair["id"] for pair in source.preferences]

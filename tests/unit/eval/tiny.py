@@ -35,6 +35,10 @@ class Document:
     id: str
     token_ids: np.ndarray
 
+    @property
+    def is_target(self) -> np.ndarray:
+        return np.ones(len(self.token_ids), dtype=bool)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
