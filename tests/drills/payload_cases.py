@@ -235,7 +235,7 @@ def _prepared_data() -> Iterable[Case]:
 
     files = (
         ("kjv/train-00000.index.npy", INDEX_FILES, _inspect_data),
-        ("tokenizer.json", TOKENIZER_FILES, _inspect_data),
+        ("tokenizer/tokenizer.json", TOKENIZER_FILES, _inspect_data),
         ("kjv/held_out-00000.ids.index.npy", INDEX_FILES, _held_out),
     )
     for file, contents, door in files:

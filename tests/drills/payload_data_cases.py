@@ -65,12 +65,12 @@ TOKENIZER_FILES: dict[str, Plant] = JSON_FILES | {
 }
 
 MANIFEST_CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
-    "a path upwards": lambda body: body["files"].update({"../../x": body["files"].pop("tokenizer.json")}),
+    "a path upwards": lambda body: body["files"].update({"../../x": body["files"].pop("tokenizer/tokenizer.json")}),
     "an absolute path": lambda body: body["files"].update({"/etc/hostname": {"num_bytes": 1, "sha256": "x"}}),
     "a source with a path": lambda body: body["sources"].update({"../x": body["sources"]["kjv"]}),
     "tokens of objects": lambda body: body.update(dtype="object"),
     "a dtype of many fields": lambda body: body.update(dtype="u1,u1"),
-    "sizes of texts": lambda body: body["files"]["tokenizer.json"].update(num_bytes="1"),
+    "sizes of texts": lambda body: body["files"]["tokenizer/tokenizer.json"].update(num_bytes="1"),
     "a huge number of documents": lambda body: body["sources"]["kjv"]["train"]["shards"][0].update(num_records=2**62),
     "a huge number of tokens": lambda body: body["sources"]["kjv"]["train"]["shards"][0].update(num_tokens=2**62),
     "documents of texts": lambda body: body["sources"]["kjv"]["train"]["shards"][0].update(num_records="1"),

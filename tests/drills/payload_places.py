@@ -120,7 +120,7 @@ def adopt_prepared_file(folder: Path, name: str) -> None:
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     entry = FileEntry(num_bytes=path.stat().st_size, sha256=sha256)
     changed = replace(manifest, files=manifest.files | {name: entry})
-    if name == "tokenizer.json":
+    if name == "tokenizer/tokenizer.json":
         changed = replace(changed, tokenizer_fingerprint=sha256)
     (folder / "manifest.json").write_text(changed.to_json())
 

@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from training.data.chunks import open_chunk
+from training.data.corpus import Quarantined
 from training.data.manifest import FileEntry, ShardCounts, hash_file
+from training.data.readers.rows import Fault, Reason, sample_of
 from training.data.selection import Piece
 from training.data.shard_files import EncodedRecord, write_shard
 from training.data.tokenizer import Tokenizer
@@ -73,14 +75,20 @@ def encode_documents(task: ShardTask, keep_alive: Callable[[], None]) -> None:
     if encoded_shard(task) is not None:
         return
     tokenizer = loaded_tokenizer(task.tokenizer, task.end_of_document_token)
+    quarantined: list[dict[str, str]] = []
 
     def documents() -> Iterator[EncodedRecord]:
         for ids, contents in batches(task, keep_alive):
             encoded = tokenizer.encode_documents([content.decode() for content in contents])
             for record_id, content, token_ids in zip(ids, contents, encoded, strict=True):
+                if lost := tokenizer.num_bytes_lost(token_ids, len(content)):
+                    detail = f"the tokenizer has no token for {lost:,} of its bytes"
+                    fault = Fault(reason=Reason.unencodable, detail=detail, sample=sample_of(content))
+                    quarantined.append(Quarantined(id=record_id, fault=fault).as_json())
+                    continue
                 yield EncodedRecord(id=record_id, token_ids=token_ids, is_target=None, num_bytes=len(content))
 
-    commit_shard(task, documents(), [], vocab_size=tokenizer.vocab_size, has_targets=False)
+    commit_shard(task, documents(), quarantined, vocab_size=tokenizer.vocab_size, has_targets=False)
 
 
 def encoded_shard(task: ShardTask) -> EncodedShard | None:

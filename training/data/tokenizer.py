@@ -49,7 +49,11 @@ class Tokenizer:
             raise DataError(f"{read.directory}: a token has id {self.vocab_size - 1}\n  -> prepare the data again")
         self.end_of_document_token, self.eos_id = _end_of_document(read, end_of_document_token)
         """Text and id of the token that ends each document and stands before the next."""
-        self._bytes_of_tokens = _bytes_of_tokens(self._tokenizer, self.vocab_size)
+        description = json.loads(self._tokenizer.to_str())
+        self._bytes_of_tokens = (
+            _bytes_of_tokens(self._tokenizer, self.vocab_size) if _is_byte_level(description) else None
+        )
+        self._keeps_bytes = self._bytes_of_tokens is not None and description.get("normalizer") is None
 
     @classmethod
     def load(cls, directory: Path, end_of_document_token: str | None = None) -> Self:
@@ -79,6 +83,20 @@ class Tokenizer:
             documents.append(np.array(ids, dtype=np.uint32))
         return documents
 
+    def num_bytes_lost(self, token_ids: np.ndarray, num_bytes: int) -> int:
+        """Return how many bytes of a text have no token; 0 where the tokenizer cannot tell.
+
+        A byte-level vocabulary need not have all bytes: SmolLM2's lacks 21, of control characters and unassigned planes
+        of Unicode, and leaves them out without a word.
+
+        Args:
+            token_ids: of the text.
+            num_bytes: of the text in UTF-8.
+        """
+        if self._bytes_of_tokens is None or not self._keeps_bytes:
+            return 0
+        return num_bytes - int(self._bytes_of_tokens[token_ids].sum())
+
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of token ids, special tokens left out; bytes that are no UTF-8 show as U+FFFD."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
@@ -104,7 +122,7 @@ class Tokenizer:
                 "  -> set data.tokenizer to a byte-level one, or measure benchmarks only, with a suite that has no "
                 "held_out_source"
             )
-        return self._bytes_of_tokens[token_id]
+        return int(self._bytes_of_tokens[token_id])
 
 
 def train_tokenizer(
@@ -159,12 +177,10 @@ def _end_of_document(read: TokenizerDirectory, wanted: str | None) -> tuple[str,
     raise ConfigError(key, None, reason, f"{key}=TOKEN, one of the tokenizer's own")
 
 
-def _bytes_of_tokens(tokenizer: tokenizers.Tokenizer, vocab_size: int) -> list[int] | None:
-    """Return how many bytes each token stands for; None if the tokenizer is not byte-level."""
-    if not _is_byte_level(json.loads(tokenizer.to_str())):
-        return None
+def _bytes_of_tokens(tokenizer: tokenizers.Tokenizer, vocab_size: int) -> np.ndarray:
+    """Return how many bytes each token of a byte-level tokenizer stands for, int64."""
     # The byte-level alphabet writes each byte as one character, so a token's characters count its bytes.
-    num_bytes = [len(tokenizer.id_to_token(token_id) or "") for token_id in range(vocab_size)]
+    num_bytes = np.array([len(tokenizer.id_to_token(token_id) or "") for token_id in range(vocab_size)])
     for token_id, token in tokenizer.get_added_tokens_decoder().items():
         num_bytes[token_id] = 0 if token.special else len(token.content.encode())
     return num_bytes

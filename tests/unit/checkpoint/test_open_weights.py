@@ -31,7 +31,7 @@ from training.checkpoint.manifest import read_manifest
 from training.checkpoint.tensor_file import TensorHeader
 from training.checkpoint.tensor_stream import in_files, narrowed, widen
 from training.config.schema import ModelConfig, Precision
-from training.data.tokenizer import Tokenizer
+from training.data.tokenizer import Tokenizer, train_tokenizer
 from training.errors import ConfigError, CorruptCheckpoint, ExitCode, StorageError
 
 REPOSITORY = Path(__file__).parents[3]
@@ -310,8 +310,8 @@ def test_the_prepared_datas_tokenizer_goes_along(tmp_path: Path, checkpoint: Pat
     prepared = tmp_path / "prepared"
     prepared.mkdir()
     wide = import_weights(f"hf:{write_model(tmp_path / 'wide', model(vocab_size=300))}", tmp_path / "in")[0]
-    ours = Tokenizer.train(["In the beginning God created the heaven and the earth."] * 9, 290)
-    ours.save(prepared / "tokenizer.json")
+    train_tokenizer(prepared, ["In the beginning God created the heaven and the earth."] * 9, 290)
+    ours = Tokenizer.load(prepared)
     export(wide, tmp_path / "out", tokenizer=prepared)
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
     text = "the heaven, and <b>more</b>"

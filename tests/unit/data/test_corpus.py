@@ -8,28 +8,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.config.data_schema import SourceConfig, SourceKind
-from training.data.corpus import is_held_out, read_documents
-from training.errors import ConfigError, DataError
+from training.data.corpus import Quarantined, Record, Seen, is_held_out, read_documents, read_records
+from training.data.readers.rows import Reason
+from training.errors import ConfigError
 
 
 def text_files(path: Path | str, *, max_documents: int | None = None) -> SourceConfig:
     return SourceConfig(kind=SourceKind.text_files, path=str(path), max_documents=max_documents)
 
 
-def test_kjv_has_every_chapter_and_no_verse_numbers(tmp_path: Path) -> None:
-    documents = read_documents("kjv", SourceConfig(kind=SourceKind.kjv), cache_dir=tmp_path).documents
+def test_kjv_has_every_chapter_and_no_verse_numbers() -> None:
+    documents = list(read_documents("kjv", SourceConfig(kind=SourceKind.kjv)))
     assert len(documents) == 1189
-    assert documents[0]["id"] == "kjv/Genesis 1"
-    assert documents[-1]["id"] == "kjv/Revelation 22"
-    lines = documents[0]["text"].splitlines()
+    assert documents[0].id == "kjv/Genesis 1"
+    assert documents[-1].id == "kjv/Revelation 22"
+    lines = documents[0].text.splitlines()
     assert lines[0] == "In the beginning God created the heaven and the earth."
     assert len(lines) == 31
-    assert not any(character.isdigit() for text in documents["text"] for character in text)
+    assert not any(character.isdigit() for document in documents for character in document.text)
 
 
-def test_stdlib_has_no_tests_and_no_installed_packages(tmp_path: Path) -> None:
+def test_stdlib_has_no_tests_and_no_installed_packages() -> None:
     source = SourceConfig(kind=SourceKind.python_stdlib, max_documents=400)
-    ids = list(read_documents("code", source, cache_dir=tmp_path).documents["id"])
+    ids = [document.id for document in read_documents("code", source)]
     assert len(ids) == 400
     assert ids == sorted(ids)
     assert "python_stdlib/argparse.py" in ids
@@ -45,30 +46,33 @@ def test_files_that_give_no_document_are_counted_by_reason(tmp_path: Path) -> No
     (folder / "d.txt").write_text("same")
     (folder / "sub" / "e.txt").write_text("line\r\nline\n", newline="")
     (folder / ".hidden").write_text("hidden")
-    corpus = read_documents("mine", text_files(folder), cache_dir=tmp_path / "cache")
-    assert list(corpus.documents["id"]) == ["text_files/a.txt", "text_files/sub/e.txt"]
-    assert corpus.documents[1]["text"] == "line\r\nline\n"
-    assert corpus.skipped == {"undecodable": 1, "empty": 1, "duplicate": 1}
+    found = [one for _, one in read_records("mine", text_files(folder), seen=Seen())]
+    documents = [one for one in found if isinstance(one, Record)]
+    assert [one.id for one in documents] == ["text_files/a.txt", "text_files/sub/e.txt"]
+    assert documents[1].text == "line\r\nline\n"
+    reasons = {one.id: one.fault.reason for one in found if isinstance(one, Quarantined)}
+    assert reasons == {
+        "text_files/b.txt": Reason.invalid_utf8,
+        "text_files/c.txt": Reason.empty,
+        "text_files/d.txt": Reason.duplicate,
+    }
 
 
 def test_a_glob_takes_the_matching_files_and_ids_count_from_its_fixed_part(tmp_path: Path) -> None:
     for name in ("a.txt", "b.md", "sub/c.txt"):
         (tmp_path / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "texts" / name).write_text(name)
-    corpus = read_documents("mine", text_files(tmp_path / "texts" / "**" / "*.txt"), cache_dir=tmp_path / "cache")
-    assert list(corpus.documents["id"]) == ["text_files/a.txt", "text_files/sub/c.txt"]
-    one = read_documents("one", text_files(tmp_path / "texts" / "b.md"), cache_dir=tmp_path / "cache")
-    assert list(one.documents["id"]) == ["text_files/b.md"]
+    documents = read_documents("mine", text_files(tmp_path / "texts" / "**" / "*.txt"))
+    assert [one.id for one in documents] == ["text_files/a.txt", "text_files/sub/c.txt"]
+    documents = read_documents("one", text_files(tmp_path / "texts" / "b.md"))
+    assert [one.id for one in documents] == ["text_files/b.md"]
 
 
-def test_a_source_without_files_or_documents_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_source_without_files_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.sources\.mine\.path=.*no file"):
-        read_documents("mine", text_files(tmp_path / "nothing" / "*.txt"), cache_dir=tmp_path / "cache")
+        list(read_documents("mine", text_files(tmp_path / "nothing" / "*.txt")))
     with pytest.raises(ConfigError, match="needs one"):
-        read_documents("mine", SourceConfig(kind=SourceKind.text_files), cache_dir=tmp_path / "cache")
-    (tmp_path / "empty.txt").write_text("")
-    with pytest.raises(DataError, match=r"data\.sources\.mine: it has no document .*'empty': 1"):
-        read_documents("mine", text_files(tmp_path / "empty.txt"), cache_dir=tmp_path / "cache")
+        list(read_documents("mine", SourceConfig(kind=SourceKind.text_files)))
 
 
 def test_reading_leaves_nothing_in_the_home_folder(tmp_path: Path) -> None:
@@ -76,7 +80,9 @@ def test_reading_leaves_nothing_in_the_home_folder(tmp_path: Path) -> None:
     home.mkdir()
     code = (
         "from pathlib import Path; from training.config.schema import *; from training.data.corpus import *;"
-        f"read_documents('k', SourceConfig(kind=SourceKind.kjv), cache_dir=Path({str(tmp_path / 'cache')!r}))"
+        f"import pyarrow as pa; import pyarrow.parquet as pq; path = {str(tmp_path / 'one.parquet')!r};"
+        "pq.write_table(pa.table({'text': ['one', 'two']}), path);"
+        "assert len(list(read_documents('k', SourceConfig(kind=SourceKind.parquet, path=path)))) == 2"
     )
     environment = {"PATH": os.environ["PATH"], "HOME": str(home)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=100)

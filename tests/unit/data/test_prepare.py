@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from training.config.data_schema import DataConfig, PrepareData, SourceConfig, SourceKind
-from training.data.manifest import directory_of
 from training.data.prepare import ensure, prepare
+from training.data.progress import Reporter
+from training.data.settings import directory_of
 from training.data.shards import PreparedData
 from training.errors import ConfigError, DataError, Stopped, StorageError
 
 KILL_AND_LOOK = """
 import os, signal, sys, time
 from training.config.data_schema import DataConfig, SourceConfig, SourceKind
-from training.data.manifest import directory_of
+from training.data.settings import directory_of
 from training.data.prepare import prepare
 from training.data.shards import PreparedData
 
@@ -45,6 +46,7 @@ for attempt in range(8):
         print("whole")
     else:
         print("nothing", len(os.listdir(root)) if os.path.isdir(root) else 0)
+        assert all(name.startswith(".preparing-") for name in os.listdir(root)) if os.path.isdir(root) else True
     assert os.waitpid(in_child(root), 0)[1] == 0
     PreparedData.open(data(root), verify=True)
     assert os.listdir(root) == [directory_of(data(root)).name], os.listdir(root)
@@ -106,7 +108,7 @@ def test_two_writers_at_the_same_time_both_end_with_the_same_data(tmp_path: Path
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_preparing_that_is_ended_from_outside_leaves_nothing_behind(data: DataConfig, tmp_path: Path) -> None:
+def test_preparing_that_is_ended_from_outside_can_go_on_and_comes_to_the_same(data: DataConfig, tmp_path: Path) -> None:
     calls = 0
 
     def end_at(limit: int) -> None:
@@ -115,15 +117,18 @@ def test_preparing_that_is_ended_from_outside_leaves_nothing_behind(data: DataCo
         if calls == limit:
             raise Stopped("told to stop")
 
-    ensure(replace(data, prepared_root=str(tmp_path / "whole")), between_batches=lambda: end_at(-1))
+    whole = ensure(replace(data, prepared_root=str(tmp_path / "whole")), between_batches=lambda: end_at(-1))
     needed, calls = calls, 0
-    assert needed >= 3, "while the tokenizer is trained, and for both splits"
+    assert needed >= 5, "while sources are read, records selected, the tokenizer trained, and for both splits"
     for limit in range(1, needed + 1):
         calls = 0
+        root = tmp_path / f"ended at {limit}"
         with pytest.raises(Stopped):
-            ensure(data, between_batches=lambda limit=limit: end_at(limit))
-        assert list(Path(data.prepared_root).iterdir()) == []
-    assert ensure(data).fingerprint
+            ensure(replace(data, prepared_root=str(root)), between_batches=lambda limit=limit: end_at(limit))
+        assert [path.name for path in root.iterdir()] == [f".preparing-{whole.directory.name}"]
+        again = ensure(replace(data, prepared_root=str(root)))
+        assert list(root.iterdir()) == [again.directory]
+        assert (again.directory / "manifest.json").read_bytes() == (whole.directory / "manifest.json").read_bytes()
 
 
 def test_preparing_again_writes_nothing(data: DataConfig) -> None:
@@ -185,15 +190,25 @@ def test_the_tokenizer_has_not_seen_the_held_out_documents(data: DataConfig, tex
     assert after.fingerprint != before.fingerprint
 
 
-def test_a_leftover_of_a_dead_writer_is_removed_and_a_living_one_s_is_not(data: DataConfig) -> None:
-    root = Path(data.prepared_root)
-    host = os.uname().nodename
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    for pid in (dead.pid, os.getpid()):
-        (root / f".preparing-abc.{host}.{pid}.x" / "data").mkdir(parents=True)
-    prepare(data)
-    assert {path.name for path in root.glob(".*")} == {f".preparing-abc.{host}.{os.getpid()}.x"}
+def test_the_work_of_a_dead_writer_is_taken_over_and_a_living_one_s_is_waited_for(data: DataConfig) -> None:
+    work = directory_of(data).with_name(f".preparing-{directory_of(data).name}")
+    work.mkdir(parents=True)
+    code = "import sys, time; from pathlib import Path; from training.lease import Lease;"
+    code += "Lease.take(Path(sys.argv[1])); print('taken', flush=True); time.sleep(100)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(work)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "taken\n"
+    said: list[str] = []
+
+    class Listener(Reporter):
+        def say(self, sentence: str) -> None:
+            said.append(sentence)
+            holder.kill()
+            holder.wait()
+
+    prepared = prepare(data, reporter=Listener())
+    assert said == [f"waiting for process {holder.pid} on {os.uname().nodename}, which prepares the same data"]
+    assert list(Path(data.prepared_root).iterdir()) == [prepared.directory]
 
 
 def test_a_root_that_cannot_be_written_is_a_storage_error(data: DataConfig, tmp_path: Path) -> None:
@@ -203,8 +218,8 @@ def test_a_root_that_cannot_be_written_is_a_storage_error(data: DataConfig, tmp_
 
 
 def test_a_failed_writer_leaves_nothing(data: DataConfig) -> None:
-    with pytest.raises(DataError, match="all its documents are held out"):
-        prepare(replace(data, held_out_fraction=1.0))
+    with pytest.raises(DataError, match="all its records that can be used are held out"):
+        prepare(replace(data, held_out_fraction=0.9999))
     assert list(Path(data.prepared_root).iterdir()) == []
 
 
@@ -217,6 +232,7 @@ def test_data_without_held_out_documents_can_be_opened(data: DataConfig) -> None
     prepared = prepare(replace(data, held_out_fraction=0.0))
     assert prepared.held_out_documents("mine") == []
     assert prepared.manifest.sources["mine"].train.num_records == 20
+    assert prepared.manifest.sources["mine"].held_out.shards == []
     shutil.rmtree(prepared.directory)
     with pytest.raises(DataError, match="no prepared data"):
         PreparedData.open(replace(data, held_out_fraction=0.0))

@@ -1,5 +1,6 @@
 """Real parts in small: a trained byte-level BPE, held-out documents of text, and an engine over a plain decoder."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from eval.lm import EngineLM, InferenceEngine
 from eval.text_tokenizers import RunTokenizer
 from training.config.eval_schema import SuiteConfig
 from training.config.schema import ModelConfig
-from training.data.tokenizer import Tokenizer
+from training.data.tokenizer import Tokenizer, train_tokenizer
 from training.engine.inference import Inference
 from training.models.decoder import Decoder, decoder_layers
 from training.parallel.layout import Layout
@@ -53,7 +54,9 @@ class Data:
 
 def make_data(num_documents: int = 9, num_sentences: int = 8) -> Data:
     """Return documents made of the sentences in different orders, so that they differ at every position."""
-    tokenizer = Tokenizer.train(SENTENCES, vocab_size=300)
+    with tempfile.TemporaryDirectory() as folder:
+        train_tokenizer(Path(folder), SENTENCES, vocab_size=300)
+        tokenizer = Tokenizer.load(Path(folder))
     generator = np.random.default_rng(1)
     documents = []
     for i in range(num_documents):

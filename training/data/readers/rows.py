@@ -15,6 +15,7 @@ class Reason(StrEnum):
     bad_json = "bad JSON"
     bad_field = "bad field"
     bad_record = "bad record"
+    unencodable = "unencodable"
     empty = "empty"
     oversized = "oversized"
     repeated_id = "repeated id"

@@ -4,6 +4,7 @@ Files are streamed: `datasets` would else write all of them once more, as Arrow.
 """
 
 import glob
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,17 @@ def table_rows(name: str, source: SourceConfig, first_row: int, fields: list[str
         rows = dataset.select(range(min(first_row, len(dataset)), len(dataset)))
         yield from _rows(rows, f"hub/{source.path}", first_row, fields)
         return
+    # A streamed file is not kept there, but `datasets` writes a lock, which has no business in the home folder.
+    with tempfile.TemporaryDirectory() as cache:
+        yield from _rows_of_files(name, source, first_row, fields, cache)
+
+
+def _rows_of_files(name: str, source: SourceConfig, first_row: int, fields: list[str], cache: str) -> Iterator[Row]:
     seen = 0
     for place, path in source_files(name, source):
         number = 0
         try:
-            for number, row in enumerate(_rows(_of_file(source.kind, path), place, 0, fields), start=1):
+            for number, row in enumerate(_rows(_of_file(source.kind, path, cache), place, 0, fields), start=1):
                 if seen + number > first_row:
                     yield row
         # pyarrow's errors are ValueErrors and OSErrors; `datasets` wraps them or not, as its version will.
@@ -53,8 +60,9 @@ def table_rows(name: str, source: SourceConfig, first_row: int, fields: list[str
         seen += number
 
 
-def _of_file(kind: SourceKind, path: Path) -> IterableDataset:
-    dataset = load_dataset(kind.value, data_files=[glob.escape(str(path))], split="train", streaming=True)
+def _of_file(kind: SourceKind, path: Path, cache: str) -> IterableDataset:
+    files = [glob.escape(str(path))]
+    dataset = load_dataset(kind.value, data_files=files, split="train", streaming=True, cache_dir=cache)
     assert isinstance(dataset, IterableDataset)
     return dataset
 
