@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.chat import ChatTemplate
-from training.data.chat import EncodedRecord as EncodedMessages
+from training.data.chat import ChatTemplate, EncodedConversation
 from training.data.corpus import Quarantined
 from training.data.encoding import ShardTask, batches, commit_shard, encoded_shard, loaded_tokenizer
 from training.data.messages import BadRecord
@@ -30,7 +29,9 @@ def encode_preferences(task: ShardTask, keep_alive: Callable[[], None]) -> None:
 
 
 def _encode(
-    task: ShardTask, keep_alive: Callable[[], None], encode: Callable[[dict[str, object]], tuple[EncodedMessages, ...]]
+    task: ShardTask,
+    keep_alive: Callable[[], None],
+    encode: Callable[[dict[str, object]], tuple[EncodedConversation, ...]],
 ) -> None:
     if encoded_shard(task) is not None:
         return
@@ -51,7 +52,7 @@ def _encode(
     commit_shard(task, records(), quarantined, vocab_size=tokenizer.vocab_size, has_targets=True)
 
 
-def _record(record_id: str, messages: EncodedMessages, tokenizer: Tokenizer) -> EncodedRecord:
+def _record(record_id: str, messages: EncodedConversation, tokenizer: Tokenizer) -> EncodedRecord:
     return EncodedRecord(
         id=record_id,
         token_ids=np.array(messages.token_ids, dtype=np.uint32),
