@@ -33,7 +33,11 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, token_ids: Sequence[int], /) -> str:
-        """Return the text of token ids."""
+        """Return the text of token ids, special tokens left out."""
+        ...
+
+    def spelled(self, token_ids: Sequence[int], /) -> str:
+        """Return the text of token ids, special tokens by their names."""
         ...
 
     def token_bytes(self, token_id: int, /) -> int:

@@ -11,7 +11,6 @@ from eval.data import Tokenizer
 from training.data.chat import ChatTemplate
 from training.data.messages import BadRecord
 from training.data.shards import PreparedData
-from training.data.tokenizer import EOS_TOKEN
 from training.data.tokenizer_directory import TokenizerDirectory
 from training.errors import DataError
 
@@ -31,7 +30,7 @@ class RunTokenizer:
     @classmethod
     def of(cls, data: PreparedData) -> Self:
         """Return the tokenizer of prepared data, with its chat template if it has one."""
-        return cls(data.tokenizer, ChatTemplate.read(data.tokenizer_directory))
+        return cls(data.tokenizer, ChatTemplate.read(data.tokenizer.directory))
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text; with a chat template, names of special tokens in it become those tokens."""
@@ -43,14 +42,11 @@ class RunTokenizer:
 
     def spelled(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens by their names."""
-        # Without conversations its one special token ends a text, and is in none.
-        return self._chat.spelled(token_ids) if self._chat else self._tokenizer.decode(token_ids)
+        return self._tokenizer.spelled(token_ids)
 
     def token_text(self, token_id: int) -> str:
-        """Return how a token is written; of the end of a text, its name."""
-        if self._chat:
-            return self._chat.spelled([token_id])
-        return EOS_TOKEN if token_id == self.eos_id else self._tokenizer.decode([token_id])
+        """Return how a token is written, special ones by their names."""
+        return self._tokenizer.spelled([token_id])
 
     def apply_chat_template(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
         """Return a conversation as the model is trained on it; without a template as lines "role: content".

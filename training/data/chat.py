@@ -166,10 +166,6 @@ class ChatTemplate:
         """Return the token ids of what the template wrote: names of special tokens in it become those tokens."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
-    def spelled(self, token_ids: Sequence[int]) -> str:
-        """Return the text of token ids, special tokens by their names."""
-        return self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
-
     def encode_conversation(self, record: Mapping[str, Any]) -> EncodedConversation:
         """Return the tokens of a record {"messages": [...], "tools"?: [...]}.
 

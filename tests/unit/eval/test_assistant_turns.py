@@ -4,11 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pytest
-import tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +24,7 @@ from tests.unit.eval.tiny import TinyEngine, make_model
 from training.config.eval_schema import BenchmarkConfig, SuiteConfig
 from training.config.gate_schema import GateAction, GateCondition, GateConfig, Metric
 from training.data.chat import CHATML_TOKENS, ChatTemplate, EncodedConversation
-from training.data.tokenizer import Tokenizer
+from training.data.tokenizer import Tokenizer, train_tokenizer
 from training.errors import DataError
 
 TALKS = [
@@ -58,19 +56,10 @@ class Talks:
         return self.talks
 
 
-def chatml_tokenizer(directory: Path) -> Tokenizer:
-    trained = tokenizers.Tokenizer.from_str(
-        Tokenizer.train([text for talk in TALKS for _, text in talk], vocab_size=280)._json_text
-    )
-    trained.add_special_tokens(list(CHATML_TOKENS))
-    trained.save(str(directory / "tokenizer.json"))
-    return Tokenizer.load(directory / "tokenizer.json")
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Talks:
     directory = tmp_path_factory.mktemp("tokenizer")
-    tokenizer = chatml_tokenizer(directory)
+    train_tokenizer(directory, [text for talk in TALKS for _, text in talk], 280, special_tokens=CHATML_TOKENS)
     chat = ChatTemplate.load(directory)
     talks = []
     for number, talk in enumerate(TALKS):
@@ -78,7 +67,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Talks:
         talks.append(
             Talk(id=f"talk-{number}", token_ids=np.array(encoded.token_ids), is_target=np.array(encoded.is_target))
         )
-    return Talks(tokenizer=tokenizer, chat=chat, talks=talks)
+    return Talks(tokenizer=Tokenizer.load(directory), chat=chat, talks=talks)
 
 
 def encode(chat: ChatTemplate, talk: Sequence[tuple[str, str]]) -> EncodedConversation:
@@ -175,7 +164,7 @@ def test_prompts_are_those_of_training_and_an_answer_ends_with_the_turn(
     prepared_benchmarks: Path, smollm2: Path
 ) -> None:
     chat = ChatTemplate.load(smollm2)
-    tokenizer = RunTokenizer(cast(Any, SmolTokenizer(chat)), chat)
+    tokenizer = RunTokenizer(Tokenizer.load(smollm2), chat)
     held_out = single_turn_trajectories(prepared_benchmarks, fraction=0.2, compact=True).held_out_conversations
     encoded = {record["id"].split("/")[1]: chat.encode_conversation(record) for record in held_out}
     model = Answering(encoded.values())
@@ -188,16 +177,3 @@ def test_prompts_are_those_of_training_and_an_answer_ends_with_the_turn(
         assert found[name].metrics == {f"{name}/acc": 1.0, f"{name}/parsed": 1.0, f"{name}/items": 12.0}
         assert {item["id"] for item in found[name].items} <= set(encoded)
     assert all("<|im_end|>" in stops for stops in model.stops)
-
-
-class SmolTokenizer:
-    """What RunTokenizer asks of a run's tokenizer, of SmolLM2's files."""
-
-    fingerprint = "smollm2"
-    eos_id = 0
-
-    def __init__(self, chat: ChatTemplate) -> None:
-        self._chat = chat
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return self._chat._tokenizer.decode(list(token_ids), skip_special_tokens=True)
