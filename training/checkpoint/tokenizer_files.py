@@ -32,8 +32,8 @@ _ROLES = ("bos", "eos", "pad")
 def copy_tokenizer(source: Path, target: Path, vocab_size: int) -> dict[str, int | None]:
     """Copy a tokenizer, made complete for transformers; returns bos_token_id, eos_token_id and pad_token_id.
 
-    A folder of prepared data keeps it in a folder `tokenizer`; one that was trained on the data has tokenizer.json alone,
-    with a special token that ends documents.
+    A folder of prepared data keeps it in a folder `tokenizer`; one that was trained on the data has tokenizer.json
+    alone, with a special token that ends documents.
 
     Args:
         source: directory with tokenizer.json.

@@ -77,11 +77,6 @@ class PreparedData:
         return prepared
 
     @property
-    def tokenizer_directory(self) -> Path:
-        """Folder of the tokenizer's files, as of a Hugging Face directory."""
-        return self.directory / TOKENIZER_FOLDER
-
-    @property
     def fingerprint(self) -> str:
         """Hash of all content: equal for the same tokens and tokenizer, wherever and whenever they were prepared."""
         return self.manifest.fingerprint
