@@ -6,7 +6,7 @@ from html import escape
 import plotly.graph_objects as go
 
 from training.reporting.evaluations import occasion
-from training.reporting.records import StepRecord
+from training.reporting.records import EvalRecord, StepRecord
 from training.reporting.summary import RunSummary
 
 _STAGE_COLOURS = ["#3b82f6", "#f59e0b", "#10b981", "#a855f7", "#ec4899", "#06b6d4", "#84cc16", "#f97316"]
@@ -22,12 +22,21 @@ _CONFIG = {
 }
 
 
+_HELD_OUT = {
+    "bits_per_byte": "bits per byte",
+    "assistant_nats_per_token": "nats per token of what the assistant says",
+}
+"""Metric -> its name in a title."""
+
+
 def charts_html(summary: RunSummary) -> dict[str, str]:
     """Return the <div> of each chart by name; plotly.js itself must stand in the page before them."""
     figures: dict[str, go.Figure] = {}
     if summary.steps:
         figures["loss"] = _curve(summary, "loss, nats per token, by optimizer step", lambda step: step.loss)
-        figures["bits_per_byte"] = bits_per_byte(summary)
+        for metric, title in _HELD_OUT.items():
+            if any(_measured(record, metric) is not None for record in summary.evals):
+                figures[metric] = held_out(summary, metric, f"held-out {title}, by optimizer step")
         figures["learning_rate"] = _curve(summary, "learning rate", lambda step: step.lr)
         figures["grad_norm"] = _curve(summary, "gradient norm before clipping", lambda step: step.grad_norm)
         figures["tokens_per_second"] = _curve(summary, "tokens per second", lambda step: step.tokens_per_second)
@@ -134,16 +143,17 @@ def _add_gates(figure: go.Figure, summary: RunSummary) -> None:
         )
 
 
-def bits_per_byte(summary: RunSummary) -> go.Figure:
+def held_out(summary: RunSummary, metric: str, title: str) -> go.Figure:
     """Return a chart over steps: every evaluation is a point, those at a training stage's end are larger."""
-    figure = figure_of("held-out bits per byte, by optimizer step")
-    suites = list(dict.fromkeys(record.suite for record in summary.evals))
+    figure = figure_of(title)
+    evals = [(record, value) for record in summary.evals if (value := _measured(record, metric)) is not None]
+    suites = list(dict.fromkeys(record.suite for record, _ in evals))
     for suite in suites:
-        records = [record for record in summary.evals if record.suite == suite]
+        records, values = zip(*[(record, value) for record, value in evals if record.suite == suite], strict=True)
         figure.add_scatter(
             x=[record.step for record in records],
-            y=[record.bits_per_byte for record in records],
-            text=["" if record.in_between else f"{record.bits_per_byte:.3f}" for record in records],
+            y=values,
+            text=["" if record.in_between else f"{value:.3f}" for record, value in zip(records, values, strict=True)],
             hovertext=[escape(occasion(record)) for record in records],
             marker={"size": [5 if record.in_between else 9 for record in records]},
             mode="lines+markers+text",
@@ -154,3 +164,7 @@ def bits_per_byte(summary: RunSummary) -> go.Figure:
     _add_bands(figure, summary, named=True)
     figure.update_layout(showlegend=len(suites) > 1, height=240, margin_r=44)
     return figure
+
+
+def _measured(record: EvalRecord, metric: str) -> float | None:
+    return record.bits_per_byte if metric == "bits_per_byte" else record.metrics.get(metric)

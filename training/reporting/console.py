@@ -133,11 +133,10 @@ _VERDICTS = {"promote": "PROMOTED", "block": "BLOCKED", "ask": "ASKS A PERSON", 
 def _event_line(record: EvalRecord | GateRecord | CheckpointRecord | IncidentRecord | StageRecord) -> str:
     match record:
         case EvalRecord():
-            others = "".join(f"  {n} {v:.4g}" for n, v in record.metrics.items() if n != "bits_per_byte")
-            return (
-                f"[{record.stage}] eval {record.suite}: {record.bits_per_byte:.4f} bits per byte{others}"
-                f"  ({duration(record.seconds)})"
-            )
+            bits = [] if record.bits_per_byte is None else [f"{record.bits_per_byte:.4f} bits per byte"]
+            others = [f"{n} {v:.4g}" for n, v in record.metrics.items() if n != "bits_per_byte"]
+            numbers = "  ".join([*bits, *others])
+            return f"[{record.stage}] eval {record.suite}: {numbers}  ({duration(record.seconds)})"
         case GateRecord():
             reasons = "".join(f"\n    {reason}" for reason in record.reasons)
             verdict = _VERDICTS.get(record.decision, record.decision)

@@ -64,10 +64,10 @@ class EvalRecord:
     stage: str
     """Training stage that was evaluated; "start" for the untrained model."""
     suite: str
-    bits_per_byte: float
-    """Held-out bits per byte over all scored documents."""
+    bits_per_byte: float | None
+    """Held-out bits per byte over all scored documents; null if the suite measures none."""
     metrics: dict[str, float]
-    """All numbers of the suite by name, bits_per_byte among them."""
+    """All numbers of the suite by name, these too."""
     samples: list[dict[str, str]]
     """Greedy samples: {"prompt": …, "text": …}."""
     seconds: float

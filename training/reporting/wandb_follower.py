@@ -48,6 +48,8 @@ def wandb_row(record: Record) -> dict[str, Any]:
             return row | numbers | {f"experts/{name}": value for name, value in experts.items()}
         case EvalRecord():
             texts = [f"{sample['prompt']}|{sample['text']}" for sample in values.pop("samples")]
+            if record.bits_per_byte is None:
+                del values["bits_per_byte"]
             numbers = values.pop("metrics") | values | {"samples": "\n\n".join(texts)}
             return row | {f"eval/{record.suite}/{name}": value for name, value in numbers.items()}
         case GateRecord():

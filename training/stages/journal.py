@@ -103,7 +103,7 @@ class Journal:
                 step=self.steps_done,
                 stage=stage,
                 suite=suite,
-                bits_per_byte=metrics["bits_per_byte"],
+                bits_per_byte=metrics.get("bits_per_byte"),
                 metrics=metrics,
                 samples=samples,
                 seconds=seconds,

@@ -168,6 +168,19 @@ def test_the_charts_hold_the_numbers_of_the_log(tmp_path: Path):
     assert json.dumps("anneal") in text[start:]
 
 
+def test_a_run_that_is_judged_by_conversations_has_their_chart_and_no_bits_per_byte(tmp_path: Path):
+    run_directory = write_example_run(tmp_path / "demo")
+    records = [json.loads(line) for line in (run_directory / "metrics.jsonl").read_text().splitlines()]
+    for record in records:
+        if record["kind"] == "eval":
+            record |= {"bits_per_byte": None, "metrics": {"assistant_nats_per_token": 0.8125}}
+    (run_directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    page = Page(write_report(run_directory))
+    assert {"chart-loss", "chart-assistant_nats_per_token"} <= set(page.ids)
+    assert "chart-bits_per_byte" not in page.ids
+    assert "0.8125" in page.text
+
+
 def _with_evaluations(run_directory: Path) -> Path:
     """Return an example run in whose first training stage two more evaluations were made, after its others."""
     write_example_run(run_directory)
@@ -187,7 +200,7 @@ def test_an_evaluation_in_the_midst_of_a_training_stage_is_a_point_and_a_column_
     summary = read_run(run_directory)
     assert [record.step for record in summary.evals] == [0, 20, 40, 60, 90, 110]
     assert summary.stages[0].bits_per_byte == 2.11
-    (curve,) = charts.bits_per_byte(summary).to_dict()["data"]
+    (curve,) = charts.held_out(summary, "bits_per_byte", "bits per byte").to_dict()["data"]
     assert list(zip(curve["x"], curve["y"], strict=True))[:4] == [(0, 3.02), (20, 2.7), (40, 2.345), (60, 2.11)]
     assert list(curve["hovertext"])[:4] == ["start", "pretrain, step 20", "pretrain, step 40", "pretrain"]
     page = Page(write_report(run_directory))
