@@ -17,6 +17,7 @@ from training.config.schema import (
     RunConfig,
     StageConfig,
 )
+from training.config.stage_schema import StageKind
 from training.config.twin_layout import twin_layers, twin_layout
 from training.config.twin_model import TwinSizes, scaled_length, twin_model
 
@@ -45,7 +46,7 @@ def twin_of(config: RunConfig, laptop: Laptop) -> RunConfig:
     """Return the twin of a checked run; what does not follow from its size is as it is.
 
     Left out is what no engine runs or what means nothing in small: tensor parallelism, hpZ, fp8, gates, benchmarks,
-    batch ramps, initial weights.
+    batch ramps, initial weights, limits of epochs, batches to skip.
     """
     processes, ratio = laptop.cluster.processes_per_node, _length_ratio(config)
     sizes = TwinSizes(
@@ -65,6 +66,9 @@ def twin_of(config: RunConfig, laptop: Laptop) -> RunConfig:
         name: replace(
             _stage(config, name, layout(config.layout_of(name)), laptop, ratio, steps[name]),
             mixture=_mixture(stage.mixture, sources),
+            mixture_changes=[
+                replace(change, mixture=_mixture(change.mixture, sources)) for change in stage.mixture_changes
+            ],
             parallel=stage.parallel and layout(stage.parallel),
         )
         for name, stage in config.stages.items()
@@ -120,8 +124,17 @@ def _stage(
     micro = max(1, _BATCH_TOKENS // (length * replicas * num_micro_batches))
     batch = micro * replicas * num_micro_batches
     every = stage.eval_every_steps
+    # A laptop's data are texts: what learns from conversations and pairs elsewhere learns from them here, packed alike.
+    is_kept = stage.kind.reads_documents
     return replace(
         stage,
+        kind=stage.kind if is_kept else StageKind.pretrain,
+        packing=stage.packs_by,
+        document_mask=stage.masks_documents,
+        preference=None,
+        max_epochs={},
+        skip_batches=[],
+        min_document_tokens=None,
         tokens=steps * batch * length,
         sequence_length=length,
         global_batch_sequences=batch,
@@ -150,13 +163,21 @@ def _evaluations(evaluations: EvalConfig, sources: Mapping[str, str], *, longest
     suites = {
         name: replace(
             suite,
-            held_out_source=suite.held_out_source and sources[suite.held_out_source],
+            # A laptop's data are texts, so what is measured on conversations elsewhere is measured on them.
+            held_out_source=_source(suite.held_out_source or suite.conversation_source, sources),
+            held_out_documents=suite.held_out_documents or suite.held_out_conversations,
+            conversation_source=None,
+            held_out_conversations=0,
             document_tokens=min(suite.document_tokens, longest),
             benchmarks={},
         )
         for name, suite in evaluations.suites.items()
     }
     return replace(evaluations, suites=suites)
+
+
+def _source(name: str | None, sources: Mapping[str, str]) -> str | None:
+    return None if name is None else sources[name]
 
 
 def _checkpoints(checkpoints: CheckpointConfig, steps: int) -> CheckpointConfig:

@@ -101,3 +101,29 @@ def test_a_schedule_that_would_have_given_another_rate_is_noticed() -> None:
     wrong = replace(manifest, progress=replace(manifest.progress, lr=manifest.progress.lr * (1 + 1e-9)))
     with pytest.raises(CorruptCheckpoint, match="the schedule gives"):
         changes(manifest=wrong)
+
+
+SKIPS = "stages.pretrain.skip_batches=[{first_batch: %d, num_batches: 1}]"
+
+
+def test_batches_that_are_still_to_come_can_be_skipped_from_now_on() -> None:
+    allowed = "resume.allow=[stages.pretrain.skip_batches]"
+    found = changes(SKIPS % 4, allowed)
+    assert found == {"stages.pretrain.skip_batches": ([], [{"first_batch": 4, "num_batches": 1}])}
+    with pytest.raises(ConfigError, match=r"skip_batches.*4 steps .* are done.*\n.*still to come"):
+        changes(SKIPS % 3, allowed)
+
+
+@pytest.mark.parametrize(("key", "value"), [("kind", "anneal"), ("packing", "best_fit"), ("max_epochs", "{kjv: 2.0}")])
+def test_how_samples_are_made_stays_in_a_training_stage_that_has_begun(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"stages\.pretrain\.{key}.*4 steps .* are done"):
+        changes(f"stages.pretrain.{key}={value}", f"resume.allow=[stages.pretrain.{key}]")
+
+
+def test_a_mixture_that_changes_at_shares_of_the_tokens_keeps_their_number() -> None:
+    change = "stages.pretrain.mixture_changes=[{from_fraction: 0.5, mixture: {kjv: 1.0}}]"
+    before = compose(["experiment=smoke", change])
+    manifest = replace(written(), config=to_plain(before))
+    allowed = "resume.allow=[stages.pretrain.tokens]"
+    with pytest.raises(ConfigError, match=r"stages\.pretrain\.tokens.*changes at shares"):
+        changes(change, "stages.pretrain.tokens=9216", allowed, manifest=manifest)
