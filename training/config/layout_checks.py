@@ -5,6 +5,7 @@ from training.config.batch_checks import check_batches, check_ramp
 from training.config.model_checks import check_sizes
 from training.config.pipeline_checks import check_pipeline
 from training.config.schema import ParallelConfig, Precision, RunConfig
+from training.config.tokenizer_size import tokenizer_vocab_size
 from training.errors import ConfigError
 
 
@@ -15,13 +16,15 @@ def check_model(config: RunConfig) -> None:
         ConfigError: heads, hidden size or vocabulary do not fit.
     """
     check_sizes(config.model)
-    tokens = config.data.tokenizer_vocab_size
-    if config.model.vocab_size < tokens:
+    tokens = tokenizer_vocab_size(config.data)
+    if tokens is not None and config.model.vocab_size < tokens:
         raise ConfigError(
             "model.vocab_size",
             config.model.vocab_size,
             f"the tokenizer has {tokens} tokens and each needs a row of the embedding",
-            f"model.vocab_size={tokens} works, or data.tokenizer_vocab_size={config.model.vocab_size}",
+            f"model.vocab_size={tokens} works, or data.tokenizer_vocab_size={config.model.vocab_size}"
+            if config.data.tokenizer is None
+            else f"model.vocab_size={tokens} works, or another tokenizer than data.tokenizer={config.data.tokenizer}",
         )
 
 

@@ -17,7 +17,9 @@ from training.config.load import compose, load_frozen
 from training.config.schema import RunConfig
 from training.data.inspection import batch_place, describe_batch, describe_uses
 from training.data.loader import StageLoader
+from training.data.preparation_report import describe_prepared, describe_unfinished
 from training.data.prepare import prepare
+from training.data.progress import reporter_on_stderr
 from training.data.sample_ledger import SampleLedger
 from training.data.shards import PreparedData
 from training.errors import AutarkyError, ConfigError
@@ -50,29 +52,12 @@ def main(arguments: list[str]) -> int:
 
 def _prepare(config: RunConfig) -> None:
     start_seconds = time.perf_counter()
-    prepared = prepare(config.data)
-    seconds = time.perf_counter() - start_seconds
-    header = ["source", "documents", "held out", "tokens", "bytes", "bytes/token", "skipped", "licence"]
-    rows = [header]
-    for name, source in prepared.manifest.sources.items():
-        num_tokens = source.train.num_tokens + source.held_out.num_tokens
-        num_bytes = source.train.num_bytes + source.held_out.num_bytes
-        rows.append(
-            [
-                name,
-                f"{source.train.num_records + source.held_out.num_records:,}",
-                f"{source.held_out.num_records:,}",
-                f"{num_tokens:,}",
-                f"{num_bytes:,}",
-                f"{num_bytes / num_tokens:.2f}",
-                ", ".join(f"{count} {reason}" for reason, count in source.quarantined.items()) or "0",
-                source.licence,
-            ]
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(f"{prepared.directory}: {prepared.tokenizer.vocab_size:,} tokens in the vocabulary, {seconds:.1f} s")
+    with reporter_on_stderr() as reporter:
+        prepared = prepare(config.data, reporter=reporter)
+    for line in describe_prepared(prepared, seconds=time.perf_counter() - start_seconds):
+        print(line)
+    for line in describe_unfinished(prepared):
+        print(line, file=sys.stderr)
 
 
 def _inspect(config: RunConfig, batch: str | None, overrides: list[str]) -> None:

@@ -31,6 +31,9 @@ def test_every_file_of_every_group_composes_to_a_checked_config(group: str, choi
         fitting = []
     if (group, choice) in {("data", "corpora"), ("stages", "pretrain")}:
         fitting += ["data=corpora", "stages=pretrain", "model=llama3_8b", "eval.suites.quick.held_out_source=web"]
+    if choice == "documents":
+        fitting += ["data=documents", "stages=documents", "model=smollm2_135m"]
+        fitting += ["eval.suites.quick.held_out_source=python"]
     if (group, choice) == ("optimizer", "muon"):
         fitting += ["parallel=zero3"]
     if choice == "pipeline_sequence_expert":
