@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.data import EvalData, suite_conversations, suite_documents
-from eval.tasks.assistant_turns import ASSISTANT_TURNS
+from eval.tasks.assistant_turns import ASSISTANT_TURNS, turns
 from eval.tasks.held_out import HELD_OUT
 from eval.tasks.multiple_choice import MULTIPLE_CHOICE, make_questions
 from training.config.benchmarks import BENCHMARKS
@@ -64,10 +64,11 @@ def held_out_passages(data: EvalData, suite: SuiteConfig) -> dict[str, dict[str,
             questions = make_questions(documents, suite.multiple_choice_items)
             found[MULTIPLE_CHOICE.name] = {q.id: [decode([*q.context_ids, *q.choices_ids[q.right]])] for q in questions}
     if suite.conversation_source is not None:
-        found[ASSISTANT_TURNS.name] = {
-            one.id: [decode(one.token_ids[: suite.document_tokens].tolist())]
-            for one in suite_conversations(data, suite)
-        }
+        for one in suite_conversations(data, suite):
+            ids, is_target = one.token_ids[: suite.document_tokens], one.is_target[: suite.document_tokens]
+            # What is scored; the prompts of many conversations begin alike.
+            said = [decode(ids[start:end].tolist()) for start, end in turns(is_target)]
+            found.setdefault(ASSISTANT_TURNS.name, {})[one.id] = said
     return found
 
 
