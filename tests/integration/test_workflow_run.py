@@ -1,4 +1,4 @@
-"""Real weights learn to call functions: fine-tuned on conversations, then on pairs, evaluated before, between and after.
+"""Real weights learn to call functions: from conversations, then from pairs, evaluated before, between and after.
 
 A few steps of `experiment=workflow_smollm2`; what the whole of it comes to stands in docs/evaluation_tasks.md.
 """
@@ -11,13 +11,13 @@ import yaml
 
 from eval.workflows.trajectories import single_turn_trajectories, write
 from tests.integration.running import submit_to_end
-from training.reporting.metrics import MetricsLog
+from training.reporting.metrics import read_metrics
 from training.reporting.records import EvalRecord, StepRecord
 
 SUITE = "eval.suites.calls"
 FEW = [
     *(
-        "stages.sft.tokens=10_240",
+        "stages.sft.tokens=5_120",
         "stages.sft.gate=null",
         "stages.preference.tokens=4_096",
         "stages.preference.gate=null",
@@ -40,7 +40,7 @@ def test_smollm2_learns_from_conversations_and_then_from_pairs(prepared_benchmar
     finished = submit_to_end(["experiment=workflow_smollm2", *places, *FEW], folder=tmp_path)
     assert finished.exit_code == 0, finished.explain()
     run = tmp_path / "runs" / "run"
-    records = MetricsLog(run / "metrics.jsonl").read()
+    records = read_metrics(run / "metrics.jsonl").records
     evals = [record for record in records if isinstance(record, EvalRecord)]
     assert [record.stage for record in evals] == ["start", "sft", "preference"]
     assert [record.bits_per_byte for record in evals] == [None] * 3
