@@ -146,9 +146,8 @@ def test_what_the_assistant_says_is_looked_for_in_the_training_data(data: Talks)
     (found,) = held_out_passages(data, SUITE).values()
     assert found["talk-0"] == ["Seven."]
     assert found["talk-1"] == ["Merchants.", "From the east."]
-    (cut,) = held_out_passages(data, replace(SUITE, document_tokens=60))["assistant_turns"]["talk-1"]
-    assert cut
-    assert "Merchants.".startswith(cut)
+    cut = held_out_passages(data, replace(SUITE, document_tokens=60))["assistant_turns"]["talk-1"]
+    assert 0 < len("".join(cut)) < len("".join(found["talk-1"]))
 
 
 class Answering:
