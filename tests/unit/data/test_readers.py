@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.config.data_schema import HubConfig, SourceConfig, SourceForm, SourceKind
-from training.data.corpus import Quarantined, Record, Seen, read_records
+from training.data.corpus import Seen, read_records
 from training.data.readers.rows import Reason
+from training.data.records import Quarantined, Record
 from training.errors import ConfigError, DataError
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {
