@@ -5,7 +5,8 @@ larger one. So what is taken here was never trained on in a run whose `data.held
 """
 
 from training.config.data_schema import SourceConfig, SourceKind
-from training.data.corpus import Record, is_held_out, read_documents
+from training.data.corpus import is_held_out, read_documents
+from training.data.records import Record
 
 HELD_OUT_FRACTION = 0.05
 """The default of `data.held_out_fraction`."""

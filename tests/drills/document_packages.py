@@ -7,31 +7,28 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from lxml import etree, html
+from lxml import etree, html  # type: ignore[attr-defined]
 
 PACKAGES = ("postgresql-doc-15", "python3.11-doc", "cppreference-doc-en-html", "linux-doc-6.1", "rust-doc")
 """Smallest first; what conf/data/documents.yaml names."""
 _BLOCKS = frozenset(
     [
-        *("address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "figure", "footer", "h1", "h2"),
         *(
-            "h3",
-            "h4",
-            "h5",
-            "h6",
+            "address",
+            "article",
+            "aside",
+            "blockquote",
+            "br",
+            "dd",
+            "div",
+            "dl",
+            "dt",
+            "figure",
+            "footer",
             "header",
             "hr",
-            "li",
-            "main",
-            "nav",
-            "ol",
-            "p",
-            "pre",
-            "section",
-            "table",
-            "tr",
-            "ul",
         ),
+        *("h1", "h2", "h3", "h4", "h5", "h6", "li", "main", "nav", "ol", "p", "pre", "section", "table", "tr", "ul"),
     ]
 )
 _NO_TEXT = ("script", "style", "head", "noscript", "template")

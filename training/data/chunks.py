@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from training.config.data_schema import SourceConfig
-from training.data.corpus import Quarantined, Record, Seen, read_records
+from training.data.chunk_files import CHUNK_SCHEMA, open_chunk, write_chunk
+from training.data.corpus import Seen, read_records
 from training.data.manifest import hash_file
+from training.data.records import Quarantined, Record
 from training.durable_files import fsync, write_durably
 from training.plain_files import read_json, typed
 
-_SCHEMA = pa.schema([("id", pa.string()), ("content", pa.large_binary()), ("digest", pa.binary(32))])
 _MOST_QUARANTINED = 50_000
 """Of a chunk, so that a source of nothing but bad records stays within memory."""
 _ROWS_PER_CALL = 64
@@ -76,11 +77,6 @@ class Chunk:
     @cached_property
     def _table(self) -> pa.Table:
         return open_chunk(self.path)
-
-
-def open_chunk(path: Path) -> pa.Table:
-    """Return the records of a chunk's Arrow file, mapped."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 def read_source(
@@ -160,7 +156,7 @@ class _Builder:
     def __init__(self, path: Path, next_row: int) -> None:
         self._path = path
         self._next_row = next_row
-        self._columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
+        self._columns: dict[str, list[Any]] = {name: [] for name in CHUNK_SCHEMA.names}
         self.num_bytes = 0
         self.quarantined: list[Quarantined] = []
 
@@ -176,9 +172,8 @@ class _Builder:
 
     def commit(self, *, is_last: bool) -> Chunk:
         """Write the files and return the chunk."""
-        table = pa.table(self._columns, schema=_SCHEMA)
-        with pa.OSFile(str(self._path), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
-            writer.write_table(table)
+        table = pa.table(self._columns, schema=CHUNK_SCHEMA)
+        write_chunk(self._path, table)
         fsync(self._path)
         committed = _Committed(
             num_records=table.num_rows,

@@ -16,6 +16,7 @@ from training.data.readers.json_lines import json_objects
 from training.data.readers.rows import Fault, Reason, Row, oversized, sample_of
 from training.data.readers.tables import table_rows
 from training.data.readers.text import lines, whole_files
+from training.data.records import Quarantined, Record
 
 LICENCES = {
     SourceKind.kjv: "public domain (UK: Crown letters patent)",
@@ -28,35 +29,6 @@ _FIELDS = {
     SourceForm.preferences: ("prompt", "chosen", "rejected", "tools"),
 }
 _OPTIONAL_FIELDS = {"tools"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
-    """What is learned from, before it is tokens."""
-
-    id: str
-    """Unique within its source, stable over machines and configs."""
-    content: bytes
-    """UTF-8: of a document its text, else the record as JSON, without its id."""
-    digest: bytes
-    """sha256 of the content."""
-
-    @property
-    def text(self) -> str:
-        """A document's text."""
-        return self.content.decode("utf-8")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Quarantined:
-    """A record that is not used."""
-
-    id: str
-    fault: Fault
-
-    def as_json(self) -> dict[str, str]:
-        """Return what quarantine.jsonl says of it."""
-        return {"id": self.id, "reason": self.fault.reason, "detail": self.fault.detail, "sample": self.fault.sample}
 
 
 @dataclass(kw_only=True, slots=True)

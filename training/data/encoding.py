@@ -16,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.chunks import open_chunk
-from training.data.corpus import Quarantined
+from training.data.chunk_files import Piece, open_chunk
 from training.data.manifest import FileEntry, ShardCounts, hash_file
 from training.data.readers.rows import Fault, Reason, sample_of
-from training.data.selection import Piece
+from training.data.records import Quarantined
 from training.data.shard_files import EncodedRecord, write_shard
 from training.data.tokenizer import Tokenizer
 from training.durable_files import fsync, write_durably

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from training.data.chat import ChatTemplate, EncodedConversation
-from training.data.corpus import Quarantined
 from training.data.encoding import ShardTask, batches, commit_shard, encoded_shard, loaded_tokenizer
 from training.data.messages import BadRecord
 from training.data.readers.rows import Fault, Reason, sample_of
+from training.data.records import Quarantined
 from training.data.shard_files import EncodedRecord
 from training.data.tokenizer import Tokenizer
 

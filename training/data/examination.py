@@ -15,7 +15,7 @@ import numpy as np
 
 from training.config.data_schema import NearDuplicatesConfig, SourceForm
 from training.data.benchmark_passages import benchmark_passages
-from training.data.chunks import open_chunk
+from training.data.chunk_files import open_chunk
 from training.data.manifest import hash_file
 from training.data.near_duplicates import Signatures
 from training.data.text_overlap import OverlapSearch

@@ -16,20 +16,21 @@ from pathlib import Path
 
 from training.config.data_schema import DataConfig, PrepareData, SourceForm
 from training.data.chat import CHATML, CHATML_TOKENS, ChatTemplate
-from training.data.chunks import Chunk, open_chunk, read_source
+from training.data.chunk_files import Piece, open_chunk
+from training.data.chunks import Chunk, read_source
 from training.data.corpus import LICENCES
 from training.data.encoding import EncodedShard, ShardTask, encode_documents, encoded_shard, shard_key
 from training.data.encoding_chat import encode_conversations, encode_preferences
 from training.data.examination import Examination, Examined, examine, examined, texts_of
 from training.data.manifest import FileEntry, Manifest, SourceEntry, SplitEntry, hash_file, hash_json
 from training.data.progress import Reporter
-from training.data.selection import Piece, Selection, select
+from training.data.selection import Selection, select
 from training.data.settings import TOKENIZER_FOLDER, determining_settings, directory_of, has_chat
 from training.data.shard_files import shard_name, token_dtype
 from training.data.shards import PREPARE_COMMAND, PreparedData
 from training.data.tokenizer import TOKENIZER_FILES, Tokenizer, train_tokenizer
 from training.data.tokenizer_directory import SETTINGS_FILE, TEMPLATE_FILE
-from training.data.work_folder import WorkFolder, working_on
+from training.data.work_folder import WorkFolder, remove_finished, working_on
 from training.data.workers import Work, available_cores, run_all
 from training.errors import DataError, StorageError
 
@@ -71,6 +72,7 @@ def prepare(
     """
     target = directory_of(data)
     if _is_whole(data, target):
+        remove_finished(target)
         return PreparedData.open(data)
     reporter = reporter or Reporter()
 

@@ -7,32 +7,21 @@ by name and records by place. So nothing that is trained on equals, or nearly eq
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from training.config.data_schema import ContaminationAction, DataConfig, NearDuplicatesConfig
+from training.data.chunk_files import Piece
 from training.data.chunks import Chunk
-from training.data.corpus import Quarantined, is_held_out
+from training.data.corpus import is_held_out
 from training.data.examination import Examined
 from training.data.near_duplicates import SimilarDocuments
 from training.data.readers.rows import Fault, Reason, sample_of
+from training.data.records import Quarantined
 from training.errors import DataError
 
 _RECORDS_PER_CALL = 256
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
-    """Records of a chunk."""
-
-    chunk: Path
-    """Its Arrow file."""
-    records: np.ndarray
-    """int64; their places in it, in order."""
-    num_bytes: int
-    """Of their contents."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -81,7 +81,7 @@ def working_on(
     Raises:
         StorageError: the folder cannot be made.
     """
-    path = target.with_name(_PREFIX + target.name)
+    path = _path_of(target)
     while (work := _taken(path, wait)) is None:
         if is_done():
             yield None
@@ -100,9 +100,28 @@ def working_on(
         raise
 
 
+def remove_finished(target: Path) -> None:
+    """Remove what a process has left that was killed after it had committed `target`.
+
+    Raises:
+        StorageError: it cannot be removed.
+    """
+    path = _path_of(target)
+    if not path.exists():
+        return
+    try:
+        WorkFolder(path, Lease.take(path, patience_seconds=0.0)).remove()
+    except RunInUse:
+        return  # a living process has just committed, and removes it
+
+
 def unfinished(root: Path, target: Path) -> list[Path]:
     """Return the work folders of other data, whose preparation was interrupted or goes on."""
-    return sorted(path for path in root.glob(f"{_PREFIX}*") if path.name != _PREFIX + target.name)
+    return sorted(path for path in root.glob(f"{_PREFIX}*") if path != _path_of(target))
+
+
+def _path_of(target: Path) -> Path:
+    return target.with_name(_PREFIX + target.name)
 
 
 def _taken(path: Path, wait: Callable[[str], None]) -> WorkFolder | None:

@@ -17,10 +17,12 @@ def test_prepare_prints_a_line_per_source_and_inspect_shows_what_it_wrote(
 ) -> None:
     assert main(["prepare", *overrides]) == ExitCode.DONE
     table = capsys.readouterr().out.splitlines()
-    assert table[0].split()[:3] == ["source", "documents", "held"]
+    assert table[0].split()[:3] == ["source", "form", "records"]
     assert main(["inspect", *overrides]) == ExitCode.DONE
     manifest = json.loads(capsys.readouterr().out)
-    assert [line.split()[0] for line in table[1:-1]] == list(manifest["sources"])
+    assert [line.split()[0] for line in table[1:-2]] == list(manifest["sources"])
+    assert table[-2].startswith("python: not used: 1 duplicate; see ")
+    assert Path(table[-2].partition("; see ")[2]).is_file()
 
 
 def test_inspect_shows_the_texts_of_a_batch(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.config.data_schema import SourceConfig, SourceKind
-from training.data.corpus import Quarantined, Record, Seen, is_held_out, read_documents, read_records
+from training.data.corpus import Seen, is_held_out, read_documents, read_records
 from training.data.readers.rows import Reason
+from training.data.records import Quarantined, Record
 from training.errors import ConfigError
 
 

@@ -1,6 +1,7 @@
-"""Tables with named columns, by Hugging Face `datasets`: parquet and Arrow files, and datasets of the hub.
+"""Tables with named columns: parquet files and datasets of the hub by Hugging Face `datasets`, Arrow files by pyarrow.
 
-Files are streamed: `datasets` would else write all of them once more, as Arrow. What the hub has is kept in its cache.
+Parquet is streamed: `datasets` would else write all of it once more, as Arrow. What the hub has is kept in its cache.
+Arrow files are mapped: the reader of `datasets` refuses a whole file for one value that is no UTF-8.
 """
 
 import glob
@@ -39,7 +40,7 @@ def table_rows(name: str, source: SourceConfig, first_row: int, fields: list[str
     if source.kind is SourceKind.hub:
         dataset = _of_hub(name, source)
         rows = dataset.select(range(min(first_row, len(dataset)), len(dataset)))
-        yield from _rows(rows, f"hub/{source.path}", first_row, fields)
+        yield from _rows(_tables(rows), f"hub/{source.path}", first_row, fields)
         return
     # A streamed file is not kept there, but `datasets` writes a lock, which has no business in the home folder.
     with tempfile.TemporaryDirectory() as cache:
@@ -47,11 +48,11 @@ def table_rows(name: str, source: SourceConfig, first_row: int, fields: list[str
 
 
 def _rows_of_files(name: str, source: SourceConfig, first_row: int, fields: list[str], cache: str) -> Iterator[Row]:
-    seen = 0
+    tables, seen = _of_arrow if source.kind is SourceKind.arrow else _of_parquet, 0
     for place, path in source_files(name, source):
         number = 0
         try:
-            for number, row in enumerate(_rows(_of_file(source.kind, path, cache), place, 0, fields), start=1):
+            for number, row in enumerate(_rows(tables(path, cache), place, 0, fields), start=1):
                 if seen + number > first_row:
                     yield row
         # pyarrow's errors are ValueErrors and OSErrors; `datasets` wraps them or not, as its version will.
@@ -60,11 +61,30 @@ def _rows_of_files(name: str, source: SourceConfig, first_row: int, fields: list
         seen += number
 
 
-def _of_file(kind: SourceKind, path: Path, cache: str) -> IterableDataset:
+def _of_parquet(path: Path, cache: str) -> Iterator[pa.Table]:
     files = [glob.escape(str(path))]
-    dataset = load_dataset(kind.value, data_files=files, split="train", streaming=True, cache_dir=cache)
+    dataset = load_dataset("parquet", data_files=files, split="train", streaming=True, cache_dir=cache)
     assert isinstance(dataset, IterableDataset)
-    return dataset
+    yield from _tables(dataset)
+
+
+def _of_arrow(path: Path, _cache: str) -> Iterator[pa.Table]:
+    """Yield the tables of an Arrow file of either format."""
+    with pa.memory_map(str(path)) as file:
+        if file.read(6) == b"ARROW1":
+            reader = pa.ipc.open_file(file)
+            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        else:
+            file.seek(0)
+            batches = pa.ipc.open_stream(file)
+        for batch in batches:
+            for first in range(0, batch.num_rows, _ROWS_AT_ONCE):
+                yield pa.Table.from_batches([batch.slice(first, _ROWS_AT_ONCE)])
+
+
+def _tables(dataset: Dataset | IterableDataset) -> Iterator[pa.Table]:
+    batches: Any = dataset.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE)
+    yield from batches
 
 
 def _of_hub(name: str, source: SourceConfig) -> Dataset:
@@ -86,10 +106,9 @@ def _of_hub(name: str, source: SourceConfig) -> Dataset:
     return dataset
 
 
-def _rows(dataset: Dataset | IterableDataset, place: str, number: int, fields: list[str]) -> Iterator[Row]:
-    """Yield the rows of a dataset, numbered from `number` on."""
-    batches: Any = dataset.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE)
-    for table in batches:
+def _rows(tables: Iterator[pa.Table], place: str, number: int, fields: list[str]) -> Iterator[Row]:
+    """Yield the rows of tables, numbered from `number` on."""
+    for table in tables:
         there = [field for field in fields if field in table.column_names]
         columns = [_values(table.column(field)) for field in there]
         for row in range(table.num_rows):
