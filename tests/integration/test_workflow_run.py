@@ -12,19 +12,19 @@ import yaml
 from eval.workflows.trajectories import single_turn_trajectories, write
 from tests.integration.running import submit_to_end
 from training.reporting.metrics import read_metrics
-from training.reporting.records import EvalRecord, StepRecord
+from training.reporting.records import EvalRecord, GateRecord, StepRecord
 
 SUITE = "eval.suites.calls"
+LEFT_OUT = [
+    f"~stages.{name}.gate.conditions.{condition}" for name in ("sft", "preference") for condition in ("calls", "right")
+]
 FEW = [
-    *(
-        "stages.sft.tokens=5_120",
-        "stages.sft.gate=null",
-        "stages.preference.tokens=4_096",
-        "stages.preference.gate=null",
-    ),
+    *("stages.sft.tokens=5_120", "stages.preference.tokens=4_096", "stages.sft.gate.conditions.loss.at_most=0.8"),
+    *LEFT_OUT,
     *(f"{SUITE}.held_out_conversations=10", f"{SUITE}.benchmarks.bfcl_simple.items=2"),
     *(f"{SUITE}.benchmarks.bfcl_simple.max_new_tokens=4", f"~{SUITE}.benchmarks.bfcl_multiple"),
 ]
+"""Two answers of four tokens are no calls: of the gates, the conditions on the loss are left."""
 
 
 @pytest.mark.usefixtures("smollm2")
@@ -44,6 +44,8 @@ def test_smollm2_learns_from_conversations_and_then_from_pairs(prepared_benchmar
     evals = [record for record in records if isinstance(record, EvalRecord)]
     assert [record.stage for record in evals] == ["start", "sft", "preference"]
     assert [record.bits_per_byte for record in evals] == [None] * 3
+    gates = [record for record in records if isinstance(record, GateRecord)]
+    assert [(gate.stage, gate.decision) for gate in gates] == [("sft", "promote"), ("preference", "promote")]
     losses = [record.metrics["assistant_nats_per_token"] for record in evals]
     assert losses[1] < 0.8 * losses[0]
     assert {"bfcl_simple/acc", "bfcl_simple/parsed"} <= set(evals[2].metrics)
