@@ -69,6 +69,7 @@ drill: $(STAMP) ## the slow tests: the fault matrix, all layouts' equivalence, t
 	$(PY) -m tests.drills.twins
 	$(PY) -m tests.drills.benchmarks
 	$(PY) -m tests.drills.needle
+	$(PY) -m tests.drills.sample_ledger
 	$(PY) -m tests.drills.sandbox
 	$(PY) -m tests.drills.endpoint --count 200
 	$(PY) -m tests.drills.slurm

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.data import EvalData, suite_conversations, suite_documents
-from eval.tasks.assistant_turns import ASSISTANT_TURNS
+from eval.data import EvalData, HeldOutDocument, suite_conversations, suite_documents
+from eval.tasks.assistant_turns import ASSISTANT_TURNS, turns
 from eval.tasks.held_out import HELD_OUT
 from eval.tasks.multiple_choice import MULTIPLE_CHOICE, make_questions
 from training.config.benchmarks import BENCHMARKS
@@ -52,9 +52,10 @@ class Searched:
 
 
 def held_out_passages(data: EvalData, suite: SuiteConfig) -> dict[str, dict[str, list[str]]]:
-    """Return task -> passages of what a suite measures on held-out documents, as far as the model reads them.
+    """Return task -> passages of what a suite measures on held-out records, as far as the model reads them.
 
-    Documents are held out one by one; another that is nearly the same may be trained on.
+    Records are held out one by one; another that is nearly the same may be trained on. Of conversations only what the
+    assistant says is measured: what stands before it may have the same instructions in all of them.
     """
     decode, found = data.tokenizer.decode, {}
     if suite.held_out_source is not None:
@@ -65,10 +66,14 @@ def held_out_passages(data: EvalData, suite: SuiteConfig) -> dict[str, dict[str,
             found[MULTIPLE_CHOICE.name] = {q.id: [decode([*q.context_ids, *q.choices_ids[q.right]])] for q in questions}
     if suite.conversation_source is not None:
         found[ASSISTANT_TURNS.name] = {
-            one.id: [decode(one.token_ids[: suite.document_tokens].tolist())]
+            one.id: [decode(one.token_ids[start:end].tolist()) for start, end in _scored_turns(one, suite)]
             for one in suite_conversations(data, suite)
         }
     return found
+
+
+def _scored_turns(conversation: HeldOutDocument, suite: SuiteConfig) -> Iterator[tuple[int, int]]:
+    return turns(conversation.is_target[: suite.document_tokens])
 
 
 def find_overlaps(
