@@ -79,20 +79,21 @@ class Found:
     num_bytes: int = 0
     prepared: Rate = field(default_factory=Rate)
     """The undisturbed command, from its start to its end."""
-    tokenizer: Rate = field(default_factory=Rate)
-    """The tokenizer alone."""
+    tokenizer: Rate | None = None
+    """The tokenizer alone; None where it was not measured."""
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return (
-            f"{self.table}\n"
-            f"{len(self.kills)} kills: {'; '.join(self.kills)}\n"
+        lines = [
+            self.table,
+            f"{len(self.kills)} kills: {'; '.join(self.kills)}",
             f"{self.num_files} files, {self.num_bytes:,} bytes, compared with the undisturbed ones; "
-            f"{self.num_kept} shards that killed commands had finished stand as they were written\n"
-            f"prepared:  {self.prepared}\ntokenizer: {self.tokenizer}\n"
-            f"prepared / tokenizer: {self.prepared.share_of(self.tokenizer)}\n"
-            f"{len(self.problems)} problems"
-        )
+            f"{self.num_kept} shards that killed commands had finished stand as they were written",
+            f"prepared:  {self.prepared}",
+        ]
+        if self.tokenizer is not None:
+            lines += [f"tokenizer: {self.tokenizer}", f"prepared / tokenizer: {self.prepared.share_of(self.tokenizer)}"]
+        return "\n".join([*lines, f"{len(self.problems)} problems"])
 
 
 def main() -> int:
@@ -104,18 +105,26 @@ def main() -> int:
     options = parser.parse_args()
     for package in PACKAGES[: options.packages]:
         write_documents(package, CACHE)
-    overrides = ["data=documents", "stages=documents", "model=smollm2_135m"]
-    overrides.append(f"eval.suites.quick.held_out_source={_SOURCES[PACKAGES[0]]}")
-    for package in PACKAGES[options.packages :]:
-        overrides += [f"~data.sources.{_SOURCES[package]}", f"~stages.pretrain.mixture.{_SOURCES[package]}"]
+    overrides = overrides_of([_SOURCES[package] for package in PACKAGES[: options.packages]])
     folder = Path(tempfile.mkdtemp(prefix="autarky-drill-"))
-    found = drill(folder, overrides, num_workers=[None] * (options.kills + 1), seed=options.seed)
+    found = drill(folder, overrides, num_workers=[None] * (options.kills + 1), seed=options.seed, has_speed=True)
     print(*found.problems, sep="\n", end="\n" if found.problems else "")
     print(found)
     return conclude(folder, is_wrong=bool(found.problems))
 
 
-def drill(folder: Path, overrides: Sequence[str], *, num_workers: Sequence[int | None], seed: int) -> Found:
+def overrides_of(sources: Sequence[str]) -> list[str]:
+    """Return the overrides of a config with these of the sources in conf/data/documents.yaml."""
+    overrides = ["data=documents", "stages=documents", "model=smollm2_135m"]
+    overrides.append(f"eval.suites.quick.held_out_source={sources[0]}")
+    for name in sorted(set(_SOURCES.values()) - set(sources)):
+        overrides += [f"~data.sources.{name}", f"~stages.pretrain.mixture.{name}"]
+    return overrides
+
+
+def drill(
+    folder: Path, overrides: Sequence[str], *, num_workers: Sequence[int | None], seed: int, has_speed: bool
+) -> Found:
     """Prepare the same data twice and compare: once undisturbed, once by commands that are killed but for the last.
 
     Args:
@@ -123,15 +132,18 @@ def drill(folder: Path, overrides: Sequence[str], *, num_workers: Sequence[int |
         overrides: of a config with sources of kind json and a tokenizer's directory.
         num_workers: data.num_workers of each command from the first one to be killed to the last one.
         seed: draws the moments.
+        has_speed: whether the tokenizer's speed is measured too.
     """
-    found = Found()
+    found = Found(tokenizer=Rate() if has_speed else None)
     undisturbed, killed = (_config(overrides, folder / name) for name in ("undisturbed", "killed"))
-    _encode(undisturbed, 0, found.tokenizer)
+    if found.tokenizer is not None:
+        _encode(undisturbed, 0, found.tokenizer)
     begun, cpu_begun = time.perf_counter(), _children_cpu_seconds()
     _prepare(folder, overrides, undisturbed)
     found.prepared.seconds = time.perf_counter() - begun
     found.prepared.cpu_seconds = _children_cpu_seconds() - cpu_begun
-    _encode(undisturbed, 1, found.tokenizer)
+    if found.tokenizer is not None:
+        _encode(undisturbed, 1, found.tokenizer)
     prepared = PreparedData.open(undisturbed, verify=True)
     found.prepared.num_tokens = sum(
         split.num_tokens for source in prepared.manifest.sources.values() for split in (source.train, source.held_out)
