@@ -56,7 +56,7 @@ check: $(STAMP) ## format, lint, types, import contracts
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports --no-logo
 
-drill: $(STAMP) ## the slow tests: the fault matrix, all layouts' equivalence, twins of all presets, a needle in long texts, 200 kills, 800 signals, 40 hangs, 500 damaged checkpoints, hostile programs
+drill: $(STAMP) ## the slow tests: the fault matrix, all layouts' equivalence, twins of all presets, a needle in long texts, real documents prepared, 200 kills, 800 signals, 40 hangs, 500 damaged checkpoints, hostile programs
 	$(PY) -m tests.distributed.matrix --all
 	$(PY) -m tests.drills.kill --points --kills 200
 	$(PY) -m tests.drills.signals --count 100 --too-short 20
@@ -69,6 +69,7 @@ drill: $(STAMP) ## the slow tests: the fault matrix, all layouts' equivalence, t
 	$(PY) -m tests.drills.twins
 	$(PY) -m tests.drills.benchmarks
 	$(PY) -m tests.drills.needle
+	$(PY) -m tests.drills.documents
 	$(PY) -m tests.drills.sample_ledger
 	$(PY) -m tests.drills.sandbox
 	$(PY) -m tests.drills.endpoint --count 200

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -79,20 +79,21 @@ class Found:
     num_bytes: int = 0
     prepared: Rate = field(default_factory=Rate)
     """The undisturbed command, from its start to its end."""
-    tokenizer: Rate = field(default_factory=Rate)
-    """The tokenizer alone."""
+    tokenizer: Rate | None = None
+    """The tokenizer alone; None where it was not measured."""
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return (
-            f"{self.table}\n"
-            f"{len(self.kills)} kills: {'; '.join(self.kills)}\n"
+        lines = [
+            self.table,
+            f"{len(self.kills)} kills: {'; '.join(self.kills)}",
             f"{self.num_files} files, {self.num_bytes:,} bytes, compared with the undisturbed ones; "
-            f"{self.num_kept} shards that killed commands had finished stand as they were written\n"
-            f"prepared:  {self.prepared}\ntokenizer: {self.tokenizer}\n"
-            f"prepared / tokenizer: {self.prepared.share_of(self.tokenizer)}\n"
-            f"{len(self.problems)} problems"
-        )
+            f"{self.num_kept} shards that killed commands had finished stand as they were written",
+            f"prepared:  {self.prepared}",
+        ]
+        if self.tokenizer is not None:
+            lines += [f"tokenizer: {self.tokenizer}", f"prepared / tokenizer: {self.prepared.share_of(self.tokenizer)}"]
+        return "\n".join([*lines, f"{len(self.problems)} problems"])
 
 
 def main() -> int:
@@ -104,18 +105,26 @@ def main() -> int:
     options = parser.parse_args()
     for package in PACKAGES[: options.packages]:
         write_documents(package, CACHE)
-    overrides = ["data=documents", "stages=documents", "model=smollm2_135m"]
-    overrides.append(f"eval.suites.quick.held_out_source={_SOURCES[PACKAGES[0]]}")
-    for package in PACKAGES[options.packages :]:
-        overrides += [f"~data.sources.{_SOURCES[package]}", f"~stages.pretrain.mixture.{_SOURCES[package]}"]
+    overrides = overrides_of([_SOURCES[package] for package in PACKAGES[: options.packages]])
     folder = Path(tempfile.mkdtemp(prefix="autarky-drill-"))
-    found = drill(folder, overrides, num_workers=[None] * (options.kills + 1), seed=options.seed)
+    found = drill(folder, overrides, num_workers=[None] * (options.kills + 1), seed=options.seed, has_speed=True)
     print(*found.problems, sep="\n", end="\n" if found.problems else "")
     print(found)
     return conclude(folder, is_wrong=bool(found.problems))
 
 
-def drill(folder: Path, overrides: Sequence[str], *, num_workers: Sequence[int | None], seed: int) -> Found:
+def overrides_of(sources: Sequence[str]) -> list[str]:
+    """Return the overrides of a config with these of the sources in conf/data/documents.yaml."""
+    overrides = ["data=documents", "stages=documents", "model=smollm2_135m"]
+    overrides.append(f"eval.suites.quick.held_out_source={sources[0]}")
+    for name in sorted(set(_SOURCES.values()) - set(sources)):
+        overrides += [f"~data.sources.{name}", f"~stages.pretrain.mixture.{name}"]
+    return overrides
+
+
+def drill(
+    folder: Path, overrides: Sequence[str], *, num_workers: Sequence[int | None], seed: int, has_speed: bool
+) -> Found:
     """Prepare the same data twice and compare: once undisturbed, once by commands that are killed but for the last.
 
     Args:
@@ -123,27 +132,27 @@ def drill(folder: Path, overrides: Sequence[str], *, num_workers: Sequence[int |
         overrides: of a config with sources of kind json and a tokenizer's directory.
         num_workers: data.num_workers of each command from the first one to be killed to the last one.
         seed: draws the moments.
+        has_speed: whether the tokenizer's speed is measured too.
     """
-    found = Found()
+    found = Found(tokenizer=Rate() if has_speed else None)
     undisturbed, killed = (_config(overrides, folder / name) for name in ("undisturbed", "killed"))
-    _encode(undisturbed, 0, found.tokenizer)
+    if found.tokenizer is not None:
+        _encode(undisturbed, 0, found.tokenizer)
     begun, cpu_begun = time.perf_counter(), _children_cpu_seconds()
     _prepare(folder, overrides, undisturbed)
     found.prepared.seconds = time.perf_counter() - begun
     found.prepared.cpu_seconds = _children_cpu_seconds() - cpu_begun
-    _encode(undisturbed, 1, found.tokenizer)
+    if found.tokenizer is not None:
+        _encode(undisturbed, 1, found.tokenizer)
     prepared = PreparedData.open(undisturbed, verify=True)
     found.prepared.num_tokens = sum(
         split.num_tokens for source in prepared.manifest.sources.values() for split in (source.train, source.held_out)
     )
     _check_that_none_is_lost(prepared, undisturbed, found)
-    num_shards = sum(name.endswith(".index.npy") and ".ids." not in name for name in prepared.manifest.files)
     draw = random.Random(seed)
+    moments = _moments(draw, len(num_workers) - 1, _num_units(prepared) * 3 // 4)
     kept: dict[Path, tuple[int, int]] = {}
-    # As many units as there are shards are finished well before the end: chunks are read first.
-    for moment, workers in zip(
-        sorted(draw.sample(range(1, num_shards), len(num_workers) - 1)), num_workers, strict=False
-    ):
+    for moment, workers in zip(moments, num_workers, strict=False):
         wait_seconds = draw.uniform(0, _LONGEST_WAIT_SECONDS)
         kept |= _killed(folder, [*overrides, *_workers(workers)], killed, moment, wait_seconds, found)
     found.table = _prepare(folder, [*overrides, *_workers(num_workers[-1])], killed).stdout.rstrip()
@@ -153,6 +162,18 @@ def drill(folder: Path, overrides: Sequence[str], *, num_workers: Sequence[int |
         f"{path} was finished, and written again" for path, identity in kept.items() if _identity(path) != identity
     ]
     return found
+
+
+def _moments(draw: random.Random, number: int, num_units: int) -> list[int]:
+    """Return after how many units each kill comes: one in each of as many equal parts of the work."""
+    ends = [1 + num_units * part // number for part in range(number + 1)]
+    return [draw.randrange(begin, end) for begin, end in pairwise(ends)]
+
+
+def _num_units(prepared: PreparedData) -> int:
+    """Return at how many moments at least a chunk or a shard is finished: a chunk has no more text than a shard."""
+    splits = [(source.train, source.held_out) for source in prepared.manifest.sources.values()]
+    return sum(2 * len(train.shards) + len(held_out.shards) for train, held_out in splits)
 
 
 def _config(overrides: Sequence[str], root: Path) -> DataConfig:
