@@ -64,8 +64,12 @@ def compete_in_loading(
         units = loader.order.units(0)
         say(f"loading: {mode}, writing {units.num_units:,} rows as Arrow")
         arrow = _arrow(units, root / mode.replace(" ", "-"), is_packed=packing == "best_fit")
-        contestants = _contestants(loader, arrow)
-        first = [next(iter(batches(range(1)))) for batches in contestants.values()]
+        rows = [
+            loader.order.places(np.array(loader.batch_samples(batch)))[:, 1].tolist()
+            for batch in range((num_rounds + 1) * num_batches)
+        ]
+        contestants = _contestants(loader, arrow, rows)
+        first = [next(batches(range(1))) for batches in contestants.values()]
         are_equal &= all(_same(first[0], other) for other in first[1:])
         seconds[mode] = {name: [] for name in contestants}
         num_rows[mode] = units.num_units
@@ -98,7 +102,7 @@ def loading(contest: LoaderContest) -> list[str]:
         f"The same documents as rows of {_TOKENS:,} tokens ({counted} an epoch), {_BATCH} rows a batch as int64 "
         "tensors, in the random order that training would have; one thread, files in the page cache. The Arrow file "
         "has rows that are ready: windows of T + 1 tokens, or packs with input, target and document number of each "
-        "place. Ours cuts rows out of the stream and computes which ones come next. DataLoader: torch's, without "
+        "place. Ours cuts rows out of the stream and computes which ones come next; to the others a list of the rows was given. DataLoader: torch's, without "
         "worker processes, as the Trainer uses it by default.",
         "",
         *table(["", "", "million tokens/s", "ours ÷ it"], rows),
@@ -143,11 +147,10 @@ def _arrow(units: Units, folder: Path, *, is_packed: bool) -> Dataset:
     return written.with_format("torch")
 
 
-def _contestants(loader: StageLoader, arrow: Dataset) -> dict[str, Callable[[range], Iterator[Batch]]]:
-    """Return name -> what yields the batches with these numbers."""
-
-    def rows_of(batches: range) -> list[list[int]]:
-        return [loader.order.places(np.array(loader.batch_samples(batch)))[:, 1].tolist() for batch in batches]
+def _contestants(
+    loader: StageLoader, arrow: Dataset, rows: Sequence[Sequence[int]]
+) -> dict[str, Callable[[range], Iterator[Batch]]]:
+    """Return name -> what yields the batches with these numbers; `rows` of the Arrow file are each batch's."""
 
     def ours(batches: range) -> Iterator[Batch]:
         for batch in batches:
@@ -156,16 +159,17 @@ def _contestants(loader: StageLoader, arrow: Dataset) -> dict[str, Callable[[ran
             yield found if micro_batch.documents_BT is None else {**found, "documents": micro_batch.documents_BT}
 
     def one_call(batches: range) -> Iterator[Batch]:
-        for rows in rows_of(batches):
-            yield _cut(arrow[rows])
+        for batch in batches:
+            yield _cut(arrow[rows[batch]])
 
     def data_loader(batches: range) -> Iterator[Batch]:
-        for batch in DataLoader(arrow, batch_sampler=rows_of(batches)):  # type: ignore[arg-type]
+        which = [list(rows[batch]) for batch in batches]
+        for batch in DataLoader(arrow, batch_sampler=which):  # type: ignore[arg-type]
             yield _cut(batch)
 
     def row_by_row(batches: range) -> Iterator[Batch]:
-        for rows in rows_of(batches):
-            read = [arrow[row] for row in rows]
+        for batch in batches:
+            read = [arrow[row] for row in rows[batch]]
             yield _cut({name: torch.stack([row[name] for row in read]) for name in read[0]})
 
     return {
