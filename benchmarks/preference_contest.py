@@ -5,7 +5,7 @@ asked in every step: so what each of the two saves can be read off.
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,10 +19,11 @@ from benchmarks.throughput import SAME_LOSS, Contest, compete
 from training.config.load import compose
 from training.data.loader import StageLoader
 from training.data.prepare import ensure
+from training.models.sizes import num_parameters
 
 _NUM_PAIRS = 1200
 _TOKENS = 1024
-_PACKS = 4
+_PACKS = 2
 _PACKED, _PADDED = "Autarky, packs, reference cached", "Autarky, a pair a row, reference cached"
 _CACHED, _BOTH = "TRL, precompute_ref_log_probs", "TRL, reference model in each step"
 _LINEUP = Lineup(
@@ -35,9 +36,7 @@ _LINEUP = Lineup(
         _BOTH: ("preference_trl", ()),
     },
 )
-_MODELS = {
-    "tiny": ("data.tokenizer_vocab_size=4096", f"model.max_sequence_length={_TOKENS}"),
-}
+_MODEL = ("model=tiny", "data.tokenizer_vocab_size=4096", f"model.max_sequence_length={_TOKENS}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +46,6 @@ class PreferenceContest:
     contest: Contest
     lengths: list[np.ndarray]
     """Of each step: tokens of each answer with its prompt."""
-    num_parameters: int
     num_warm_up_steps: int
 
     def steps(self, number: int) -> list[np.ndarray]:
@@ -114,7 +112,7 @@ def compete_in_preferences(
     overrides = preference_overrides(
         path,
         root / "prepared",
-        model=_MODELS["tiny"],
+        model=_MODEL,
         sequence_length=_TOKENS,
         num_packs=_PACKS,
         num_steps=warm_up_steps + num_rounds * steps_per_turn,
@@ -130,7 +128,6 @@ def compete_in_preferences(
     return PreferenceContest(
         contest=contest,
         lengths=[answer_lengths(loader, step) for step in range(config.num_steps(training_stage))],
-        num_parameters=0,
         num_warm_up_steps=warm_up_steps,
     )
 
@@ -153,12 +150,38 @@ def preferences(measured: PreferenceContest) -> list[str]:
                 f"{contest.largest_loss_difference(title):.1e}",
             ]
         )
-    heads = ["", "ms per pair", "tokens/s", "it ÷ ours", "computed ÷ tokens", "reference, ms per pair", "loss difference"]
+    heads = [
+        "",
+        "ms per pair",
+        "tokens/s",
+        "it ÷ ours",
+        "computed ÷ tokens",
+        "reference, ms per pair",
+        "loss difference",
+    ]
     others = contest.that_train_something_else()
+    num_steps = len(contest.rounds[_PACKED][0].losses)
+    answers = np.concatenate(measured.lengths)
     return [
         "## Preference",
         "",
+        f"DPO of a model of {num_parameters(contest.config.model) / 1e6:.1f}M parameters, one process of one thread, "
+        f"fp32, AdamW, gradients clipped, nothing recomputed. Pairs out of Python files: head and docstring of a "
+        f"function, its body, the body of another; prompt and answer have {answers.mean():.0f} tokens in the mean, "
+        f"{np.median(answers):.0f} in the median, {answers.max()} at most. A step has {_PACKS} packs of {_TOKENS:,} "
+        f"tokens, {measured.num_pairs / len(measured.lengths):.1f} pairs in the mean, and all contestants have the "
+        f"same pairs in the same steps. TRL {version('trl')} pads each answer to the longest of the step.",
+        "",
         *table(heads, rows),
         "",
-        f"- {others} {statistics.median([1])} {version('trl')} {SAME_LOSS}",
+        f"- {len(contest.rounds[_PACKED])} rounds of {num_steps} steps, in turns; ratios are taken within a round. "
+        "tokens/s: of prompts and answers, no padding. Computed: positions of the trained model's forward, padding too.",
+        "- Reference: what its log-probabilities took before the first step, once for all epochs; not in the first "
+        "columns. Ours sorts answers by length for it.",
+        f"- Reference cached instead of asked in each step: TRL's step takes "
+        f"{spread(measured.ratios(_BOTH, _CACHED), '.2f')} times as long with it. Packing: ours takes "
+        f"{spread(measured.ratios(_PADDED, _PACKED), '.2f')} times as long without it.",
+        f"- Loss difference: largest relative one from {_PACKED} over {measured.num_warm_up_steps} warm-up steps; at "
+        f"most {SAME_LOSS:.0e} is the same: {f'NOT the same: {others}' if others else 'all train the same thing'}.",
+        f"- At least as fast as TRL: {'yes' if statistics.median(measured.ratios(_CACHED, _PACKED)) >= 1 else 'no'}.",
     ]
