@@ -1,7 +1,8 @@
 """Tokens per second of our loader beside Hugging Face `datasets`: the same rows in the same random order, in turns.
 
-One thread, everything in the page cache. The Arrow file holds rows that are ready: windows of T + 1 tokens, or packs with
-their targets and document numbers. Ours cuts its rows out of the stream of tokens, and finds out which ones are next.
+One thread, everything in the page cache. The Arrow file holds rows that are ready: windows of T + 1 tokens, or packs
+with their targets and document numbers. Ours cuts its rows out of the stream of tokens, and finds out
+which ones are next.
 """
 
 import statistics
@@ -102,8 +103,8 @@ def loading(contest: LoaderContest) -> list[str]:
         f"The same documents as rows of {_TOKENS:,} tokens ({counted} an epoch), {_BATCH} rows a batch as int64 "
         "tensors, in the random order that training would have; one thread, files in the page cache. The Arrow file "
         "has rows that are ready: windows of T + 1 tokens, or packs with input, target and document number of each "
-        "place. Ours cuts rows out of the stream and computes which ones come next; to the others a list of the rows was given. DataLoader: torch's, without "
-        "worker processes, as the Trainer uses it by default.",
+        "place. Ours cuts rows out of the stream and computes which ones come next; the others were given a list of "
+        "them. DataLoader: torch's, without worker processes, as the Trainer uses it by default.",
         "",
         *table(["", "", "million tokens/s", "ours ÷ it"], rows),
         "",

@@ -18,20 +18,24 @@ def train(config: RunConfig, training_stage: str, steps: Steps) -> None:
 
 def _one_pair_a_row(batch: MicroBatch) -> MicroBatch:
     """Return the pairs of a micro-batch of packs, each as a row of its own."""
-    assert batch.documents_BT is not None and batch.references_BA is not None
-    rows: list[tuple[Tensor, Tensor, Tensor]] = []
-    references = []
+    assert batch.documents_BT is not None
+    assert batch.references_BA is not None
+    input_ids: list[Tensor] = []
+    labels: list[Tensor] = []
+    documents: list[Tensor] = []
+    references: list[Tensor] = []
     for row, of_row in enumerate(batch.references_BA):
         answers_T = batch.documents_BT[row]
         for chosen in range(0, int((~of_row.isnan()).sum()), 2):
             (places,) = torch.nonzero((answers_T == chosen) | (answers_T == chosen + 1), as_tuple=True)
-            rows.append((batch.input_ids_BT[row, places], batch.labels_BT[row, places], answers_T[places] - chosen))
+            input_ids.append(batch.input_ids_BT[row, places])
+            labels.append(batch.labels_BT[row, places])
+            documents.append(answers_T[places] - chosen)
             references.append(of_row[chosen : chosen + 2])
-    input_ids, labels, documents = zip(*rows, strict=True)
     return MicroBatch(
         input_ids_BT=pad_sequence(input_ids, batch_first=True),
         labels_BT=pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL),
         documents_BT=pad_sequence(documents, batch_first=True, padding_value=2),
         references_BA=torch.stack(references),
-        sample_ids_B=torch.arange(len(rows)),
+        sample_ids_B=torch.arange(len(references)),
     )

@@ -1,7 +1,7 @@
 """Pairs of answers made of text that is on every machine: functions of Python files.
 
-The prompt is a function's head and docstring, the chosen answer its body, the rejected one the body of another function.
-Their lengths are those of real code: most are short, some are long.
+The prompt is a function's head and docstring, the chosen answer its body, the rejected one the body of another
+function. Their lengths are those of real code: most are short, some are long.
 """
 
 import ast
@@ -72,7 +72,7 @@ def preference_overrides(
 
 
 def records_of(loader: StageLoader, step: int) -> list[int]:
-    """Return the records of a step's answers in the order of its packs: chosen, rejected, chosen, rejected, …"""
+    """Return the records of a step's answers in the order of its packs, each chosen one before its rejected one."""
     pieces = [piece for sample in loader.batch_samples(step) for piece in loader.sample(sample).pieces]
     return [piece.record for piece in pieces]
 

@@ -1,7 +1,7 @@
 """Contestant: TRL's DPOTrainer on the same pairs in the same steps, its reference model beside the trained one.
 
-Set up as its documentation shows; the batches of its sampler are the pairs of our packs, the optimizer has our settings.
-Nothing is recomputed in backward passes, nothing logged or saved.
+Set up as its documentation shows; the batches of its sampler are the pairs of our packs, the optimizer has our
+settings. Nothing is recomputed in backward passes, nothing logged or saved.
 """
 
 import tempfile
@@ -34,7 +34,9 @@ def train_dpo(config: RunConfig, training_stage: str, steps: Steps, *, is_precom
     torch.set_num_threads(config.cluster.threads_per_process)
     stage, optimizer = config.stages[training_stage], config.optimizer
     settings = stage.preference_settings
-    assert settings is not None and not settings.label_smoothing and not settings.sft_weight
+    assert settings is not None
+    assert not settings.label_smoothing
+    assert not settings.sft_weight
     rows, batches, tokenizer = _pairs(config, training_stage)
     with tempfile.TemporaryDirectory() as output:
         arguments = DPOConfig(
