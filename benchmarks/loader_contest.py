@@ -36,9 +36,10 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoaderContest:
-    """Seconds per batch, by what is read, contestant and round."""
+    """What every contestant took."""
 
     seconds: dict[str, dict[str, list[float]]]
+    """What is read -> contestant -> processor seconds per batch of each round."""
     num_rows: dict[str, int]
     """What is read -> rows of an epoch."""
     are_equal: bool
@@ -80,10 +81,10 @@ def compete_in_loading(
             turns = list(contestants.items())
             for name, batches in turns if number % 2 == 0 else turns[::-1]:
                 say(f"loading: {mode}, round {number} of {num_rounds}: {name}")
-                begun = time.perf_counter()
+                begun = time.process_time()
                 count = sum(1 for _ in batches(which))
                 if number:
-                    seconds[mode][name].append((time.perf_counter() - begun) / count)
+                    seconds[mode][name].append((time.process_time() - begun) / count)
     return LoaderContest(seconds=seconds, num_rows=num_rows, are_equal=are_equal)
 
 
@@ -101,8 +102,8 @@ def loading(contest: LoaderContest) -> list[str]:
         "### Loading",
         "",
         f"The same documents as rows of {_TOKENS:,} tokens ({counted} an epoch), {_BATCH} rows a batch as int64 "
-        "tensors, in the random order that training would have; one thread, files in the page cache. The Arrow file "
-        "has rows that are ready: windows of T + 1 tokens, or packs with input, target and document number of each "
+        "tensors, in the random order that training would have; processor time of one thread, files in the page "
+        "cache. The Arrow file has rows that are ready: windows of T + 1 tokens, or packs with input, target and document number of each "
         "place. Ours cuts rows out of the stream and computes which ones come next; the others were given a list of "
         "them. DataLoader: torch's, without worker processes, as the Trainer uses it by default.",
         "",

@@ -6,6 +6,7 @@ fastest batch call over the same texts, which are in memory, on all cores.
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -40,6 +41,8 @@ class PreparationContest:
     num_texts: int
     seconds: dict[str, list[float]]
     """Contestant -> seconds of each round."""
+    cpu_seconds: dict[str, list[float]]
+    """The same of processor time, all processes together."""
 
     def shares(self, name: str) -> list[float]:
         """Return a contestant's rate over the library's, round by round."""
@@ -72,19 +75,22 @@ def compete_in_preparation(
     library = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     library.encode_special_tokens = True  # as ours: a document that names a special token has its text
     seconds: dict[str, list[float]] = {_OURS: [], _PROCESS: [], _RAW: []}
+    cpu_seconds: dict[str, list[float]] = {_PROCESS: [], _RAW: []}
     num_raw_tokens = 0
     overrides: list[str] = []
     for number in range(num_rounds):
         for name in (_OURS, _RAW) if number % 2 == 0 else (_RAW, _OURS):
             say(f"preparation, round {number + 1} of {num_rounds}: {name}")
-            begun = time.perf_counter()
+            begun, cpu_begun = time.perf_counter(), _cpu_seconds()
             if name == _OURS:
                 overrides = preparation_overrides(path, root / f"prepared-{number}", tokenizer)
                 seconds[_OURS].append(_prepare(overrides))
                 seconds[_PROCESS].append(time.perf_counter() - begun)
+                cpu_seconds[_PROCESS].append(_cpu_seconds() - cpu_begun)
             else:
                 num_raw_tokens = _encode(library, texts)
                 seconds[_RAW].append(time.perf_counter() - begun)
+                cpu_seconds[_RAW].append(_cpu_seconds() - cpu_begun)
     (source,) = ensure(compose(overrides).data).manifest.sources.values()
     contest = PreparationContest(
         num_bytes=sum(len(text.encode()) for text in texts),
@@ -92,6 +98,7 @@ def compete_in_preparation(
         are_equal=source.train.num_tokens == num_raw_tokens + len(texts),
         num_texts=len(texts),
         seconds=seconds,
+        cpu_seconds=cpu_seconds,
     )
     return contest, overrides
 
@@ -104,6 +111,7 @@ def preparation(contest: PreparationContest) -> list[str]:
             spread(seconds, ".1f"),
             spread([contest.num_tokens / s / 1e6 for s in seconds], ".2f"),
             spread(contest.shares(name), ".2f"),
+            spread(contest.cpu_seconds[name], ".1f") if name in contest.cpu_seconds else "-",
         ]
         for name, seconds in contest.seconds.items()
     ]
@@ -116,7 +124,7 @@ def preparation(contest: PreparationContest) -> list[str]:
         "in turns. Ours reads JSON Lines, removes equal documents, encodes, hashes, writes and calls fsync. The "
         f"library encodes texts that are in memory, {_TEXTS_AT_ONCE} a call, and keeps nothing.",
         "",
-        *table(["", "seconds", "million tokens/s", "it ÷ library"], rows),
+        *table(["", "seconds", "million tokens/s", "it ÷ library", "CPU s"], rows),
         "",
         f"Goal, at least 0.80 of the library's rate: {goal}. Both found "
         f"{'the same' if contest.are_equal else 'NOT the same'} number of tokens.",
@@ -133,6 +141,14 @@ def _prepare(overrides: Sequence[str]) -> float:
         env={name: value for name, value in os.environ.items() if name != "TOKENIZERS_PARALLELISM"},
     )
     return json.loads(done.stdout)["seconds"]
+
+
+def _cpu_seconds() -> float:
+    """Return the processor time of this process and of all that it started and that have ended."""
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def _encode(library: tokenizers.Tokenizer, texts: Sequence[str]) -> int:
