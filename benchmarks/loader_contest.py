@@ -103,9 +103,10 @@ def loading(contest: LoaderContest) -> list[str]:
         "",
         f"The same documents as rows of {_TOKENS:,} tokens ({counted} an epoch), {_BATCH} rows a batch as int64 "
         "tensors, in the random order that training would have; processor time of one thread, files in the page "
-        "cache. The Arrow file has rows that are ready: windows of T + 1 tokens, or packs with input, target and document number of each "
-        "place. Ours cuts rows out of the stream and computes which ones come next; the others were given a list of "
-        "them. DataLoader: torch's, without worker processes, as the Trainer uses it by default.",
+        "cache. The Arrow file has rows that are ready: windows of T + 1 tokens, or packs with input, target and "
+        "document number of each place. Ours cuts rows out of the stream and computes which ones come next; the "
+        "others were given a list of them. DataLoader: torch's, without worker processes, as the Trainer uses it by "
+        "default.",
         "",
         *table(["", "", "million tokens/s", "ours ÷ it"], rows),
         "",

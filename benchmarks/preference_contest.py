@@ -192,8 +192,8 @@ def preferences(measured: PreferenceContest) -> list[str]:
         *table(heads, rows),
         "",
         f"- {len(contest.rounds[_PACKED])} rounds of {num_steps} steps, in turns; ratios are taken within a round. "
-        "CPU: processor time, which other work on the machine moves less. tokens/s: of prompts and answers, no padding. "
-        "Computed: positions of the trained model's forward, padding too.",
+        "CPU: processor time, which other work on the machine moves less. tokens/s: of prompts and answers, no "
+        "padding. Computed: positions of the trained model's forward, padding too.",
         "- Reference: what its log-probabilities took before the first step, once for all epochs; not in the first "
         "columns. Ours sorts answers by length for it.",
         f"- Reference cached instead of asked in each step: TRL's step takes "
