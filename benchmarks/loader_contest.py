@@ -1,12 +1,7 @@
 """Tokens per second of our loader beside Hugging Face `datasets`: the same rows in the same random order, in turns.
 
 One thread, everything in the page cache. The Arrow file holds rows that are ready: windows of T + 1 tokens, or packs
-<<<<<<< HEAD
 with their targets and document numbers. Ours cuts its rows out of the stream of tokens, and finds out which come next.
-=======
-with their targets and document numbers. Ours cuts its rows out of the stream of tokens, and finds out
-which ones are next.
->>>>>>> dataD
 """
 
 import statistics
