@@ -52,6 +52,8 @@ def _prepare(config: RunConfig) -> None:
         prepared = prepare(config.data, reporter=reporter)
     for line in describe_prepared(prepared, seconds=time.perf_counter() - start_seconds):
         print(line)
+    from training.data.loader import StageLoader  # torch: a second that the processes above do not spend
+
     for name in config.stages:
         for note in StageLoader(prepared, config, name).notes:  # makes the tables of packs that are missing
             print(f"training stage {name}: {note}")
