@@ -1,7 +1,12 @@
 """Tokens per second of our loader beside Hugging Face `datasets`: the same rows in the same random order, in turns.
 
 One thread, everything in the page cache. The Arrow file holds rows that are ready: windows of T + 1 tokens, or packs
+<<<<<<< HEAD
 with their targets and document numbers. Ours cuts its rows out of the stream of tokens, and finds out which come next.
+=======
+with their targets and document numbers. Ours cuts its rows out of the stream of tokens, and finds out
+which ones are next.
+>>>>>>> dataD
 """
 
 import statistics
@@ -35,9 +40,10 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoaderContest:
-    """Seconds per batch, by what is read, contestant and round."""
+    """What every contestant took."""
 
     seconds: dict[str, dict[str, list[float]]]
+    """What is read -> contestant -> processor seconds per batch of each round."""
     num_rows: dict[str, int]
     """What is read -> rows of an epoch."""
     are_equal: bool
@@ -64,8 +70,12 @@ def compete_in_loading(
         units = loader.order.units(0)
         say(f"loading: {mode}, writing {units.num_units:,} rows as Arrow")
         arrow = _arrow(units, root / mode.replace(" ", "-"), is_packed=packing == "best_fit")
-        contestants = _contestants(loader, arrow)
-        first = [next(iter(batches(range(1)))) for batches in contestants.values()]
+        rows = [
+            loader.order.places(np.array(loader.batch_samples(batch)))[:, 1].tolist()
+            for batch in range((num_rounds + 1) * num_batches)
+        ]
+        contestants = _contestants(loader, arrow, rows)
+        first = [next(batches(range(1))) for batches in contestants.values()]
         are_equal &= all(_same(first[0], other) for other in first[1:])
         seconds[mode] = {name: [] for name in contestants}
         num_rows[mode] = units.num_units
@@ -75,10 +85,10 @@ def compete_in_loading(
             turns = list(contestants.items())
             for name, batches in turns if number % 2 == 0 else turns[::-1]:
                 say(f"loading: {mode}, round {number} of {num_rounds}: {name}")
-                begun = time.perf_counter()
+                begun = time.process_time()
                 count = sum(1 for _ in batches(which))
                 if number:
-                    seconds[mode][name].append((time.perf_counter() - begun) / count)
+                    seconds[mode][name].append((time.process_time() - begun) / count)
     return LoaderContest(seconds=seconds, num_rows=num_rows, are_equal=are_equal)
 
 
@@ -96,10 +106,11 @@ def loading(contest: LoaderContest) -> list[str]:
         "### Loading",
         "",
         f"The same documents as rows of {_TOKENS:,} tokens ({counted} an epoch), {_BATCH} rows a batch as int64 "
-        "tensors, in the random order that training would have; one thread, files in the page cache. The Arrow file "
-        "has rows that are ready: windows of T + 1 tokens, or packs with input, target and document number of each "
-        "place. Ours cuts rows out of the stream and computes which ones come next. DataLoader: torch's, without "
-        "worker processes, as the Trainer uses it by default.",
+        "tensors, in the random order that training would have; processor time of one thread, files in the page "
+        "cache. The Arrow file has rows that are ready: windows of T + 1 tokens, or packs with input, target and "
+        "document number of each place. Ours cuts rows out of the stream and computes which ones come next; the "
+        "others were given a list of them. DataLoader: torch's, without worker processes, as the Trainer uses it by "
+        "default.",
         "",
         *table(["", "", "million tokens/s", "ours ÷ it"], rows),
         "",
@@ -143,11 +154,10 @@ def _arrow(units: Units, folder: Path, *, is_packed: bool) -> Dataset:
     return written.with_format("torch")
 
 
-def _contestants(loader: StageLoader, arrow: Dataset) -> dict[str, Callable[[range], Iterator[Batch]]]:
-    """Return name -> what yields the batches with these numbers."""
-
-    def rows_of(batches: range) -> list[list[int]]:
-        return [loader.order.places(np.array(loader.batch_samples(batch)))[:, 1].tolist() for batch in batches]
+def _contestants(
+    loader: StageLoader, arrow: Dataset, rows: Sequence[Sequence[int]]
+) -> dict[str, Callable[[range], Iterator[Batch]]]:
+    """Return name -> what yields the batches with these numbers; `rows` of the Arrow file are each batch's."""
 
     def ours(batches: range) -> Iterator[Batch]:
         for batch in batches:
@@ -156,16 +166,17 @@ def _contestants(loader: StageLoader, arrow: Dataset) -> dict[str, Callable[[ran
             yield found if micro_batch.documents_BT is None else {**found, "documents": micro_batch.documents_BT}
 
     def one_call(batches: range) -> Iterator[Batch]:
-        for rows in rows_of(batches):
-            yield _cut(arrow[rows])
+        for batch in batches:
+            yield _cut(arrow[rows[batch]])
 
     def data_loader(batches: range) -> Iterator[Batch]:
-        for batch in DataLoader(arrow, batch_sampler=rows_of(batches)):  # type: ignore[arg-type]
+        which = [list(rows[batch]) for batch in batches]
+        for batch in DataLoader(arrow, batch_sampler=which):  # type: ignore[arg-type]
             yield _cut(batch)
 
     def row_by_row(batches: range) -> Iterator[Batch]:
-        for rows in rows_of(batches):
-            read = [arrow[row] for row in rows]
+        for batch in batches:
+            read = [arrow[row] for row in rows[batch]]
             yield _cut({name: torch.stack([row[name] for row in read]) for name in read[0]})
 
     return {
