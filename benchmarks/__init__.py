@@ -28,6 +28,19 @@ checkpoint_autarky     entrant: our engine and saver
 checkpoint_deepspeed   entrant: DeepSpeed's save_checkpoint, its universal format for another layout
 checkpoint_dcp         entrant: torch.distributed.checkpoint over FSDP2, three ways of writing
 
+data_contest         preparing data and loading it
+preparation_contest  preparation beside the tokenizers library alone
+timed_prepare        one preparation in a process of its own
+loader_contest       our loader beside Hugging Face datasets
+source_texts         texts that are on every machine
+
+preference_contest          DPO beside TRL's DPOTrainer, and the page's section about it
+preference_pairs            pairs of answers that are made on every machine, and their config
+preference_autarky          contestant: our DPO, in packs
+preference_padded           contestant: our DPO, a pair a row
+preference_trl              contestant: DPOTrainer with its reference model in each step
+preference_trl_precomputed  contestant: DPOTrainer with log-probabilities computed before
+
 contamination     a command of its own: how fast training data is searched for the items of benchmarks
 profile_pipeline  a command of its own: where the processor time of our pipeline's step goes
 """

@@ -1,7 +1,7 @@
 """Measure, and print one page of results.
 
-    python -m benchmarks [--quick] [--only engines|pipelines|checkpoints|evaluation|plans|layers] [--write]
-                         [--rounds N] [--steps N] [--storage DIRECTORY]
+    python -m benchmarks [--quick] [--only engines|pipelines|checkpoints|evaluation|plans|layers|data|preference]
+                         [--write] [--rounds N] [--steps N] [--storage DIRECTORY]
 
 --quick shows that everything runs, its numbers mean little; --only measures one contest and nothing else; --write
 also replaces docs/benchmarks.md.
@@ -17,10 +17,12 @@ from pathlib import Path
 from benchmarks.check_seconds import check_seconds
 from benchmarks.checkpoint_contest import CheckpointContest, compete_in_checkpoints
 from benchmarks.contests import ENGINES, PIPELINES
+from benchmarks.data_contest import compete_in_data
 from benchmarks.evaluation_contest import compete_in_evaluation
 from benchmarks.layer_contest import compete_in_layers
 from benchmarks.machine import describe_machine, num_cores
 from benchmarks.plan_contest import compete_in_plans
+from benchmarks.preference_contest import compete_in_preferences
 from benchmarks.report import Results, Starts, page
 from benchmarks.start_up import submit_phases, submit_seconds, trainer_seconds
 from benchmarks.throughput import Contest, compete
@@ -37,7 +39,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few steps, one round")
     parser.add_argument(
         "--only",
-        choices=("engines", "pipelines", "checkpoints", "evaluation", "plans", "layers"),
+        choices=("engines", "pipelines", "checkpoints", "evaluation", "plans", "layers", "data", "preference"),
         help="measure one contest and nothing else",
     )
     parser.add_argument("--write", action="store_true", help="also replace docs/benchmarks.md")
@@ -81,7 +83,7 @@ def _measure(
         root = Path(directory)
         prepared = f"data.prepared_root={root / 'prepared'}"
         demo, smoke = ["experiment=demo", prepared], ["experiment=smoke", prepared]
-        if only not in ("checkpoints", "evaluation", "plans", "layers"):
+        if only in (None, "engines", "pipelines"):
             _say("preparing data")
             ensure(compose(demo).data)
         contests: dict[str, Contest] = {}
@@ -107,6 +109,18 @@ def _measure(
             if only in (None, "layers")
             else None
         )
+        read = (
+            compete_in_data(root, SMOLLM2, num_rounds=num_rounds, is_quick=is_quick, say=_say)
+            if only in (None, "data")
+            else None
+        )
+        preferred = (
+            compete_in_preferences(
+                root, num_rounds=num_rounds, steps_per_turn=steps_per_turn, warm_up_steps=warm_up_steps, say=_say
+            )
+            if only in (None, "preference")
+            else None
+        )
         starts = _starts(smoke, root, repeats=num_rounds) if only is None else None
     return Results(
         machine=machine,
@@ -119,6 +133,8 @@ def _measure(
         evaluation=evaluation,
         plans=planned,
         layers=raced,
+        data=read,
+        preference=preferred,
         starts=starts,
     )
 

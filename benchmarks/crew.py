@@ -28,6 +28,8 @@ class Turn:
     """Sum over ranks, measured just before and after the steps."""
     bubbles: list[float]
     """Every step's measured pipeline bubble, mean over ranks, 0 to 1; empty where the contestant measures none."""
+    reference_seconds: float
+    """What the log-probabilities of the reference model took before the first step; 0 of one that has none then."""
 
 
 class Crew:
@@ -57,6 +59,7 @@ class Crew:
             losses=[sum(step) for step in zip(*shares, strict=True)],
             matmul_flops_per_second=sum(answer["matmul_flops_per_second"] for answer in answers),
             bubbles=answers[0]["bubbles"],
+            reference_seconds=max(answer["reference_seconds"] for answer in answers),
         )
 
     def _answer(self, rank: subprocess.Popen[bytes], timeout_seconds: float) -> dict[str, Any]:

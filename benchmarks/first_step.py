@@ -18,7 +18,7 @@ class _FirstStep:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def open(self) -> None:
+    def open(self, reference_seconds: float = 0.0) -> None:
         """Nothing to wait for."""
 
     def after_step(self, loss_share: float, bubble: float | None = None) -> None:

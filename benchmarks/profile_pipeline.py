@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from benchmarks.contests import PIPELINES
 from benchmarks.crew import free_port, kill, rank_environment, rendezvous
-from benchmarks.rank import TRAIN
+from benchmarks.rank import contestant
 from benchmarks.tables import table
 from training.config.load import compose
 from training.data.prepare import ensure
@@ -154,7 +154,7 @@ class _Profiled:
         self._num_steps = num_steps
         self._done = 0
 
-    def open(self) -> None:
+    def open(self, reference_seconds: float = 0.0) -> None:
         """Nothing to wait for."""
 
     def after_step(self, loss_share: float, bubble: float | None = None) -> None:
@@ -197,7 +197,7 @@ def _run_rank(module: str, path: str, overrides: Sequence[str], *, warm_up_steps
             clock.mark(part, function)
     config = compose(overrides)
     steps = _Profiled(clock, Path(path), warm_up_steps=warm_up_steps, num_steps=num_steps)
-    TRAIN[module](config, next(iter(config.stages)), steps)
+    contestant(module)(config, next(iter(config.stages)), steps)
 
 
 def _run(

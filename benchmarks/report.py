@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from benchmarks.checkpoint_contest import CheckpointContest
 from benchmarks.checkpoint_report import checkpoints
+from benchmarks.data_contest import DataContest, data
 from benchmarks.evaluation_contest import EvaluationContest, evaluation
 from benchmarks.layer_contest import LayerContest, layers
 from benchmarks.plan_contest import PlanContest, plans
+from benchmarks.preference_contest import PreferenceContest, preferences
 from benchmarks.tables import spread, table
 from benchmarks.throughput import SAME_LOSS, Contest
 from training.parallel.schedule import make_schedule
@@ -39,6 +41,8 @@ class Results:
     evaluation: EvaluationContest | None
     plans: PlanContest | None
     layers: LayerContest | None
+    data: DataContest | None
+    preference: PreferenceContest | None
     starts: Starts | None
 
 
@@ -50,6 +54,8 @@ def page(results: Results) -> str:
     sections += [evaluation(results.evaluation)] if results.evaluation else []
     sections += [plans(results.plans)] if results.plans else []
     sections += [layers(results.layers)] if results.layers else []
+    sections += [data(results.data)] if results.data else []
+    sections += [preferences(results.preference)] if results.preference else []
     sections += [_start_up(results.starts), _check(results.starts.check_seconds)] if results.starts else []
     return "\n".join(
         [

@@ -15,8 +15,12 @@ from training.engine.matmul_rate import measured_matmul_rate
 class Steps(Protocol):
     """Whom a contestant tells about its steps."""
 
-    def open(self) -> None:
-        """Say that everything is built and the first step comes next."""
+    def open(self, reference_seconds: float = 0.0) -> None:
+        """Say that everything is built and the first step comes next.
+
+        Args:
+            reference_seconds: what the reference's log-probabilities of all pairs took, if it has them beforehand.
+        """
         ...
 
     def after_step(self, loss_share: float, bubble: float | None = None) -> None:
@@ -40,8 +44,9 @@ class Turns:
         self._answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
 
-    def open(self) -> None:
+    def open(self, reference_seconds: float = 0.0) -> None:
         """Wait for the first turn."""
+        self._reference_seconds = reference_seconds
         self._begin()
 
     def after_step(self, loss_share: float, bubble: float | None = None) -> None:
@@ -72,6 +77,7 @@ class Turns:
             "cpu_seconds": cpu_seconds,
             "loss_shares": self._losses,
             "bubbles": self._bubbles,
+            "reference_seconds": self._reference_seconds,
             "matmul_flops_per_second": (self._rate_before + _matmul_rate()) / 2,
         }
         print(json.dumps(answer), file=self._answers, flush=True)

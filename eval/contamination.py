@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.data import EvalData, HeldOutDocument, suite_conversations, suite_documents
+from eval.data import EvalData, suite_conversations, suite_documents
 from eval.tasks.assistant_turns import ASSISTANT_TURNS, turns
 from eval.tasks.held_out import HELD_OUT
 from eval.tasks.multiple_choice import MULTIPLE_CHOICE, make_questions
@@ -52,10 +52,9 @@ class Searched:
 
 
 def held_out_passages(data: EvalData, suite: SuiteConfig) -> dict[str, dict[str, list[str]]]:
-    """Return task -> passages of what a suite measures on held-out records, as far as the model reads them.
+    """Return task -> passages of what a suite measures on held-out documents, as far as the model reads them.
 
-    Records are held out one by one; another that is nearly the same may be trained on. Of conversations only what the
-    assistant says is measured: what stands before it may have the same instructions in all of them.
+    Documents are held out one by one; another that is nearly the same may be trained on.
     """
     decode, found = data.tokenizer.decode, {}
     if suite.held_out_source is not None:
@@ -65,15 +64,12 @@ def held_out_passages(data: EvalData, suite: SuiteConfig) -> dict[str, dict[str,
             questions = make_questions(documents, suite.multiple_choice_items)
             found[MULTIPLE_CHOICE.name] = {q.id: [decode([*q.context_ids, *q.choices_ids[q.right]])] for q in questions}
     if suite.conversation_source is not None:
-        found[ASSISTANT_TURNS.name] = {
-            one.id: [decode(one.token_ids[start:end].tolist()) for start, end in _scored_turns(one, suite)]
-            for one in suite_conversations(data, suite)
-        }
+        for one in suite_conversations(data, suite):
+            ids, is_target = one.token_ids[: suite.document_tokens], one.is_target[: suite.document_tokens]
+            # What is scored; the prompts of many conversations begin alike.
+            said = [decode(ids[start:end].tolist()) for start, end in turns(is_target)]
+            found.setdefault(ASSISTANT_TURNS.name, {})[one.id] = said
     return found
-
-
-def _scored_turns(conversation: HeldOutDocument, suite: SuiteConfig) -> Iterator[tuple[int, int]]:
-    return turns(conversation.is_target[: suite.document_tokens])
 
 
 def find_overlaps(

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -159,7 +159,7 @@ def _train(
         ),
         load_initial_weights=_initial_weights(config),
         checkpoints=checkpoints,
-        open_loader=lambda name, left_out: StageLoader(data, config, name, left_out=left_out),
+        open_loader=lambda name, left_out: _open_loader(config, processes, data, name, left_out),
         data_fingerprint=data.fingerprint,
         evaluate=lambda engine, occasion: _evaluate(config, engine, processes, data, occasion),
         decide=lambda gate, report, baselines, look: decide_from_reports(gate, report, baselines, look=look),
@@ -213,6 +213,20 @@ def _prepared_data(config: RunConfig, processes: ProcessGroup, interruption: Int
         interruption.check()
         raise failure or PeerLost("rank 0 could not open the prepared data; its message says why")
     return made or ensure(config.data)
+
+
+def _open_loader(
+    config: RunConfig, processes: ProcessGroup, data: PreparedData, name: str, left_out: Mapping[str, int]
+) -> StageLoader:
+    """Return a training stage's data on every rank; tables of packs that are missing are made by rank 0."""
+    loaders: list[StageLoader] = []
+
+    def open_here() -> None:
+        loaders.append(StageLoader(data, config, name, left_out=left_out))
+
+    do_together(processes, lambda: open_here() if processes.rank == 0 else None)
+    do_together(processes, lambda: open_here() if processes.rank != 0 else None)
+    return loaders[0]
 
 
 def _check_sandbox(config: RunConfig) -> None:

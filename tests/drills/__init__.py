@@ -11,7 +11,7 @@ kill        kill -9 of ranks and launchers: at random moments, and at every poin
   campaign      one run, killed at random moments until it is done
   points        one run, killed at every point of the save protocol on every rank
 benchmarks  every item of every benchmark, by who knows the answers and by who does not; workflows replayed
-documents   133 MB of real documents, prepared by a command that is killed twice; tokens/s beside the tokenizer's
+documents   160 MB of real documents, prepared by a command that is killed twice; tokens/s beside the tokenizer's
   document_packages   the HTML pages of Debian packages, as JSON Lines of text
 signals     wishes to stop, to any rank, in every phase
   phases        what all ranks are doing, seen from outside

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -149,13 +149,10 @@ def drill(
         split.num_tokens for source in prepared.manifest.sources.values() for split in (source.train, source.held_out)
     )
     _check_that_none_is_lost(prepared, undisturbed, found)
-    num_shards = sum(name.endswith(".index.npy") and ".ids." not in name for name in prepared.manifest.files)
     draw = random.Random(seed)
+    moments = _moments(draw, len(num_workers) - 1, _num_units(prepared) * 3 // 4)
     kept: dict[Path, tuple[int, int]] = {}
-    # As many units as there are shards are finished well before the end: chunks are read first.
-    for moment, workers in zip(
-        sorted(draw.sample(range(1, num_shards), len(num_workers) - 1)), num_workers, strict=False
-    ):
+    for moment, workers in zip(moments, num_workers, strict=False):
         wait_seconds = draw.uniform(0, _LONGEST_WAIT_SECONDS)
         kept |= _killed(folder, [*overrides, *_workers(workers)], killed, moment, wait_seconds, found)
     found.table = _prepare(folder, [*overrides, *_workers(num_workers[-1])], killed).stdout.rstrip()
@@ -165,6 +162,18 @@ def drill(
         f"{path} was finished, and written again" for path, identity in kept.items() if _identity(path) != identity
     ]
     return found
+
+
+def _moments(draw: random.Random, number: int, num_units: int) -> list[int]:
+    """Return after how many units each kill comes: one in each of as many equal parts of the work."""
+    ends = [1 + num_units * part // number for part in range(number + 1)]
+    return [draw.randrange(begin, end) for begin, end in pairwise(ends)]
+
+
+def _num_units(prepared: PreparedData) -> int:
+    """Return at how many moments at least a chunk or a shard is finished: a chunk has no more text than a shard."""
+    splits = [(source.train, source.held_out) for source in prepared.manifest.sources.values()]
+    return sum(2 * len(train.shards) + len(held_out.shards) for train, held_out in splits)
 
 
 def _config(overrides: Sequence[str], root: Path) -> DataConfig:

@@ -86,7 +86,9 @@ def golden_files() -> dict[Path, str]:
             [f"experiment={experiment}", *FIXED_PATHS, *(CORPORA if experiment in ON_CORPORA else ())],
             to_plan=planned_only,
         )
-        contents[GOLDEN / "config" / f"{experiment}.yaml"] = to_yaml(config)
+        # What an experiment names by a relative path counts from here, which is another place on every machine.
+        text = to_yaml(config).replace(f"{Path.cwd()}/", "/launch-directory/")
+        contents[GOLDEN / "config" / f"{experiment}.yaml"] = text
         for name in () if planned_only else config.stages:
             dictionary = json.dumps(deepspeed_config(config, name), indent=2) + "\n"
             contents[GOLDEN / "deepspeed" / f"{experiment}.{name}.json"] = dictionary

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+PREFERENCE_MEASURES = ("accuracy", "margin", "chosen_reward", "rejected_reward")
+"""What a step that learns from pairs measures beside its loss, each a mean over pairs."""
+
 
 class StageKind(StrEnum):
     """What a training stage learns from.

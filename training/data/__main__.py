@@ -52,6 +52,9 @@ def _prepare(config: RunConfig) -> None:
         prepared = prepare(config.data, reporter=reporter)
     for line in describe_prepared(prepared, seconds=time.perf_counter() - start_seconds):
         print(line)
+    for name in config.stages:
+        for note in StageLoader(prepared, config, name).notes:  # makes the tables of packs that are missing
+            print(f"training stage {name}: {note}")
     for line in describe_unfinished(prepared):
         print(line, file=sys.stderr)
 

@@ -38,7 +38,7 @@ class StepResult:
     later_loss: float | None = None
     """Mean over the blocks of multi-token prediction of their loss per valid target of the model's own; else None."""
     preference: dict[str, float] | None = None
-    """Of preferences: `PREFERENCE_MEASURES`, means over the pairs; else None."""
+    """Of preferences: PREFERENCE_MEASURES (training/config/stage_schema.py); else None."""
     routing: RoutingResult | None = None
     """What the routers did with the global batch; None of a dense model, or where their numbers are not finite."""
     bubble: float | None = None

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from training.config.model_schema import PredictionConfig
 from training.config.schema import ParallelConfig, RunConfig
-from training.config.stage_schema import PreferenceConfig
+from training.config.stage_schema import PREFERENCE_MEASURES, PreferenceConfig
 from training.data.batch import MicroBatch
 from training.models.axes import Axes, Axis
 from training.models.documents import Documents
 from training.models.learning import LaterTokens, LearningPass
-from training.models.preference import PREFERENCE_MEASURES, Pairs
+from training.models.preference import Pairs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,12 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.config.stage_schema import PreferenceConfig
+from training.config.stage_schema import PREFERENCE_MEASURES, PreferenceConfig
 from training.models.axes import Axis, sum_constant
 from training.models.loss import IGNORED_LABEL
-
-PREFERENCE_MEASURES = ("accuracy", "margin", "chosen_reward", "rejected_reward")
-"""What `preference_losses` gives beside the loss, each summed over pairs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,5 +64,6 @@ def preference_losses(token_losses_BT: Tensor, labels_BT: Tensor, pairs: Pairs) 
         return torch.where(is_pair_BP, values_BP, 0.0).sum()
 
     measured = ((margin_BP > 0).double(), margin_BP, chosen_BP, rejected_BP)
+    assert len(measured) == len(PREFERENCE_MEASURES)
     sums = torch.stack([over_pairs(losses_BP), *(over_pairs(values.detach()) for values in measured)])
     return (sums if pairs.sequence.place == 0 else sums - sums.detach()).float()

@@ -64,7 +64,7 @@ def pipeline_step(plan: Plan, pipeline_stage: int, tied_numel: int | None) -> Pr
         for number, chunk in chunks.items()
         for is_last in (False, True)
     }
-    operations: list[Operation] = [world_sum(1, "valid tokens")]
+    operations: list[Operation] = [world_sum(2, "targets, tokens")]
     if held:
         for chunk in chunks.values():
             operations += chunk.gather_all()
@@ -84,7 +84,7 @@ def pipeline_step(plan: Plan, pipeline_stage: int, tied_numel: int | None) -> Pr
         about = f"gradients {plan.layers[0].parameters[0].name} of both its copies"
         operations.append(all_reduce(GroupKind.tied, tied_numel, "float32", about))
     routed = ", routing" if plan.num_routing_sums else ""
-    operations.append(world_sum(3 + plan.num_routing_sums, f"squared norm, loss, idle share{routed}"))
+    operations.append(world_sum(2 + plan.num_losses + plan.num_routing_sums, f"squared norm, loss, idle share{routed}"))
     # Engines of experts come after all others (training/engine/stateful.py).
     for engine in (*(chunk.dense for chunk in chunks.values()), *(chunk.experts for chunk in chunks.values())):
         operations += engine.update() if engine is not None else []

@@ -8,6 +8,7 @@ from typing import Any
 from training.config.deepspeed_config import deepspeed_config
 from training.config.optimizer_schema import OptimizerKind
 from training.config.schema import ParallelConfig, PipelineEngineKind, Precision, Recompute, Regather, RunConfig
+from training.config.stage_schema import PREFERENCE_MEASURES
 from training.errors import ConfigError
 from training.models.cut import cut
 from training.models.memory import choose_regather, device_memory_bytes
@@ -87,6 +88,12 @@ class Plan:
         """Numbers that a step sums up of what its routers did (training/models/routing_log.py)."""
         experts = self.config.model.experts
         return sum(layer.has_experts for layer in self.layers) * (experts.num_experts + 3) if experts else 0
+
+    @property
+    def num_losses(self) -> int:
+        """Numbers that a step sums up of its micro-batches' losses (training/engine/learning_pass.py)."""
+        learns_from_pairs = self.config.stages[self.training_stage].preference_settings is not None
+        return 1 + len(PREFERENCE_MEASURES) if learns_from_pairs else 1
 
     @property
     def global_batch(self) -> int:
@@ -212,7 +219,8 @@ def plan_of(config: RunConfig, training_stage: str) -> Plan:
     """Return a training stage's layout as a grid of ranks.
 
     Raises:
-        ConfigError: it runs on DeepSpeed's own PipelineEngine, with Muon or with multi-token prediction.
+        ConfigError: it runs on DeepSpeed's own PipelineEngine, with Muon or with multi-token prediction,
+            or learns from pairs with a sequence axis.
     """
     layout = config.layout_of(training_stage)
     if layout.pipeline > 1 and layout.pipeline_engine is PipelineEngineKind.deepspeed:
@@ -235,6 +243,13 @@ def plan_of(config: RunConfig, training_stage: str) -> Plan:
             "…",
             "what blocks of multi-token prediction gather and exchange is not rehearsed",
             "model.prediction=null, which is the same but for the last pipeline stage",
+        )
+    if config.stages[training_stage].preference_settings is not None and layout.sequence > 1:
+        raise ConfigError(
+            f"stages.{training_stage}.kind",
+            config.stages[training_stage].kind,
+            "ranks that share sequences add up what each knows of the answers, whose number follows from the data",
+            "parallel.sequence=1, or rehearse the training stages before it",
         )
     if layout.zero_secondary_ranks is not None:
         raise ConfigError(

@@ -51,9 +51,9 @@ def without_pipeline(plan: Plan) -> tuple[Program, Program, Program, Program]:
 def _step(plan: Plan, micro_batches: Sequence[Sequence[Operation]], after: Sequence[Collective]) -> Program:
     (chunk,) = plan.chunks
     return (
-        world_sum(1, "valid tokens"),
+        world_sum(2, "targets, tokens"),
         *(operation for micro_batch in micro_batches for operation in micro_batch),
-        world_sum(1 + plan.num_routing_sums, "loss, routing" if plan.num_routing_sums else "loss"),
+        world_sum(plan.num_losses + plan.num_routing_sums, "loss, routing" if plan.num_routing_sums else "loss"),
         *chunk.dense.update(),
         *after,
     )

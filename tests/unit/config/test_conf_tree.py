@@ -34,6 +34,8 @@ def test_every_file_of_every_group_composes_to_a_checked_config(group: str, choi
     if choice == "documents":
         fitting += ["data=documents", "stages=documents", "model=smollm2_135m"]
         fitting += ["eval.suites.quick.held_out_source=python"]
+    if (group, choice) in {("data", "workflow_calls"), ("eval", "calls"), ("stages", "sft_preference")}:
+        fitting += ["data=workflow_calls", "eval=calls", "stages=sft_preference", "model=smollm2_135m"]
     if (group, choice) == ("optimizer", "muon"):
         fitting += ["parallel=zero3"]
     if choice == "pipeline_sequence_expert":

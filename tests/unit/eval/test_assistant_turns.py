@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.benchmark_runs import run_benchmarks
+from eval.contamination import held_out_passages
 from eval.evidence import decide_from_reports, read_items
 from eval.harness import Subject, measure, with_more_items, write_report
 from eval.live_model import LiveModel
@@ -139,6 +140,14 @@ def test_a_gate_goes_by_it_item_by_item(data: Talks, tmp_path: Path) -> None:
     (finding,) = decision.findings
     assert finding.bounds is not None
     assert (finding.bounds.num_items, finding.bounds.value) == (9, pytest.approx(0.0, abs=1e-5))
+
+
+def test_what_the_assistant_says_is_looked_for_in_the_training_data(data: Talks) -> None:
+    (found,) = held_out_passages(data, SUITE).values()
+    assert found["talk-0"] == ["Seven."]
+    assert found["talk-1"] == ["Merchants.", "From the east."]
+    cut = held_out_passages(data, replace(SUITE, document_tokens=60))["assistant_turns"]["talk-1"]
+    assert 0 < len("".join(cut)) < len("".join(found["talk-1"]))
 
 
 class Answering:

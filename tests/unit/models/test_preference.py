@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from tests.distributed.configs import batch_of_pairs
 from tests.distributed.reference import loss_of_pairs
-from training.config.stage_schema import PreferenceConfig
+from training.config.stage_schema import PREFERENCE_MEASURES, PreferenceConfig
 from training.data.batch import MicroBatch
 from training.models.axes import Axis
 from training.models.learning import LearningPass, learning, logits_or_losses, summed_losses
 from training.models.linear_cross_entropy import linear_token_losses
 from training.models.loss import IGNORED_LABEL, token_cross_entropy
-from training.models.preference import PREFERENCE_MEASURES, Pairs
+from training.models.preference import Pairs
 
 VOCABULARY, HIDDEN = 128, 12
 
