@@ -11,8 +11,9 @@ UNUSABLE = (b'{"id": "bytes", "text": "\xff"}', b"no JSON", b'{"id": "empty", "t
 
 
 def test_preparation_that_is_killed_comes_to_the_same_with_any_number_of_processes(tmp_path: Path) -> None:
-    write_code(tmp_path / "code.jsonl", CODE_BYTES)
-    write_code(tmp_path / "little.jsonl", 2**20)
+    texts = code()
+    write_lines(tmp_path / "little.jsonl", texts, 2**20)
+    write_lines(tmp_path / "code.jsonl", texts, CODE_BYTES)
     overrides = [
         *overrides_of(["python", "rust"]),
         f"data.sources.python.path={tmp_path / 'code.jsonl'}",
@@ -25,10 +26,10 @@ def test_preparation_that_is_killed_comes_to_the_same_with_any_number_of_process
     assert found.num_kept > 0, "no kill came after a shard was written"
 
 
-def write_code(path: Path, num_bytes: int) -> None:
-    """Write Python files as JSON Lines until they hold so many bytes, and among them lines that cannot be used."""
+def write_lines(path: Path, texts: Iterator[str], num_bytes: int) -> None:
+    """Write texts as JSON Lines until they have so many bytes, and among them lines that cannot be used."""
     with path.open("wb") as file:
-        for number, text in enumerate(_texts()):
+        for number, text in enumerate(texts):
             file.write(json.dumps({"id": f"file {number}", "text": text}).encode() + b"\n")
             if number < len(UNUSABLE):
                 file.write(UNUSABLE[number] + b"\n")
@@ -38,7 +39,8 @@ def write_code(path: Path, num_bytes: int) -> None:
     raise AssertionError("this Python has too few files")
 
 
-def _texts() -> Iterator[str]:
+def code() -> Iterator[str]:
+    """Yield the Python files of this Python and of its packages."""
     paths = sysconfig.get_paths()
     for folder in (paths["stdlib"], paths["purelib"]):
         for path in sorted(Path(folder).rglob("*.py")):

@@ -15,15 +15,11 @@ from pathlib import Path
 
 from training.config.load import compose, load_frozen
 from training.config.schema import RunConfig
-from training.data.inspection import batch_place, describe_batch, describe_uses
-from training.data.loader import StageLoader
 from training.data.preparation_report import describe_prepared, describe_unfinished
 from training.data.prepare import prepare
 from training.data.progress import reporter_on_stderr
-from training.data.sample_ledger import SampleLedger
 from training.data.shards import PreparedData
 from training.errors import AutarkyError, ConfigError
-from training.reporting.metrics import latest_steps, read_metrics
 
 
 def main(arguments: list[str]) -> int:
@@ -56,6 +52,8 @@ def _prepare(config: RunConfig) -> None:
         prepared = prepare(config.data, reporter=reporter)
     for line in describe_prepared(prepared, seconds=time.perf_counter() - start_seconds):
         print(line)
+    from training.data.loader import StageLoader  # torch: a second that the processes above do not spend
+
     for name in config.stages:
         for note in StageLoader(prepared, config, name).notes:  # makes the tables of packs that are missing
             print(f"training stage {name}: {note}")
@@ -64,6 +62,9 @@ def _prepare(config: RunConfig) -> None:
 
 
 def _inspect(config: RunConfig, batch: str | None, overrides: list[str]) -> None:
+    from training.data.inspection import batch_place, describe_batch  # torch, a second that preparing need not spend
+    from training.data.loader import StageLoader
+
     prepare_command = shlex.join(["python", "-m", "training.data", "prepare", *overrides])
     prepared = PreparedData.open(config.data, verify=True, prepare_command=prepare_command)
     if batch is None:
@@ -75,6 +76,10 @@ def _inspect(config: RunConfig, batch: str | None, overrides: list[str]) -> None
 
 
 def _used(config: RunConfig, words: list[str], record_id: str | None) -> None:
+    from training.data.inspection import describe_uses  # torch, as above
+    from training.data.sample_ledger import SampleLedger
+    from training.reporting.metrics import latest_steps, read_metrics
+
     if record_id is None or not _is_run_directory(words):
         reason = "it needs a run directory and the id of a record"
         raise ConfigError("used", shlex.join(words), reason, "used RUN_DIR --record ID")

@@ -4,13 +4,19 @@ Two documents' similarity is the Jaccard index of their sets of word n-grams; th
 signatures estimates it. Signatures and index are datasketch's.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
 from training.config.data_schema import NearDuplicatesConfig
 from training.data.text_overlap import random_number, words
 from training.errors import ConfigError
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 _SEED = 1
 _MOST_KNOWN_WORDS = 2**20
@@ -29,7 +35,7 @@ class Signatures:
         # Odd, so that no bit of a word's number is lost.
         factors = [random_number(f"near duplicate {place}") | 1 for place in range(config.ngram_words)]
         self._factors = np.array(factors, dtype=np.uint64)
-        self._empty = MinHash(num_perm=config.num_hashes, seed=_SEED, hashfunc=int)
+        self._empty = _empty_minhash(config)
         self._numbers: dict[str, int] = {}
 
     def of(self, text: str) -> Signature:
@@ -62,8 +68,10 @@ class SimilarDocuments:
     """
 
     def __init__(self, config: NearDuplicatesConfig) -> None:
+        from datasketch import MinHashLSH  # see _empty_minhash
+
         self._similarity = config.similarity
-        self._minhash = MinHash(num_perm=config.num_hashes, seed=_SEED, hashfunc=int)
+        self._minhash = _empty_minhash(config)
         try:
             self._index = MinHashLSH(threshold=config.similarity, num_perm=config.num_hashes)
         except ValueError as error:
@@ -94,3 +102,9 @@ class SimilarDocuments:
         self._index.insert(number, minhash, check_duplication=False)
         self._signatures[number] = signature
         return None
+
+
+def _empty_minhash(config: NearDuplicatesConfig) -> MinHash:
+    from datasketch import MinHash  # half a second of imports, which preparations without this need not spend
+
+    return MinHash(num_perm=config.num_hashes, seed=_SEED, hashfunc=int)

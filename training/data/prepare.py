@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.config.data_schema import DataConfig, PrepareData, SourceForm
-from training.data.chat import CHATML, CHATML_TOKENS, ChatTemplate
 from training.data.chunk_files import Piece, open_chunk
 from training.data.chunks import Chunk, read_source
 from training.data.corpus import LICENCES
 from training.data.encoding import EncodedShard, ShardTask, encode_documents, encoded_shard, shard_key
-from training.data.encoding_chat import encode_conversations, encode_preferences
 from training.data.examination import Examination, Examined, examine, examined, texts_of
 from training.data.manifest import FileEntry, Manifest, SourceEntry, SplitEntry, hash_file, hash_json
 from training.data.progress import Reporter
@@ -35,11 +33,6 @@ from training.data.workers import Work, available_cores, run_all
 from training.errors import DataError, StorageError
 
 _LOG = logging.getLogger(__name__)
-_ENCODERS = {
-    SourceForm.documents: encode_documents,
-    SourceForm.conversations: encode_conversations,
-    SourceForm.preferences: encode_preferences,
-}
 _TEXTS_PER_CALL = 64
 
 
@@ -187,20 +180,22 @@ class _Preparation:
             self._train_tokenizer(directory, selection)
         tokenizer = Tokenizer.load(directory, self.data.end_of_document_token)
         if has_chat(self.data):
+            from training.data.chat import ChatTemplate  # transformers, as below
+
             ChatTemplate.load(directory)  # says what is wrong with it before anything is encoded
         return tokenizer
 
     def _train_tokenizer(self, directory: Path, selection: Selection) -> None:
         work = directory.with_name(f".{directory.name}")
         shutil.rmtree(work, ignore_errors=True)
-        special_tokens = CHATML_TOKENS if has_chat(self.data) else ()
+        template, special_tokens = _chat_of_trained(self.data)
         self.reporter.begin("training the tokenizer", sum(piece.num_bytes for _, piece in selection.training_pieces()))
         train_tokenizer(
             work, self._training_texts(selection), self.data.tokenizer_vocab_size, special_tokens=special_tokens
         )
-        if special_tokens:
-            (work / TEMPLATE_FILE).write_text(CHATML, encoding="utf-8")
-            settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": CHATML_TOKENS[1]}
+        if template is not None:
+            (work / TEMPLATE_FILE).write_text(template, encoding="utf-8")
+            settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": special_tokens[-1]}
             (work / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         os.rename(work, directory)
 
@@ -243,7 +238,7 @@ class _Preparation:
         self._run(
             "encoding",
             [
-                Work(function=_ENCODERS[self.data.sources[source].form], argument=one, num_bytes=one.num_bytes)
+                Work(function=_encoder(self.data.sources[source].form), argument=one, num_bytes=one.num_bytes)
                 for source, splits in tasks.items()
                 for of_split in splits.values()
                 for one in of_split
@@ -302,6 +297,23 @@ class _Preparation:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         return {name: path}
+
+
+def _chat_of_trained(data: DataConfig) -> tuple[str | None, tuple[str, ...]]:
+    """Return the chat template and its special tokens, the last one ending turns, of a tokenizer that is trained."""
+    if not has_chat(data):
+        return None, ()
+    from training.data.chat import CHATML, CHATML_TOKENS  # transformers, a second that documents need not spend
+
+    return CHATML, CHATML_TOKENS
+
+
+def _encoder(form: SourceForm) -> Callable[[ShardTask, Callable[[], None]], None]:
+    if form is SourceForm.documents:
+        return encode_documents
+    from training.data.encoding_chat import encode_conversations, encode_preferences  # transformers, as above
+
+    return encode_conversations if form is SourceForm.conversations else encode_preferences
 
 
 def _tokenizer_files(directory: Path) -> list[tuple[str, Path]]:

@@ -1,5 +1,7 @@
 """Tables with named columns: parquet files and datasets of the hub by Hugging Face `datasets`, Arrow files by pyarrow.
 
+`datasets` is imported where it is used: that takes most of a second, which other kinds of sources need not spend.
+
 Parquet is streamed: `datasets` would else write all of it once more, as Arrow. What the hub has is kept in its cache.
 Arrow files are mapped: the reader of `datasets` refuses a whole file for one value that is no UTF-8.
 """
@@ -8,17 +10,17 @@ import glob
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from datasets import Dataset, IterableDataset, disable_progress_bars, load_dataset
-from datasets.exceptions import DatasetNotFoundError
-from huggingface_hub.errors import OfflineModeIsEnabled
 
 from training.config.data_schema import SourceConfig, SourceKind
 from training.data.readers.places import source_files, unreadable
 from training.data.readers.rows import Fault, Reason, Row, text_or_fault
 from training.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 _ROWS_AT_ONCE = 256
 
@@ -36,7 +38,6 @@ def table_rows(name: str, source: SourceConfig, first_row: int, fields: list[str
         ConfigError: the source names no file, or no dataset of the hub.
         DataError: a file cannot be read, or the hub cannot be reached.
     """
-    disable_progress_bars()
     if source.kind is SourceKind.hub:
         dataset = _of_hub(name, source)
         rows = dataset.select(range(min(first_row, len(dataset)), len(dataset)))
@@ -62,6 +63,9 @@ def _rows_of_files(name: str, source: SourceConfig, first_row: int, fields: list
 
 
 def _of_parquet(path: Path, cache: str) -> Iterator[pa.Table]:
+    from datasets import IterableDataset, disable_progress_bars, load_dataset
+
+    disable_progress_bars()
     files = [glob.escape(str(path))]
     dataset = load_dataset("parquet", data_files=files, split="train", streaming=True, cache_dir=cache)
     assert isinstance(dataset, IterableDataset)
@@ -82,12 +86,17 @@ def _of_arrow(path: Path, _cache: str) -> Iterator[pa.Table]:
                 yield pa.Table.from_batches([batch.slice(first, _ROWS_AT_ONCE)])
 
 
-def _tables(dataset: Dataset | IterableDataset) -> Iterator[pa.Table]:
+def _tables(dataset: "Dataset | IterableDataset") -> Iterator[pa.Table]:
     batches: Any = dataset.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE)
     yield from batches
 
 
-def _of_hub(name: str, source: SourceConfig) -> Dataset:
+def _of_hub(name: str, source: SourceConfig) -> "Dataset":
+    from datasets import Dataset, disable_progress_bars, load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    disable_progress_bars()
     hub = source.hub
     assert source.path is not None
     try:
