@@ -132,7 +132,7 @@ def _train(
     torch.set_num_threads(config.cluster.threads_per_process)
     interruption.check()
     heartbeat.section(Section.prepare)
-    data = _prepared_data(config, processes, interruption)
+    data = _prepared_data(config, run_directory, processes, interruption)
     do_together(processes, lambda: _check_sandbox(config) if processes.rank == 0 else None)
     interruption.check()
     ledger = open_ledger(config, run_directory, processes)
@@ -194,9 +194,11 @@ def _run_and_report(
             write_html(run_directory)
 
 
-def _prepared_data(config: RunConfig, processes: ProcessGroup, interruption: Interruption) -> PreparedData:
+def _prepared_data(
+    config: RunConfig, run_directory: Path, processes: ProcessGroup, interruption: Interruption
+) -> PreparedData:
     """Return the prepared data on every rank, the others' after rank 0's has prepared what was missing."""
-    request = interruption.request
+    request, command = interruption.request, f"python -m training.data prepare {run_directory}"
 
     def leave_if_told() -> None:
         if request.is_told:
@@ -206,13 +208,13 @@ def _prepared_data(config: RunConfig, processes: ProcessGroup, interruption: Int
     failure: AutarkyError | None = None
     if processes.rank == 0:
         try:
-            made = ensure(config.data, between_batches=leave_if_told)
+            made = ensure(config.data, prepare_command=command, between_batches=leave_if_told)
         except AutarkyError as error:
             failure = error
     if not processes.agree(failure is None):
         interruption.check()
         raise failure or PeerLost("rank 0 could not open the prepared data; its message says why")
-    return made or ensure(config.data)
+    return made or ensure(config.data, prepare_command=command)
 
 
 def _open_loader(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from training.config.load import compose, load_frozen
 from training.config.schema import RunConfig
+from training.config.stage_schema import Packing
 from training.data.preparation_report import describe_prepared, describe_unfinished
 from training.data.prepare import prepare
 from training.data.progress import reporter_on_stderr
@@ -52,17 +53,25 @@ def _prepare(config: RunConfig) -> None:
         prepared = prepare(config.data, reporter=reporter)
     for line in describe_prepared(prepared, seconds=time.perf_counter() - start_seconds):
         print(line)
-    from training.data.loader import StageLoader  # torch: a second that the processes above do not spend
-
-    for name in config.stages:
-        for note in StageLoader(prepared, config, name).notes:  # makes the tables of packs that are missing
-            print(f"training stage {name}: {note}")
+    _make_packs(prepared, config)
     for line in describe_unfinished(prepared):
         print(line, file=sys.stderr)
 
 
+def _make_packs(prepared: PreparedData, config: RunConfig) -> None:
+    """Make the tables of packs that training stages need and that are missing; print what is in them."""
+    packed = [name for name, stage in config.stages.items() if stage.packs_by is Packing.best_fit]
+    if not packed:
+        return
+    from training.data.loader import StageLoader  # torch, a second that other preparations need not spend
+
+    for name in packed:
+        for note in StageLoader(prepared, config, name).notes:
+            print(f"training stage {name}: {note}")
+
+
 def _inspect(config: RunConfig, batch: str | None, overrides: list[str]) -> None:
-    from training.data.inspection import batch_place, describe_batch  # torch, a second that preparing need not spend
+    from training.data.inspection import batch_place, describe_batch  # torch, as above
     from training.data.loader import StageLoader
 
     prepare_command = shlex.join(["python", "-m", "training.data", "prepare", *overrides])

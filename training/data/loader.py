@@ -6,6 +6,7 @@ Which samples a step holds depends on the config alone; a layout only says which
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from training.data.units import Piece, Row
 
 References = Callable[[str, Sequence[int]], Sequence[float]]
 """(source, records of answers) -> their log-probability under the reference model, in nats."""
+
+_SAMPLES_AT_ONCE = 4096
+"""Whose units are found together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +68,7 @@ class StageLoader:
         """What the reference model gives the answers of pairs; to be set before `micro_batches` of kind preference."""
         self.order = stage_order(prepared, config, training_stage, left_out)
         """Which unit of which source each sample is."""
+        self._group = lru_cache(maxsize=2)(self._compute_group)
 
     @property
     def notes(self) -> list[str]:
@@ -96,7 +101,7 @@ class StageLoader:
 
     def batch_id(self, batch: int) -> str:
         """Return 16 hex digits that tell global batches apart: a hash of (source, unit's place) of its samples."""
-        places = self.order.places(self._batch_samples(batch))
+        places = self._places(self._batch_samples(batch))
         for source in np.unique(places[:, 0]).tolist():
             here = places[:, 0] == source
             places[here, 1] = self.order.units(source).identities(places[here, 1])
@@ -112,11 +117,14 @@ class StageLoader:
         """Return the global batch that holds a sample, by its index in the training stage."""
         return self._batch_sizes.num_batches((sample + 1) * self._sequence_length) - 1
 
+    def _compute_group(self, group: int) -> np.ndarray:
+        return self.order.places(np.arange(group * _SAMPLES_AT_ONCE, (group + 1) * _SAMPLES_AT_ONCE))
+
     def _batch_samples(self, batch: int) -> np.ndarray:
         return np.array(self.batch_samples(batch), dtype=np.int64)
 
     def _micro_batch(self, samples: np.ndarray) -> MicroBatch:
-        places = self.order.places(samples).tolist()
+        places = self._places(samples).tolist()
         rows = [self.order.units(source).row(unit) for source, unit in places]
         return MicroBatch(
             input_ids_BT=torch.from_numpy(np.stack([row.input_ids_T for row in rows])),
@@ -127,6 +135,15 @@ class StageLoader:
             else None,
             references_BA=None if self.references is None else self._references_of(places),
         )
+
+    def _places(self, samples: np.ndarray) -> np.ndarray:
+        """Return `order.places`, asked for many samples at a time: the next batches want their neighbours."""
+        places = np.empty((len(samples), 2), dtype=np.int64)
+        groups = samples // _SAMPLES_AT_ONCE
+        for group in range(int(groups[0]), int(groups[-1]) + 1):
+            here = groups == group
+            places[here] = self._group(group)[samples[here] - group * _SAMPLES_AT_ONCE]
+        return places
 
     def _references_of(self, places: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return float64 [B, A]: for each sample, of its answers in order, NaN where there are no more."""

@@ -200,7 +200,8 @@ class Shard:
             raise DamagedFile(path, f"it does not hold {num_tokens} tokens")
         if num_tokens == 0:  # an empty file cannot be mapped
             return np.zeros(0, dtype)
-        return np.memmap(path, dtype=dtype, mode="r", shape=(num_tokens,))
+        # A plain view: a memmap does work of its own at every slice.
+        return np.memmap(path, dtype=dtype, mode="r", shape=(num_tokens,)).view(np.ndarray)
 
 
 def read_index(path: Path, num_entries: int) -> np.ndarray:
@@ -219,4 +220,4 @@ def read_index(path: Path, num_entries: int) -> np.ndarray:
         num_bytes = os.fstat(file.fileno()).st_size - file.tell()
         if int(header[1]) != num_entries or num_bytes != 8 * num_entries:
             raise ValueError(f"it holds {num_bytes} bytes of {int(header[1])} starts, {num_entries} belong there")
-        return np.memmap(file, dtype="<i8", mode="r", offset=file.tell(), shape=(num_entries,))
+        return np.memmap(file, dtype="<i8", mode="r", offset=file.tell(), shape=(num_entries,)).view(np.ndarray)

@@ -181,16 +181,15 @@ class Packs:
         labels_T = np.full(self._length, IGNORED_LABEL, dtype=np.int64)
         first, stop = self._bounds(unit)
         documents_T = np.full(self._length, len(first), dtype=np.int64)
-        is_document = self.stream.form is SourceForm.documents
-        begins = self._begin_records(first) if is_document else np.zeros(len(first), bool)
         place = 0
         for number, (begin, end) in enumerate(zip(first.tolist(), stop.tolist(), strict=True)):
             mine = slice(place, place + end - begin)
-            before = begin if begins[number] else begin - 1
-            tokens = self.stream.tokens(before, end)
-            input_ids_T[mine] = np.concatenate([[self._eos_id], tokens[:-1]]) if begins[number] else tokens[:-1]
-            targets = tokens if begins[number] else tokens[1:]
-            labels_T[mine] = np.where(self.stream.is_target(begin, end), targets, IGNORED_LABEL)
+            tokens = self.stream.tokens(max(begin - 1, 0), end)
+            if begin == 0:  # before any other document's first token stands the end of the one before it
+                tokens = np.concatenate([[self._eos_id], tokens])
+            input_ids_T[mine], labels_T[mine] = tokens[:-1], tokens[1:]
+            if self.stream.form is not SourceForm.documents:
+                labels_T[mine][~self.stream.is_target(begin, end)] = IGNORED_LABEL
             documents_T[mine] = number
             place = mine.stop
         return Row(input_ids_T=input_ids_T, labels_T=labels_T, documents_T=documents_T)
@@ -217,9 +216,6 @@ class Packs:
     def _bounds(self, unit: int) -> tuple[np.ndarray, np.ndarray]:
         pieces = slice(*self._table.packs[unit : unit + 2].tolist())
         return np.asarray(self._table.first[pieces]), np.asarray(self._table.stop[pieces])
-
-    def _begin_records(self, first: np.ndarray) -> np.ndarray:
-        return self.stream.starts(self.stream.records_at(first)) == first
 
 
 def open_units(prepared: PreparedData, stage: StageConfig, source: str, *, root: Path) -> Units:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.real_weights import SMOLLM2
 from training.config.load import compose
 from training.errors import ConfigError
 
@@ -90,6 +91,7 @@ REFUSED = [
     (["checkpoint.fast_root=runs/fast"], "checkpoint.fast_root", "run.root", "fast_root=null"),
     (["run.root=/r", "checkpoint.fast_root=/r"], "checkpoint.fast_root", "run.root=/r", "outside run.root"),
     (["checkpoint.keep_last=0"], "checkpoint.keep_last", "at least 1", "checkpoint.keep_last=1"),
+    ([f"data.tokenizer={SMOLLM2}"], "model.vocab_size", "the tokenizer has 49152 tokens", "vocab_size=49152 works"),
     (["data.tokenizer_vocab_size=100"], "data.tokenizer_vocab_size", "at least 257", "data.tokenizer_vocab_size=257"),
     (["data.held_out_fraction=1"], "data.held_out_fraction", "below 1", "data.held_out_fraction=0.05"),
     (["schedule.warmup_fraction=1.2"], "schedule.warmup_fraction", "between 0.0 and 1.0", "warmup_fraction=1.0"),
