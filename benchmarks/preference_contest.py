@@ -180,6 +180,7 @@ def preferences(measured: PreferenceContest) -> list[str]:
         "loss difference",
     ]
     others = [title for title in contest.rounds if contest.largest_loss_difference(title) > _SAME_LOSS]
+    verdict = f"NOT the same training: {', '.join(others)}" if others else "all train the same thing"
     num_steps = len(contest.rounds[_PACKED][0].losses)
     answers = np.concatenate(measured.lengths)
     return [
@@ -203,7 +204,7 @@ def preferences(measured: PreferenceContest) -> list[str]:
         f"{spread(measured.cpu_ratios(_BOTH, _CACHED), '.2f')} times the processor time with it. Packing: ours takes "
         f"{spread(measured.cpu_ratios(_PADDED, _PACKED), '.2f')} times the processor time without it.",
         f"- Loss difference: largest relative one from {_PACKED} over {measured.num_warm_up_steps} warm-up steps; at "
-        f"most {_SAME_LOSS:.0e} is the same: {f'NOT the same training: {', '.join(others)}' if others else 'all train the same thing'}.",
+        f"most {_SAME_LOSS:.0e} is the same: {verdict}.",
         "- At least as fast as TRL with cached references, by processor time: "
         f"{'yes' if statistics.median(measured.cpu_ratios(_CACHED, _PACKED)) >= 1 else 'no'}.",
     ]
