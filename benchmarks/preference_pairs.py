@@ -6,6 +6,7 @@ function. Their lengths are those of real code: most are short, some are long.
 
 import ast
 import json
+import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -98,4 +99,6 @@ def _functions(source: str) -> Iterator[tuple[str, str]]:
         assert docstring_end is not None
         head, body = "".join(lines[node.lineno - 1 : docstring_end]), "".join(lines[docstring_end : node.end_lineno])
         if body.strip():
-            yield head.rstrip(), body.strip("\n").rstrip()
+            # An answer that begins with white space is split into tokens differently by TRL, which joins it to the
+            # line end before.
+            yield head.rstrip(), textwrap.dedent(body).strip()

@@ -124,7 +124,11 @@ class _Trainer(DPOTrainer):
         """Return TRL's own batches, but for which pairs are in each."""
         self._set_signature_columns_if_needed()
         data = self._remove_unused_columns(self.train_dataset, description="training")
-        return DataLoader(data, batch_sampler=self._batches, collate_fn=self.data_collator)  # pyright: ignore[reportArgumentType]
+        return DataLoader(
+            data,  # type: ignore[arg-type]
+            batch_sampler=self._batches,
+            collate_fn=self.data_collator,
+        )
 
     def training_step(self, *args: Any, **settings: Any) -> torch.Tensor:
         """Do a step, and note its loss."""
