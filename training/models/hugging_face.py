@@ -38,6 +38,9 @@ _TRAINING_ONLY = (
 )
 """Fields that say how a model is trained, not which it is."""
 
+_LARGEST_SIZE = 2**53
+"""Of any number in config.json: as far as numbers in JSON are exact everywhere."""
+
 
 def family_of(config: Mapping[str, Any]) -> Family:
     """Return the table for a config.json.
@@ -99,6 +102,9 @@ def from_config_json(config: Mapping[str, Any]) -> ModelConfig:
     Raises:
         ConfigError: the model is none that our decoder computes, or a field is missing or senseless.
     """
+    for key, value in config.items():
+        if isinstance(value, int) and value > _LARGEST_SIZE:  # torch cannot even name a shape with it
+            raise refusal(key, value, f"is more than {_LARGEST_SIZE:,}")
     family = family_of(config)
     _check_fixed(config, family)
     values: dict[str, Any] = {}

@@ -134,6 +134,13 @@ def test_sizes_without_measure_are_refused_before_anything_is_made_for_them(tmp_
         HuggingFaceSource(directory, read_model_config(directory))
 
 
+def test_a_number_that_no_shape_can_have_is_refused(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "hf", MODEL)
+    change_json(directory / "config.json", {"hidden_size": 10**30})
+    with pytest.raises(ConfigError, match=r"hidden_size=10+: is more than 9,007,199,254,740,992"):
+        read_model_config(directory)
+
+
 def test_a_model_that_no_family_computes_is_not_exported(tmp_path: Path) -> None:
     checkpoint, manifest = import_weights(f"hf:{write_model(tmp_path / 'hf', deepseek())}", tmp_path / "in")
     values = dict(manifest.config["model"])
