@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from training.models.activation_memory import PRODUCT_ROWS
-from training.models.loss import IGNORED_LABEL
+from training.models.loss import IGNORED_LABEL, token_cross_entropy
 
 
 def linear_cross_entropy(hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, *, chunk_tokens: int) -> Tensor:
@@ -58,9 +58,8 @@ class _LinearTokenLosses(torch.autograd.Function):
         ctx.save_for_backward(hidden_ND, weight_VD, labels_N)
         ctx.num_chunks = num_chunks
         chunks = zip(hidden_ND.tensor_split(num_chunks), labels_N.tensor_split(num_chunks), strict=True)
-        return torch.cat(
-            [_losses_and_gradient(hidden_CD @ weight_VD.t(), labels_C)[0] for hidden_CD, labels_C in chunks]
-        )
+        losses = [token_cross_entropy((hidden_CD @ weight_VD.t())[None], labels[None]) for hidden_CD, labels in chunks]
+        return torch.cat(losses, dim=1)[0]
 
     @staticmethod
     @once_differentiable
@@ -68,47 +67,16 @@ class _LinearTokenLosses(torch.autograd.Function):
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
         hidden_ND, weight_VD, labels_N = ctx.saved_tensors
-        to_hidden, to_weight, *_ = ctx.needs_input_grad
-        hidden_gradient_ND = torch.empty_like(hidden_ND) if to_hidden else None
-        weight_gradient_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if to_weight else None
-        start = 0
-        for hidden_CD, labels_C, factors_C in zip(
-            hidden_ND.tensor_split(ctx.num_chunks),
-            labels_N.tensor_split(ctx.num_chunks),
-            gradients[0].tensor_split(ctx.num_chunks),
-            strict=True,
-        ):
-            _, logits_gradient_CV = _losses_and_gradient(hidden_CD @ weight_VD.t(), labels_C, factors_C)
-            if hidden_gradient_ND is not None:
-                torch.mm(logits_gradient_CV, weight_VD, out=hidden_gradient_ND[start : start + len(labels_C)])
-            if weight_gradient_VD is not None:
-                _add_product(weight_gradient_VD, logits_gradient_CV.t(), hidden_CD)
-            start += len(labels_C)
-            del logits_gradient_CV
-        if weight_gradient_VD is not None:
-            weight_gradient_VD = weight_gradient_VD.to(weight_VD.dtype)
-        return hidden_gradient_ND, weight_gradient_VD, None, None
+        needs = ctx.needs_input_grad[:2]
+        _, to_hidden, to_weight = _in_chunks(hidden_ND, weight_VD, labels_N, ctx.num_chunks, needs, gradients[0])
+        return to_hidden, None if to_weight is None else to_weight.to(weight_VD.dtype), None, None
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, num_chunks: int) -> Tensor:
-        to_hidden, to_weight, *_ = ctx.needs_input_grad
-        hidden_gradient_ND = torch.empty_like(hidden_ND) if to_hidden else None
-        weight_gradient_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if to_weight else None
-        loss = hidden_ND.new_zeros((), dtype=torch.float32)
-        start = 0
-        for hidden_CD, labels_C in zip(
-            hidden_ND.tensor_split(num_chunks), labels_N.tensor_split(num_chunks), strict=True
-        ):
-            losses_C, logits_gradient_CV = _losses_and_gradient(hidden_CD @ weight_VD.t(), labels_C)
-            loss += losses_C.sum()
-            if hidden_gradient_ND is not None:
-                torch.mm(logits_gradient_CV, weight_VD, out=hidden_gradient_ND[start : start + len(labels_C)])
-            if weight_gradient_VD is not None:
-                _add_product(weight_gradient_VD, logits_gradient_CV.t(), hidden_CD)
-            start += len(labels_C)
-            del logits_gradient_CV  # before the next chunk's logits are made
+        needs = ctx.needs_input_grad[:2]
+        loss, hidden_gradient_ND, weight_gradient_VD = _in_chunks(hidden_ND, weight_VD, labels_N, num_chunks, needs)
         ctx.save_for_backward(hidden_gradient_ND, weight_gradient_VD)
         ctx.weight_dtype = weight_VD.dtype
         return loss
@@ -125,6 +93,35 @@ class _LinearCrossEntropy(torch.autograd.Function):
             rounded_VD = torch.empty_like(weight_gradient_VD, dtype=ctx.weight_dtype)
             weight_gradient_VD = torch.mul(weight_gradient_VD, gradients[0], out=rounded_VD)
         return hidden_gradient_ND, weight_gradient_VD, None, None
+
+
+def _in_chunks(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    labels_N: Tensor,
+    num_chunks: int,
+    needs: tuple[bool, bool],
+    factors_N: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the summed loss, and its gradients by the hidden states and, in float32, by the weight, where needed.
+
+    With factors the gradients are those of the tokens' losses each times its own.
+    """
+    hidden_gradient_ND = torch.empty_like(hidden_ND) if needs[0] else None
+    weight_gradient_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs[1] else None
+    loss = hidden_ND.new_zeros((), dtype=torch.float32)
+    start = 0
+    for hidden_CD, labels_C in zip(hidden_ND.tensor_split(num_chunks), labels_N.tensor_split(num_chunks), strict=True):
+        rows = slice(start, start := start + len(labels_C))
+        factors_C = None if factors_N is None else factors_N[rows]
+        losses_C, logits_gradient_CV = _losses_and_gradient(hidden_CD @ weight_VD.t(), labels_C, factors_C)
+        loss += losses_C.sum()
+        if hidden_gradient_ND is not None:
+            torch.mm(logits_gradient_CV, weight_VD, out=hidden_gradient_ND[rows])
+        if weight_gradient_VD is not None:
+            _add_product(weight_gradient_VD, logits_gradient_CV.t(), hidden_CD)
+        del logits_gradient_CV  # before the next chunk's logits are made
+    return loss, hidden_gradient_ND, weight_gradient_VD
 
 
 def _losses_and_gradient(logits_CV: Tensor, labels_C: Tensor, factors_C: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 
 from training.config.data_schema import SourceConfig
-from training.data.readers.places import opened, source_files
 from training.data.readers.rows import Fault, Reason, Row, sample_of, text_or_fault
-from training.data.readers.text import bounded_lines
+from training.data.readers.text import placed_lines
 from training.plain_files import parse_json
 
 _LARGEST_LINE_PER_RECORD = 8
@@ -19,13 +18,8 @@ def json_objects(name: str, source: SourceConfig, first_row: int) -> Iterator[Ro
         ConfigError: the source names no file.
         DataError: a file cannot be read.
     """
-    row = 0
-    for place, path in source_files(name, source):
-        with opened(name, path) as file:
-            for number, line in enumerate(bounded_lines(file, _LARGEST_LINE_PER_RECORD * source.max_record_bytes)):
-                if row >= first_row:
-                    yield Row(f"{place}#{number}", _object(line) if isinstance(line, bytes) else line)
-                row += 1
+    for place, line in placed_lines(name, source, first_row, _LARGEST_LINE_PER_RECORD * source.max_record_bytes):
+        yield Row(place, _object(line) if isinstance(line, bytes) else line)
 
 
 def _object(line: bytes) -> dict[str, object] | Fault | None:

@@ -36,12 +36,25 @@ def lines(name: str, source: SourceConfig, first_row: int) -> Iterator[Row]:
         ConfigError: the source names no file.
         DataError: a file cannot be read.
     """
+    for place, line in placed_lines(name, source, first_row, source.max_record_bytes):
+        yield Row(place, text_or_fault(line) if isinstance(line, bytes) else line)
+
+
+def placed_lines(
+    name: str, source: SourceConfig, first_row: int, largest_bytes: int
+) -> Iterator[tuple[str, bytes | Fault]]:
+    """Yield (file and number of the line, what `bounded_lines` gives), from line `first_row` of all files on.
+
+    Raises:
+        ConfigError: the source names no file.
+        DataError: a file cannot be read.
+    """
     row = 0
     for place, path in source_files(name, source):
         with opened(name, path) as file:
-            for number, line in enumerate(bounded_lines(file, source.max_record_bytes)):
+            for number, line in enumerate(bounded_lines(file, largest_bytes)):
                 if row >= first_row:
-                    yield Row(f"{place}#{number}", text_or_fault(line) if isinstance(line, bytes) else line)
+                    yield f"{place}#{number}", line
                 row += 1
 
 
