@@ -17,7 +17,7 @@ from launch.dry_run import describe
 from launch.supervise import Outcome, supervise
 from training.config.schema import Resume, RunConfig
 from training.errors import ConfigError
-from training.process_identity import LAUNCHER_VARIABLE, start_time
+from training.process_identity import LAUNCHER_VARIABLE, launched_now, start_time
 
 _REPOSITORY = Path(__file__).parents[1]
 
@@ -61,7 +61,7 @@ def start(run_directory: Path, config: RunConfig, *, again: bool = False) -> Out
     return supervise(
         launcher_command(run_directory, config, training_words(run_directory, again=again)),
         run_directory=run_directory,
-        environment=environment(run_directory, config),
+        environment=environment(run_directory, config) | launched_now(),
         until=config.run.until,
     )
 

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -47,8 +48,12 @@ from training.fault_tolerance.signals import StopRequest
 from training.fault_tolerance.watchdog import Watchdog
 from training.find_run import find_run, is_run_directory
 from training.lease import Lease
+from training.process_identity import host_name, launched_seconds
+from training.reporting.hosts import ranks_by_host
+from training.reporting.metrics import FILE_NAME as METRICS_NAME
+from training.reporting.metrics import last_record
 from training.reporting.process_log import ProcessLog
-from training.reporting.records import IncidentRecord
+from training.reporting.records import IncidentRecord, StartRecord, StepRecord
 from training.reporting.report import write_report as write_html
 from training.reporting.reporter import Reporter
 from training.stages import transitions
@@ -131,6 +136,7 @@ def _train(
     is_first = processes.rank == 0
     torch.set_num_threads(config.cluster.threads_per_process)
     interruption.check()
+    heartbeat.launched_before(time.time() - launched_seconds() - heartbeat.age_seconds)
     heartbeat.section(Section.prepare)
     data = _prepared_data(config, run_directory, processes, interruption)
     do_together(processes, lambda: _check_sandbox(config) if processes.rank == 0 else None)
@@ -163,7 +169,7 @@ def _train(
         data_fingerprint=data.fingerprint,
         evaluate=lambda engine, occasion: _evaluate(config, engine, processes, data, occasion),
         decide=lambda gate, report, baselines, look: decide_from_reports(gate, report, baselines, look=look),
-        peak_flops_per_second=_peak_flops_per_second(config, processes),
+        start=_start(config, run_directory, processes, ledger, data),
         interruption=interruption,
         heartbeat=heartbeat,
         corruption=corruption,
@@ -331,14 +337,37 @@ def _evaluate(
     )
 
 
-def _peak_flops_per_second(config: RunConfig, processes: ProcessGroup) -> float:
-    """Return the peak that MFU refers to: the cluster's stated one, else the slowest rank's measured one."""
+def _start(
+    config: RunConfig, run_directory: Path, processes: ProcessGroup, ledger: Ledger, data: PreparedData
+) -> StartRecord:
+    """Return what is to be known of this start; collective."""
+    peak, source = _peak_flops_per_second(config, processes)
+    entry = transitions.current_stage(ledger) or ledger.stages[-1]
+    done = last_record(run_directory / METRICS_NAME, StepRecord.kind) if processes.rank == 0 else None
+    return StartRecord(
+        step=done["step"] if done else 0,
+        stage=entry.name,
+        attempt=ledger.attempt,
+        launched_seconds=launched_seconds(),
+        world_size=processes.world_size,
+        hosts=ranks_by_host(processes.gather_text(host_name())),
+        peak_flops_per_second=peak,
+        peak_source=source,
+        price_per_hour=config.cluster.accelerator.price_per_hour,
+        data_fingerprint=data.fingerprint,
+        tokenizer_hash=data.manifest.tokenizer_fingerprint,
+    )
+
+
+def _peak_flops_per_second(config: RunConfig, processes: ProcessGroup) -> tuple[float, str]:
+    """Return the peak that MFU refers to, and its source: the cluster's stated one, else what the ranks measure."""
     if config.cluster.accelerator.peak_flops_per_second:
-        return config.cluster.accelerator.peak_flops_per_second
+        return config.cluster.accelerator.peak_flops_per_second, "cluster.accelerator.peak_flops_per_second"
     dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
     processes.agree(True)  # all ranks measure at the same time: they share cores
     rate = measured_matmul_rate(processes.device, dtype)
-    return processes.sum([rate])[0] / processes.world_size
+    mean = processes.sum([rate])[0] / processes.world_size
+    return mean, f"matrix products of {str(dtype).removeprefix('torch.')} measured at this start, mean of all ranks"
 
 
 def _log_path(run_directory: Path, rank: int) -> Path:

@@ -2,11 +2,29 @@
 
 import os
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 LAUNCHER_VARIABLE = "AUTARKY_LAUNCHER"
 """Environment variable in which `launch.submit` tells its ranks who it is: "<process id>:<start time>"."""
+LAUNCHED_VARIABLE = "AUTARKY_LAUNCHED"
+"""Environment variable in which whoever starts ranks says when: Unix seconds."""
+
+
+def launched_now() -> dict[str, str]:
+    """Return the variable by which ranks know that they are launched now."""
+    return {LAUNCHED_VARIABLE: f"{time.time():.3f}"}
+
+
+def launched_seconds() -> float:
+    """Return the Unix time at which this process was launched: as it was told, else when the process began."""
+    try:
+        return float(os.environ[LAUNCHED_VARIABLE])
+    except (KeyError, ValueError):
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        age = uptime - int(start_time(os.getpid())) / os.sysconf("SC_CLK_TCK")
+        return time.time() - age
 
 
 def host_name() -> str:

@@ -11,7 +11,7 @@ from training.engine.deepspeed_private import Gradient, TrainingState
 from training.engine.process_group import ProcessGroup, my_group
 from training.parallel.layout import Layout
 
-_CLIP_EPSILON = 1e-6
+CLIP_EPSILON = 1e-6
 """Added to the norm before dividing, as torch.nn.utils.clip_grad_norm_ does."""
 
 
@@ -58,7 +58,7 @@ class GlobalGradient:
         if math.isfinite(norm) and 0 < self._clip_norm < norm:
             held = [gradient.values for gradient in gradients]
             if held:  # a rank of very many may hold nothing but padding, and torch takes no empty list
-                torch._foreach_mul_(held, self._clip_norm / (norm + _CLIP_EPSILON))
+                torch._foreach_mul_(held, self._clip_norm / (norm + CLIP_EPSILON))
         return norm, sums
 
     def void(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from training.config.model_schema import ExpertsConfig, ModelConfig
+from training.config.schema import Recompute
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,3 +239,15 @@ def num_active_parameters(config: ModelConfig) -> int:
 def training_flops_per_token(config: ModelConfig, sequence_length: int) -> float:
     """Return model FLOPs of forward and backward per trained token."""
     return 3 * sum(layer.forward_flops_per_token for layer in layer_costs(config, sequence_length))
+
+
+def recomputed_flops_per_token(config: ModelConfig, sequence_length: int, recompute: Recompute) -> float:
+    """Return FLOPs that backward computes a second time, per trained token; with model FLOPs they are HFU's numerator.
+
+    `full` runs the decoder blocks forward again; `selective` keeps every matrix product and attention
+    (models/recompute.py), all that is counted as FLOPs here. arXiv:2205.05198, section 6.3.
+    """
+    if recompute is not Recompute.full:
+        return 0.0
+    layers = layer_costs(config, sequence_length)
+    return sum(x.forward_flops_per_token for x in layers if x.name in ("model.layers", "model.prediction"))

@@ -16,6 +16,7 @@ from training.reporting.formatting import count, duration, num_bytes, percent
 from training.reporting.records import (
     CheckpointRecord,
     EvalRecord,
+    EventRecord,
     GateRecord,
     IncidentRecord,
     Record,
@@ -69,7 +70,7 @@ class ConsoleView:
         """Show one record."""
         if isinstance(record, StepRecord):
             self._show_step(record)
-        else:
+        elif isinstance(record, EventRecord):
             self._print(_event_line(record))
 
     def close(self) -> None:
@@ -130,7 +131,7 @@ def _numbers(record: StepRecord) -> str:
 _VERDICTS = {"promote": "PROMOTED", "block": "BLOCKED", "ask": "ASKS A PERSON", "more_items": "WANTS MORE ITEMS"}
 
 
-def _event_line(record: EvalRecord | GateRecord | CheckpointRecord | IncidentRecord | StageRecord) -> str:
+def _event_line(record: EventRecord) -> str:
     match record:
         case EvalRecord():
             bits = [] if record.bits_per_byte is None else [f"{record.bits_per_byte:.4f} bits per byte"]

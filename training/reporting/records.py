@@ -5,7 +5,7 @@ after a crash, steps that were done again appear twice with a higher `attempt`, 
 """
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from training.plain_files import typed
 
@@ -23,14 +23,20 @@ class StepRecord:
     """Mean loss per token of the global batch, in nats, before the update."""
     grad_norm: float
     """Global L2 gradient norm before clipping."""
+    clipped_grad_norm: float | None = None
+    """Its norm after clipping, which the optimizer used; null also of a skipped step."""
     lr: float
     """Learning rate used by this step."""
     tokens: int
     """Tokens trained on since the start of the run, this step included."""
     tokens_per_second: float
     """Tokens of this step over its wall time, all ranks together."""
+    tokens_per_second_per_device: float | None = None
+    """The same over the number of ranks; null, as all that is null below, if an earlier version wrote the record."""
     mfu: float
     """Model FLOPs utilisation: model FLOPs of the step / (wall time × ranks × peak)."""
+    hfu: float | None = None
+    """Hardware FLOPs utilisation: the same with what is recomputed in backward counted too."""
     batch_id: str
     """Hash of the global sample ids of this step."""
     batch: int | None = None
@@ -41,7 +47,13 @@ class StepRecord:
     attempt: int
     """How often the run directory was started before, so 0 for an undisturbed run."""
     seconds: float
-    """Wall time of the step."""
+    """Wall time of the step, its data too."""
+    data_seconds: float | None = None
+    """Of it, what rank 0 waited for its micro-batches."""
+    waited_seconds: float | None = None
+    """Of it, what rank 0 waited in collectives: for other ranks, and for what they send."""
+    other_seconds: float | None = None
+    """Before it, since the step or event before: records, checks, and all else that TimeRecord has no section for."""
     skipped: bool = False
     """True if nothing was updated: the gradients were not finite, or the loss was a spike that was held back."""
     bubble: float | None = None
@@ -124,7 +136,8 @@ class IncidentRecord:
     stage: str
     what: str
     """Short name: non_finite, loss_spike, rollback, silent_corruption, corrupt_checkpoint, save_failed, save_late,
-    prune_failed, log_unwritable, heartbeat_file, hang, slow_rank, restart, config_changed, failure."""
+    loss_off_forecast, prune_failed, log_unwritable, heartbeat_file, hang, slow_rank, restart, config_changed,
+    failure."""
     message: str
     attempt: int
 
@@ -148,12 +161,131 @@ class StageRecord:
     """Event end: the most that tensors of rank 0 took of its device since the training stage began; null on CPU."""
 
 
-Record = StepRecord | EvalRecord | GateRecord | CheckpointRecord | IncidentRecord | StageRecord
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StartRecord:
+    """The run directory was started: the first record of every attempt."""
 
-_KINDS: dict[str, type[Record]] = {
-    record.kind: record
-    for record in (StepRecord, EvalRecord, GateRecord, CheckpointRecord, IncidentRecord, StageRecord)
-}
+    kind: ClassVar[str] = "start"
+    step: int
+    """Steps of the run so far, as far as metrics.jsonl knew then."""
+    stage: str
+    """Training stage that the ledger says is next."""
+    attempt: int
+    launched_seconds: float
+    """Unix time at which launch.submit or Slurm's job step began, or else rank 0's process."""
+    world_size: int
+    """Ranks, one device each."""
+    hosts: dict[str, str]
+    """Host -> its ranks, for example {"node-1": "0-7"}."""
+    peak_flops_per_second: float
+    """Of one device: what MFU and HFU are shares of."""
+    peak_source: str
+    """Where that number comes from, in words."""
+    price_per_hour: float | None = None
+    """Of one device; null where the config has none."""
+    data_fingerprint: str = ""
+    tokenizer_hash: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TimeRecord:
+    """Wall time of rank 0 since the last such record, or since the launch, that belongs to no step."""
+
+    kind: ClassVar[str] = "time"
+    step: int
+    stage: str
+    attempt: int
+    spent: dict[str, float]
+    """Section (training/fault_tolerance/heartbeat.py) -> seconds. All of a start's steps (seconds, other_seconds) and
+    sections together are its wall time up to the newest record."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayersRecord:
+    """How each layer learned in one step; lists of equal length, one entry per layer, in running order."""
+
+    kind: ClassVar[str] = "layers"
+    step: int
+    stage: str
+    attempt: int
+    names: list[str]
+    """Canonical, for example model.layers.3."""
+    weight_norms: list[float]
+    """L2 norm of the layer's fp32 weights before the update."""
+    grad_norms: list[float]
+    """L2 norm of its gradient before clipping."""
+    update_norms: list[float]
+    """L2 norm of what the step added to its weights; over weight_norms it is the update-to-weight ratio."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpertsRecord:
+    """What the routers of one step did."""
+
+    kind: ClassVar[str] = "experts"
+    step: int
+    stage: str
+    attempt: int
+    loads: list[list[int]]
+    """Of each block with experts, in order: tokens of the global batch that chose each expert."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryRecord:
+    """Memory of the ranks after a step; of the rank that has the most, and which that is."""
+
+    kind: ClassVar[str] = "memory"
+    step: int
+    stage: str
+    attempt: int
+    host_bytes: float
+    """Resident set of its process."""
+    host_rank: int
+    device_bytes: float | None
+    """The most that tensors took of its device since the training stage began; null on CPU."""
+    device_rank: int | None
+    held_bytes: dict[str, int]
+    """Of rank 0 between steps, by what it is: weights, gradients, optimizer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProfileRecord:
+    """A profile was written."""
+
+    kind: ClassVar[str] = "profile"
+    step: int
+    """The last one in it."""
+    stage: str
+    attempt: int
+    first_step: int
+    rank: int
+    trace: str
+    """Path in the run directory of a Chrome trace (https://ui.perfetto.dev opens it)."""
+    memory: str | None
+    """Path of a memory snapshot (https://pytorch.org/memory_viz opens it); null where none was asked for."""
+    operators: list[dict[str, Any]]
+    """The costliest: {"name", "calls", "seconds"}, their own time on the device, or on the CPU without one."""
+
+
+EventRecord = EvalRecord | GateRecord | CheckpointRecord | IncidentRecord | StageRecord
+"""What is told at once, wherever a run is watched; the rest are numbers."""
+
+Record = (
+    StepRecord
+    | EvalRecord
+    | GateRecord
+    | CheckpointRecord
+    | IncidentRecord
+    | StageRecord
+    | StartRecord
+    | TimeRecord
+    | LayersRecord
+    | ExpertsRecord
+    | MemoryRecord
+    | ProfileRecord
+)
+
+_KINDS: dict[str, type[Record]] = {record.kind: record for record in get_args(Record)}
 
 
 def to_json_object(record: Record, *, time_seconds: float) -> dict[str, Any]:

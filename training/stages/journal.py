@@ -5,8 +5,18 @@ from collections.abc import Sequence
 from training.checkpoint.manifest import Progress
 from training.config.schema import RunConfig
 from training.engine.base import StepResult
-from training.models.sizes import training_flops_per_token
-from training.reporting.records import EvalRecord, GateRecord, IncidentRecord, StageRecord, StepRecord
+from training.engine.global_gradient import CLIP_EPSILON
+from training.fault_tolerance.heartbeat import OTHER, Heartbeat, Section
+from training.models.sizes import recomputed_flops_per_token, training_flops_per_token
+from training.reporting.records import (
+    EvalRecord,
+    GateRecord,
+    IncidentRecord,
+    StageRecord,
+    StartRecord,
+    StepRecord,
+    TimeRecord,
+)
 from training.reporting.reporter import Reporter
 
 
@@ -14,14 +24,20 @@ class Journal:
     """Hands records to a reporter, with the step, the training stage and the attempt they belong to.
 
     Args:
-        peak_flops_per_second: of all ranks together, for MFU.
+        config: the run.
+        reporter: takes the records.
+        heartbeat: of this rank, whose books say where its time went.
+        start: of this attempt; the first record.
     """
 
-    def __init__(self, config: RunConfig, reporter: Reporter, *, attempt: int, peak_flops_per_second: float) -> None:
+    def __init__(self, config: RunConfig, reporter: Reporter, *, heartbeat: Heartbeat, start: StartRecord) -> None:
         self._config = config
         self._reporter = reporter
-        self._attempt = attempt
-        self._peak = peak_flops_per_second
+        self._heartbeat = heartbeat
+        self._attempt = start.attempt
+        self._world_size = start.world_size
+        self._peak = start.world_size * start.peak_flops_per_second
+        reporter.record(start)
         self.progress: Progress | None = None
         """Of this start; None before the first step of the run. The training loop moves it on."""
 
@@ -30,27 +46,48 @@ class Journal:
         """Steps of the run so far."""
         return self.progress.step if self.progress else 0
 
-    def step(self, result: StepResult, *, lr: float, batch: int, batch_id: str, seconds: float) -> None:
-        """Write down the step that `progress` has just counted."""
+    def step(
+        self, result: StepResult, *, lr: float, batch: int, batch_id: str, seconds: float, waited_seconds: float
+    ) -> None:
+        """Write down the step that `progress` has just counted.
+
+        Args:
+            result: of the engine.
+            lr: learning rate it used.
+            batch: place of its global batch in the training stage's order.
+            batch_id: hash of that batch's sample ids.
+            seconds: wall time, its data too.
+            waited_seconds: of it, what this rank waited in collectives.
+        """
         assert self.progress is not None
-        stage = self._config.stages[self.progress.training_stage]
-        layout = self._config.layout_of(self.progress.training_stage)
-        flops = result.num_tokens * training_flops_per_token(self._config.model, stage.sequence_length)
+        model, name = self._config.model, self.progress.training_stage
+        stage, layout = self._config.stages[name], self._config.layout_of(name)
+        flops = result.num_tokens * training_flops_per_token(model, stage.sequence_length)
+        again = result.num_tokens * recomputed_flops_per_token(model, stage.sequence_length, layout.recompute)
+        spent = self._heartbeat.take_spent()
+        of_step = {section: spent.pop(section, 0.0) for section in (Section.data, Section.step, OTHER)}
+        self._write_spent(spent)
         self._reporter.record(
             StepRecord(
                 step=self.steps_done,
                 stage=self.progress.training_stage,
                 loss=result.loss,
                 grad_norm=result.grad_norm,
+                clipped_grad_norm=None if result.skipped else self._clipped(result.grad_norm),
                 lr=lr,
                 tokens=self.progress.tokens,
                 tokens_per_second=result.num_tokens / seconds,
+                tokens_per_second_per_device=result.num_tokens / seconds / self._world_size,
                 mfu=flops / seconds / self._peak,
+                hfu=(flops + again) / seconds / self._peak,
                 batch_id=batch_id,
                 batch=batch,
                 preference=result.preference,
                 attempt=self._attempt,
                 seconds=seconds,
+                data_seconds=of_step[Section.data],
+                waited_seconds=waited_seconds,
+                other_seconds=of_step[OTHER],
                 skipped=result.skipped,
                 bubble=result.bubble,
                 later_loss=result.later_loss,
@@ -60,9 +97,8 @@ class Journal:
 
     def incident(self, what: str, message: str) -> None:
         """Write down something that was not meant to happen, and what is done about it."""
-        stage = self.progress.training_stage if self.progress else next(iter(self._config.stages))
         self._reporter.record(
-            IncidentRecord(step=self.steps_done, stage=stage, what=what, message=message, attempt=self._attempt)
+            IncidentRecord(step=self.steps_done, stage=self._stage, what=what, message=message, attempt=self._attempt)
         )
 
     def stage(
@@ -74,6 +110,7 @@ class Journal:
         peak_memory_bytes: float | None = None,
     ) -> None:
         """Write down that a training stage, or the run, begins or ends."""
+        self.book()
         self._reporter.record(
             StageRecord(
                 step=self.steps_done,
@@ -98,6 +135,7 @@ class Journal:
         in_between: bool,
     ) -> None:
         """Write down what an evaluation found; see `EvalRecord`."""
+        self.book()
         self._reporter.record(
             EvalRecord(
                 step=self.steps_done,
@@ -124,3 +162,22 @@ class Journal:
                 attempt=self._attempt,
             )
         )
+
+    def _clipped(self, norm: float) -> float:
+        """Return the norm of a gradient of this norm after clipping, as engine/global_gradient.py and torch do it."""
+        limit = self._config.optimizer.gradient_clip_norm
+        return norm * min(1.0, limit / (norm + CLIP_EPSILON)) if limit > 0 else norm
+
+    def book(self) -> None:
+        """Write down where the time went since it was last written down, that of a step that came to naught too."""
+        self._write_spent(self._heartbeat.take_spent())
+
+    def _write_spent(self, spent: dict[str, float]) -> None:
+        if spent:
+            self._reporter.record(
+                TimeRecord(step=self.steps_done, stage=self._stage, attempt=self._attempt, spent=spent)
+            )
+
+    @property
+    def _stage(self) -> str:
+        return self.progress.training_stage if self.progress else next(iter(self._config.stages))

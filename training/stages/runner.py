@@ -19,6 +19,7 @@ from training.errors import AutarkyError, ConfigError, GateBlocked, SilentCorrup
 from training.fault_tolerance.corruption import CorruptionChecks
 from training.fault_tolerance.heartbeat import Heartbeat, Section
 from training.reporting.formatting import duration, num_bytes
+from training.reporting.records import StartRecord
 from training.reporting.reporter import Reporter
 from training.stages import transitions
 from training.stages.checkpointing import Checkpointing
@@ -48,8 +49,8 @@ class Parts:
     data_fingerprint: str
     evaluate: Evaluate
     decide: Decide
-    peak_flops_per_second: float
-    """Of one device, for MFU."""
+    start: StartRecord
+    """Of this start."""
     interruption: Interruption
     """Whether the run was told to stop."""
     heartbeat: Heartbeat
@@ -87,12 +88,7 @@ class Runner:
         self._gatekeeper = Gatekeeper(
             config=config, run_directory=run_directory, processes=parts.processes, decide=parts.decide
         )
-        self._journal = Journal(
-            config,
-            parts.reporter,
-            attempt=ledger.attempt,
-            peak_flops_per_second=parts.processes.world_size * parts.peak_flops_per_second,
-        )
+        self._journal = Journal(config, parts.reporter, heartbeat=parts.heartbeat, start=parts.start)
         self._evaluations = Evaluations(
             config,
             run_directory,
@@ -149,6 +145,7 @@ class Runner:
                     return
                 self._run_training_stage(entry.name)
         except AutarkyError as error:
+            self._journal.book()
             if isinstance(error, SilentCorruption):
                 self._journal.incident("silent_corruption", str(error))
             if error.on_every_rank:

@@ -85,11 +85,18 @@ class TrainingLoop:
             verdict = self.recovery.judge(before, name, result)
             self._journal.progress = self._after(result, verdict, name, stage_step + 1, batch, lr)
             seconds = time.perf_counter() - started
-            self._heartbeat.step_ends(
+            waited_seconds = self._heartbeat.step_ends(
                 self._journal.steps_done, seconds=seconds, place=engine.layout.pipeline_stage_of(self._processes.rank)
             )
             self._heartbeat.take_notices(self._journal.incident)
-            self._journal.step(result, lr=lr, batch=batch, batch_id=loader.batch_id(batch), seconds=seconds)
+            self._journal.step(
+                result,
+                lr=lr,
+                batch=batch,
+                batch_id=loader.batch_id(batch),
+                seconds=seconds,
+                waited_seconds=waited_seconds,
+            )
             self._write_down(result, verdict)
             if verdict.action is Action.roll_back:
                 return first_step + self._leave_out(before, verdict, name, stage_step)
