@@ -13,12 +13,10 @@ from typing import Any
 from launch.requeue import Attempt
 from training.durable_files import fsync
 from training.errors import ExitCode, StorageError
-from training.plain_files import parse_json, read_text
 from training.reporting.metrics import FILE_NAME as METRICS_NAME
 from training.reporting.metrics import last_record
 from training.reporting.records import StepRecord
-
-FILE_NAME = "attempts.jsonl"
+from training.reporting.starts import FILE_NAME, read_starts
 
 
 def write_start(directory: Path, *, job: str, restarts: int, nodes: Sequence[str], allocated: Sequence[str]) -> None:
@@ -47,15 +45,6 @@ def write_end(
     )
 
 
-def read(directory: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's starts and ends; lines that are none (a torn last one) are left out."""
-    try:
-        text = read_text(directory / FILE_NAME)
-    except FileNotFoundError:
-        return []
-    return [record for line in text.splitlines() if (record := _record(line)) is not None]
-
-
 def history(directory: Path, *, job: str) -> list[Attempt]:
     """Return the ended starts of a job, in order; one whose end is missing got as far as where the next one began.
 
@@ -63,7 +52,7 @@ def history(directory: Path, *, job: str) -> list[Attempt]:
     """
     attempts: list[Attempt] = []
     is_open = False
-    for record in read(directory):
+    for record in read_starts(directory):
         if record.get("job") != job:
             continue
         if record["event"] == "start":
@@ -97,14 +86,6 @@ def _append(directory: Path, record: dict[str, Any]) -> None:
         fsync(path)
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error}\n  -> free space or mend the storage") from error
-
-
-def _record(line: str) -> dict[str, Any] | None:
-    try:
-        record = parse_json(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and "event" in record else None
 
 
 def _exit_code(value: object) -> ExitCode | None:

@@ -24,7 +24,7 @@ from training.config.schema import RunConfig
 from training.config.secret_names import is_secret
 from training.durable_files import write_durably
 from training.errors import ConfigError
-from training.process_identity import LAUNCHER_VARIABLE, start_time
+from training.process_identity import LAUNCHER_VARIABLE, launched_now, start_time
 from training.slurm_rendezvous import PORTS
 
 _REPOSITORY = Path(__file__).parents[1]
@@ -86,7 +86,7 @@ def run_module(words: Sequence[str], folder: Path, config: RunConfig) -> tuple[l
     """
     hosts = chosen_hosts(config.cluster)
     write_durably(folder / _HOSTS_FILE, to_text(hosts))
-    remote = remote_environment(folder, config, hosts)
+    remote = remote_environment(folder, config, hosts) | launched_now()
     write_durably(folder / _ENVIRONMENT_FILE, environment_text(remote))
     tether = [sys.executable, "-m", "launch.tether", str(folder), hosts[0].name, *ssh_options(_section(config))]
     return [*tether, "--", *runner_command(folder, config, remote, words)], environment(folder, config)

@@ -18,6 +18,7 @@ from training.errors import AutarkyError, ExitCode
 from training.reporting.metrics import FILE_NAME as METRICS_NAME
 from training.reporting.metrics import last_record
 from training.reporting.records import IncidentRecord
+from training.reporting.starts import read_starts
 
 _JOB_FIELDS = ("JobState", "Reason", "Restarts", "RunTime", "TimeLimit", "EndTime", "NodeList", "ExitCode")
 
@@ -47,7 +48,7 @@ def status(directory: Path) -> Iterator[str]:
     state, step = "done" if is_done(directory) else "not done", attempts.last_step(directory)
     yield f"run {directory.name}: {state}, step {step} of {total}"
     yield from _jobs(directory, config)
-    ends = [record for record in attempts.read(directory) if record["event"] == "end"]
+    ends = [record for record in read_starts(directory) if record["event"] == "end"]
     if ends:
         last = ends[-1]
         yield f"last end: {last.get('name')} at step {last.get('step')}, {last.get('decision')}"

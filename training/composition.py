@@ -143,8 +143,6 @@ def _train(
     interruption.check()
     ledger = open_ledger(config, run_directory, processes)
     reporter = _open_reporter(config, run_directory, ledger.attempt) if is_first else Reporter.silent()
-    if is_first:
-        _record_earlier_hang(reporter, run_directory, ledger)
     corruption = CorruptionChecks(config.fault_tolerance.corruption, processes)
     compute_reproducibly(config.fault_tolerance.corruption, processes.device)
     checkpoints = Checkpointing(
@@ -174,7 +172,9 @@ def _train(
         heartbeat=heartbeat,
         corruption=corruption,
     )
-    runner = Runner(config, run_directory, parts, ledger)
+    runner = Runner(config, run_directory, parts, ledger)  # its first record is this attempt's start
+    if is_first:
+        _record_earlier_hang(reporter, run_directory, ledger)
     try:
         _run_and_report(runner, reporter, run_directory, heartbeat, is_first=is_first)
     except AutarkyError as error:

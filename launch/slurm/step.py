@@ -12,7 +12,7 @@ from launch.local import repeatable
 from launch.slurm.script import REPOSITORY, section
 from training.config.run_directory import checkpoint_folders
 from training.config.schema import Resume, RunConfig
-from training.process_identity import LAUNCHER_VARIABLE
+from training.process_identity import LAUNCHER_VARIABLE, launched_now
 
 _OTHERS = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", LAUNCHER_VARIABLE})
 """What a launcher around the submitting shell would have left: it means other processes."""
@@ -23,7 +23,8 @@ def rank_environment(
 ) -> dict[str, str]:
     """Return what srun hands to every rank: the job's own environment and what makes a start repeatable."""
     inherited = {name: value for name, value in base.items() if name not in _OTHERS}
-    return inherited | added_environment(run_directory, config, address=address, port=port)
+    added = added_environment(run_directory, config, address=address, port=port)
+    return inherited | added | launched_now()
 
 
 def added_environment(run_directory: Path, config: RunConfig, *, address: str, port: int | str) -> dict[str, str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from launch.again import run_with_restarts
-from launch.attempts import read
 from launch.supervise import Outcome
 from training.config.load import compose
 from training.errors import ExitCode
+from training.reporting.starts import read_starts
 
 
 def run(
@@ -39,7 +39,7 @@ def test_it_goes_on_from_what_is_there_until_the_run_is_done(tmp_path: Path) -> 
     assert outcome.exit_code is ExitCode.DONE
     assert asked == [False, True, True]
     assert pauses == [1.0, 2.0]
-    assert [record["exit_code"] for record in read(tmp_path) if record["event"] == "end"] == [4, 11, 0]
+    assert [record["exit_code"] for record in read_starts(tmp_path) if record["event"] == "end"] == [4, 11, 0]
 
 
 @pytest.mark.parametrize(

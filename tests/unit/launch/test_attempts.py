@@ -6,6 +6,7 @@ from pathlib import Path
 from launch import attempts
 from launch.requeue import Attempt
 from training.errors import ExitCode
+from training.reporting.starts import read_starts
 
 
 def start(directory: Path, restarts: int, job: str = "7") -> None:
@@ -43,7 +44,7 @@ def test_a_torn_line_is_no_record_and_does_not_run_into_the_next_one(tmp_path: P
     with (tmp_path / attempts.FILE_NAME).open("a") as file:
         file.write('{"event": "end", "job": "7"')
     end(tmp_path, 0, ExitCode.STOPPED)
-    assert [record["event"] for record in attempts.read(tmp_path)] == ["start", "end"]
+    assert [record["event"] for record in read_starts(tmp_path)] == ["start", "end"]
 
 
 def test_the_last_step_is_found_behind_a_torn_line_and_long_records(tmp_path: Path) -> None:
