@@ -6,10 +6,15 @@ log_writer       metrics.jsonl on a thread of its own: no disk holds training up
 background       a view on a thread of its own: no terminal and no process does either
 reporter         the facade that training uses: one call per record, on rank 0
 console          view: progress on a terminal, plain lines elsewhere
+event_lines      events as lines of text
 wandb_view       view: starts and stops the process that feeds Weights & Biases
 wandb_follower   that process: follows metrics.jsonl, so wandb can neither slow nor stop training
 process_log      logs/rank-NNNNN.log, written on a thread of its own
+hosts            which ranks run on which host, in few words
+starts           when starts of a run began and ended, as launch/ wrote it down
+goodput          where the wall time of a run went, over all its attempts
 summary          a run directory as plain facts
+export           metrics.jsonl as CSV or Parquet tables (`python -m training.reporting.export RUN_DIR`)
 evaluations      its evaluations side by side: metric × occasion
 expert_health    how a model's experts are, in a sentence, and what helps
 item_tables      what became of each item of an evaluation, read from its report

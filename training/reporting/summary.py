@@ -143,7 +143,7 @@ def read_run(run_directory: Path) -> RunSummary:
         checkpoints=_latest((r, r.directory) for r in records if isinstance(r, CheckpointRecord)),
         incidents=[record for record in records if isinstance(record, IncidentRecord)],
         stages=_stages(metrics, steps, evals, ledger, read_plan(run_directory, notes)),
-        resume_command=_resume_command(run_directory / "overrides.yaml", run_id, notes),
+        resume_command=resume_command(run_directory, notes),
         environment=_flat(_read_json(run_directory / "environment.json", notes)),
         notes=notes,
     )
@@ -244,7 +244,10 @@ def _read_json(path: Path, notes: list[str]) -> dict[str, Any]:
     return values
 
 
-def _resume_command(overrides_path: Path, run_id: str, notes: list[str]) -> str:
+def resume_command(run_directory: Path, notes: list[str] | None = None) -> str:
+    """Return the command that goes on with a run; what is wrong with overrides.yaml is added to the notes."""
+    overrides_path, run_id = run_directory / "overrides.yaml", run_directory.resolve().name
+    notes = [] if notes is None else notes
     try:
         overrides = read_yaml(overrides_path)
         if not isinstance(overrides, list):
