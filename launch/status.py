@@ -28,8 +28,15 @@ from training.plain_files import read_json
 from training.reporting.expert_health import expert_health
 from training.reporting.formatting import count, duration, percent, when
 from training.reporting.goodput import Spent, goodput
-from training.reporting.metrics import FILE_NAME, Metrics, MetricsReader, last_record, latest_steps, read_metrics
-from training.reporting.records import CheckpointRecord, IncidentRecord, StartRecord, StepRecord, from_json_object
+from training.reporting.metrics import FILE_NAME, last_record, latest_steps, read_metrics, read_newest
+from training.reporting.records import (
+    CheckpointRecord,
+    IncidentRecord,
+    Record,
+    StartRecord,
+    StepRecord,
+    from_json_object,
+)
 from training.reporting.starts import end_times, read_starts
 from training.reporting.summary import resume_command
 
@@ -65,8 +72,10 @@ class _Seen:
     directory: Path
     config: RunConfig
     ledger: dict[str, Any]
-    recent: Metrics
+    recent: list[Record]
     """The newest records."""
+    last_time_seconds: float
+    """When the last of them was written; 0 without any."""
     steps: list[StepRecord]
     """Of them, those that count."""
     start: StartRecord | None
@@ -109,17 +118,20 @@ def status(directory: Path) -> Iterator[str]:
 def _look(directory: Path) -> _Seen:
     config = load_frozen(directory)
     path = directory / FILE_NAME
-    recent, start = Metrics(records=[], times_seconds=[], num_torn_lines=0), None
+    recent: list[Record] = []
+    start, last_time_seconds = None, 0.0
     if path.is_file():
-        recent = MetricsReader(path, offset_bytes=max(0, path.stat().st_size - _TAIL_BYTES)).read_new()
-        newest = [record for record in recent.records if isinstance(record, StartRecord)]
+        read = read_newest(path, _TAIL_BYTES)
+        recent, last_time_seconds = read.records, max(read.times_seconds, default=0.0)
+        newest = [record for record in recent if isinstance(record, StartRecord)]
         start = newest[-1] if newest else _older_start(path)
     return _Seen(
         directory=directory,
         config=config,
         ledger=_read_ledger(directory),
         recent=recent,
-        steps=latest_steps(recent.records),
+        last_time_seconds=last_time_seconds,
+        steps=latest_steps(recent),
         start=start,
         holder=look(directory),
         now_seconds=time.time(),
@@ -151,8 +163,9 @@ def _headline(seen: _Seen) -> Iterator[str]:
         where = f", attempt {seen.start.attempt + 1}, {seen.start.world_size} devices on {names}"
     yield f"run {seen.directory.name}: {seen.state.upper()}{where}"
     if seen.start is not None:
-        ago = duration(seen.now_seconds - seen.start.launched_seconds)
-        yield f"  launched {when(seen.start.launched_seconds)}, {ago} ago"
+        launched, last = seen.start.launched_seconds, seen.last_time_seconds
+        ago = duration((seen.now_seconds if seen.state == "running" else last) - launched)
+        yield f"  launched {when(launched)}, " + (f"{ago} ago" if seen.state == "running" else f"ran {ago}")
 
 
 def _progress(seen: _Seen) -> Iterator[str]:
@@ -169,7 +182,7 @@ def _progress(seen: _Seen) -> Iterator[str]:
     left = f", ETA {duration((total - newest.step) * seen.step_seconds)}" if seen.state == "running" else ""
     yield f"  step {newest.step:,} of {total:,} ({percent(newest.step / total)}), {place}{left}"
     if seen.state == "running":
-        silence = seen.now_seconds - max(seen.recent.times_seconds)
+        silence = seen.now_seconds - seen.last_time_seconds
         loud = "  SILENT:" if silence > _SILENT_STEPS * seen.step_seconds else " "
         yield f"{loud} last record {duration(silence)} ago, a step takes {duration(seen.step_seconds)}"
 
@@ -209,13 +222,13 @@ def _stages(seen: _Seen) -> Iterator[str]:
     told = [f"{entry['name']} {entry['status']}" for entry in entries if {"name", "status"} <= entry.keys()]
     if told:
         yield f"  training stages: {', '.join(told)}"
-    saved = [record for record in seen.recent.records if isinstance(record, CheckpointRecord)]
+    saved = [record for record in seen.recent if isinstance(record, CheckpointRecord)]
     if saved:
         yield f"  newest checkpoint: {saved[-1].directory} (step {saved[-1].step:,})"
 
 
 def _incidents(seen: _Seen) -> Iterator[str]:
-    found = [record for record in seen.recent.records if isinstance(record, IncidentRecord)]
+    found = [record for record in seen.recent if isinstance(record, IncidentRecord)]
     if not found:
         path = seen.directory / FILE_NAME
         older = last_record(path, IncidentRecord.kind) if path.is_file() else None

@@ -147,6 +147,22 @@ def read_metrics(path: Path) -> Metrics:
         raise storage_error(path, error) from error
 
 
+def read_newest(path: Path, num_bytes: int) -> Metrics:
+    """Return the records in the last bytes of a metrics.jsonl, however long it is; the line that is cut is left out.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            begin = max(0, file.seek(0, os.SEEK_END) - num_bytes)
+            file.seek(begin)
+            lines = file.read().split(b"\n")
+    except OSError as error:
+        raise storage_error(path, error) from error
+    return _parse(lines[1:] if begin else lines)
+
+
 def last_record(path: Path, kind: str) -> dict[str, Any] | None:
     """Return the JSON object of the last whole record of a kind, None if there is none; however long the log is.
 
