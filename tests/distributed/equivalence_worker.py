@@ -17,6 +17,7 @@ from training.config.schema import PipelineEngineKind, PipelineSchedule, Precisi
 from training.engine.base import Engine, StepInstructions
 from training.engine.build import build_engine
 from training.engine.process_group import ProcessGroup, start
+from training.stages.statistics import largest_with_rank
 
 NUM_STEPS = 20
 NUM_VARIANT_STEPS = 8
@@ -237,6 +238,8 @@ def main(output: Path, folder: Path) -> None:
     began = time.monotonic()
     seen: dict[str, Any] = {"layouts": {}, "examined": {}}
     layouts, crossed = WORLDS[processes.world_size]
+    behind = processes.world_size - 1 - processes.rank
+    seen["largest"] = {processes.world_size: largest_with_rank(processes, [2**40 - 4096 * behind, 7 * 1024 + 5, -1])}
     for name, options in layouts.items():
         seen["layouts"][name] = train(name, options, processes, folder)
         say(processes, began, f"trained {name}: {seen['layouts'][name]['losses'][-1]}")

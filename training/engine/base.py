@@ -66,7 +66,7 @@ class StepResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepInstructions:
-    """What is asked of a step beyond the usual. DeepSpeed's PipelineEngine can do none of it, and measures no layers."""
+    """What is asked of a step beyond the usual. DeepSpeed's PipelineEngine does none of it and measures no layers."""
 
     accept: Callable[[float], bool] | None = None
     """Called once on every rank, between the last backward and the update, with the loss that StepResult will have,

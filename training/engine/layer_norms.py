@@ -53,9 +53,7 @@ class LayerMeter:
         weights, gradients, updates = (
             tuple(map(math.sqrt, sums[start : start + num_layers])) for start in range(0, 3 * num_layers, num_layers)
         )
-        return LayerNorms(
-            names=tuple(self._names), weight_norms=weights, grad_norms=gradients, update_norms=updates
-        )
+        return LayerNorms(names=tuple(self._names), weight_norms=weights, grad_norms=gradients, update_norms=updates)
 
     def _squares(self, values: Iterable[tuple[str, Tensor]]) -> list[float]:
         """Return the sum of squares of each layer's values on this rank."""

@@ -25,7 +25,6 @@ from training.models.loss import summed_cross_entropy
 from training.models.routing_log import routing_into
 from training.parallel.layout import Layout
 
-
 _UNMEASURED = (
     "layers are not measured (reporting.layers_every_steps): DeepSpeed's PipelineEngine leaves no gap between the "
     "complete gradient and its clipping; pipeline_engine=autarky measures them"
