@@ -16,7 +16,9 @@ goodput          where the wall time of a run went, over all its attempts
 summary          a run directory as plain facts
 export           metrics.jsonl as CSV or Parquet tables (`python -m training.reporting.export RUN_DIR`)
 evaluations      its evaluations side by side: metric × occasion
+forecast         where the loss of a training stage is expected, and whether it has left that band
 expert_health    how a model's experts are, in a sentence, and what helps
+layer_health     how a model's layers learn, in a sentence, and what helps
 item_tables      what became of each item of an evaluation, read from its report
 charts, report   those facts as one self-contained HTML page (`python -m training.reporting RUN_DIR`)
 evaluation_page  the page of one evaluation by hand

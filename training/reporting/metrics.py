@@ -8,7 +8,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,42 @@ def last_record(path: Path, kind: str) -> dict[str, Any] | None:
 
     It is read backwards, so that the size of what is read follows from how far back the record lies.
     """
+    return next((record for record in _backwards(path) if record.get("kind") == kind), None)
+
+
+def last_steps(path: Path, stage: str, steps: range, *, most: int) -> list[StepRecord]:
+    """Return the last records of a training stage's steps, each step once, in order, however long the log is.
+
+    Of steps done again the latest counts. It is read backwards, and no further than has to be.
+
+    Args:
+        path: a metrics.jsonl; one that is not there has no steps.
+        stage: the training stage.
+        steps: its steps that count.
+        most: how many of them, at most.
+    """
+    wanted = set(steps[-most:] if most else ())
+    found: dict[int, StepRecord] = {}
+    for line in _backwards(path):
+        if len(found) == len(wanted):
+            break
+        step = line.get("step")
+        if line.get("kind") != StepRecord.kind or step in found:
+            continue
+        if isinstance(step, int) and step < steps.start:
+            break  # of a training stage before; what lies further back was done again
+        if line.get("stage") == stage and step in wanted:
+            try:
+                record = from_json_object(line)
+            except ValueError:
+                continue  # damaged, as a torn line is
+            assert isinstance(record, StepRecord)
+            found[step] = record
+    return [found[step] for step in sorted(found)]
+
+
+def _backwards(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of whole lines, the last one first; none if the file is not there."""
     try:
         with path.open("rb") as file:
             place, cut = file.seek(0, os.SEEK_END), b""
@@ -178,12 +214,11 @@ def last_record(path: Path, kind: str) -> dict[str, Any] | None:
                 # Where a block begins a line may be cut in two: the rest of it is at the end of the block before.
                 cut = lines.pop(0) if begin else b""
                 for line in reversed(lines):
-                    if (record := _json_object(line)) is not None and record.get("kind") == kind:
-                        return record
+                    if (record := _json_object(line)) is not None:
+                        yield record
                 place = begin
     except FileNotFoundError:
-        pass
-    return None
+        return
 
 
 def _json_object(line: bytes) -> dict[str, Any] | None:
