@@ -9,6 +9,10 @@ console          view: progress on a terminal, plain lines elsewhere
 event_lines      events as lines of text
 wandb_view       view: starts and stops the process that feeds Weights & Biases
 wandb_follower   that process: follows metrics.jsonl, so wandb can neither slow nor stop training
+wandb_feed       what both do: feed one wandb run from a run directory, where the starts before got to
+wandb_rows       what wandb gets of each record: a pure function over all of a run's records
+wandb_fragments  the files of offline starts: where they end, and how they are made whole after a kill
+send_to_wandb    sends what wandb lacks of a run (`python -m training.reporting.send_to_wandb RUN_DIR`)
 process_log      logs/rank-NNNNN.log, written on a thread of its own
 hosts            which ranks run on which host, in few words
 starts           when starts of a run began and ended, as launch/ wrote it down

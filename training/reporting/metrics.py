@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ FILE_NAME = "metrics.jsonl"
 
 _BLOCK_BYTES = 2**20
 """Read at a time, from the end."""
+_PART_BYTES = 2**22
+"""Read at a time, from the beginning."""
 
 STEPS_PER_SYNC = 50
 """Step records a power cut may cost (a crash of the process alone costs none). All other records are synced at once."""
@@ -111,28 +113,41 @@ class Metrics:
     records: list[Record]
     times_seconds: list[float]
     """When each record was written, in Unix seconds."""
+    line_numbers: list[int]
+    """Line of the file that each record stands in, from 0; torn ones count."""
     num_torn_lines: int
     """Lines that hold no record: torn by a crash, or of a kind that this version does not know."""
 
 
 class MetricsReader:
-    """Reads metrics.jsonl from a byte offset on, again and again while it grows."""
+    """Reads metrics.jsonl from its beginning, a part at a time, again and again while it grows."""
 
-    def __init__(self, path: Path, *, offset_bytes: int = 0) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset_bytes = offset_bytes
+        self._offset_bytes = self._num_lines = 0
 
     def read_new(self) -> Metrics:
-        """Return what was written since the last call; a line that has no end yet is left for the next one."""
+        """Return the next lines, a few megabytes at most; none if nothing was written since the last call.
+
+        A line that has no end yet is left for a later call.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset_bytes)
-                text = file.read()
+                text = file.read(_PART_BYTES)
+                while b"\n" not in text and (more := file.read(_PART_BYTES)):
+                    text += more
         except OSError as error:
             raise storage_error(self._path, error) from error
         complete = text[: text.rfind(b"\n") + 1]
+        lines = complete.split(b"\n")[:-1]
+        metrics = _parse(lines, first_number=self._num_lines)
         self._offset_bytes += len(complete)
-        return _parse(complete.split(b"\n"))
+        self._num_lines += len(lines)
+        return metrics
 
 
 def read_metrics(path: Path) -> Metrics:
@@ -240,20 +255,22 @@ def latest_steps(records: Iterable[Record]) -> list[StepRecord]:
     return [latest[step] for step in sorted(latest)]
 
 
-def _parse(lines: list[bytes]) -> Metrics:
-    records: list[Record] = []
-    times_seconds: list[float] = []
+def _parse(lines: list[bytes], *, first_number: int = 0) -> Metrics:
+    metrics = Metrics(records=[], times_seconds=[], line_numbers=[], num_torn_lines=0)
     num_torn_lines = 0
-    for line in filter(None, lines):
+    for number, line in enumerate(lines, start=first_number):
+        if not line:
+            continue
         try:
             json_object = parse_json(line)
             record, time_seconds = from_json_object(json_object), _time(json_object["time"])
         except (ValueError, KeyError, TypeError):
             num_torn_lines += 1
         else:
-            records.append(record)
-            times_seconds.append(time_seconds)
-    return Metrics(records=records, times_seconds=times_seconds, num_torn_lines=num_torn_lines)
+            metrics.records.append(record)
+            metrics.times_seconds.append(time_seconds)
+            metrics.line_numbers.append(number)
+    return replace(metrics, num_torn_lines=num_torn_lines)
 
 
 def _time(value: object) -> float:

@@ -1,10 +1,10 @@
 """The facade of reporting: training hands over a record once, and everyone who should know gets it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from training.reporting.background import InBackground, Sink
 from training.reporting.console import ConsoleView
@@ -31,11 +31,8 @@ class Reporter:
         run_directory: Path,
         *,
         run_id: str,
-        config: Mapping[str, Any],
         stages: Sequence[tuple[str, int]],
         wandb_mode: str,
-        wandb_project: str,
-        wandb_entity: str | None,
         console_every_steps: int,
         attempt: int,
     ) -> Self:
@@ -44,11 +41,8 @@ class Reporter:
         Args:
             run_directory: an existing run directory.
             run_id: identity of the run, the same after a requeue.
-            config: the resolved config as plain values, for wandb.
             stages: name and number of optimizer steps of each training stage, in order.
-            wandb_mode: offline, online or disabled.
-            wandb_project: project name.
-            wandb_entity: team or user; None takes the account's default.
+            wandb_mode: offline, online or disabled; the rest of it is read from the run's frozen config.yaml.
             console_every_steps: steps between lines where the output is not a terminal.
             attempt: how often the run directory was started before.
 
@@ -58,21 +52,8 @@ class Reporter:
         views: list[Sink] = []
         log = LogWriter(run_directory / FILE_NAME, tell=lambda record: _show(views, record))
         if wandb_mode != "disabled":
-            offset_bytes = (run_directory / FILE_NAME).stat().st_size  # before this start's first record
             views.append(
-                InBackground(
-                    "wandb",
-                    lambda: WandbView(
-                        run_directory,
-                        offset_bytes=offset_bytes,
-                        run_id=run_id,
-                        config=config,
-                        mode=wandb_mode,
-                        project=wandb_project,
-                        entity=wandb_entity,
-                    ),
-                    close_seconds=CLOSE_TIMEOUT_SECONDS + 1,
-                )
+                InBackground("wandb", lambda: WandbView(run_directory), close_seconds=CLOSE_TIMEOUT_SECONDS + 1)
             )
         views.append(
             InBackground(

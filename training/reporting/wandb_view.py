@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from training.errors import StorageError
 from training.reporting.records import Record
@@ -28,37 +27,18 @@ CLOSE_TIMEOUT_SECONDS = 15.0
 
 
 class WandbView:
-    """One wandb run per run id, fed from metrics.jsonl by `training.reporting.wandb_follower`.
+    """One wandb run per run directory, fed from its metrics.jsonl by `training.reporting.wandb_follower`.
 
     Nothing that wandb does or fails to do raises here; it is said once in the log.
     """
 
-    def __init__(
-        self,
-        run_directory: Path,
-        *,
-        offset_bytes: int,
-        run_id: str,
-        config: Mapping[str, Any],
-        mode: str,
-        project: str,
-        entity: str | None,
-    ) -> None:
+    def __init__(self, run_directory: Path) -> None:
         self._run_directory = run_directory
         self._output_path = run_directory / "logs" / "wandb.log"
         self._complained = False
-        first_line = {
-            "run_directory": str(run_directory.resolve()),
-            "offset_bytes": offset_bytes,
-            "run_id": run_id,
-            "config": dict(config),
-            "mode": mode,
-            "project": project,
-            "entity": entity,
-            "trainer_pid": os.getpid(),
-        }
+        settings = {"run_directory": str(run_directory.resolve()), "trainer_pid": os.getpid()}
         self._process = self._start()
-        self._send(json.dumps(first_line, default=str).encode() + b"\n")
+        self._send(json.dumps(settings).encode() + b"\n")
 
     def _start(self) -> subprocess.Popen[bytes]:
         package_root = str(Path(__file__).parents[2])
@@ -80,7 +60,9 @@ class WandbView:
     def _environment(self) -> dict[str, str]:
         """Return the follower's environment, in which tables that wait for `wandb sync` stay in the run directory."""
         # wandb's own place for them is the home directory, which a compute node may not have or not share.
-        return {"WANDB_DATA_DIR": str(self._run_directory.resolve() / "wandb")} | _without_password(os.environ)
+        environment = {"WANDB_DATA_DIR": str(self._run_directory.resolve() / "wandb")} | _without_password(os.environ)
+        environment.pop("WANDB_SERVICE", None)  # another program's wandb, which may end with it
+        return environment
 
     def _hear(self) -> None:
         """Pass on, once, what the follower has to say; nothing if it has said nothing."""
@@ -125,7 +107,7 @@ class WandbView:
         self._complained = True
         _log.warning(
             "wandb %s; training is not affected and metrics.jsonl has every record. Its output: %s. "
-            "What reached the disk can be sent with: wandb sync %s/wandb/*run-*",
+            "What it lacks is sent by the next start, or by: python -m training.reporting.send_to_wandb %s",
             what,
             self._output_path,
             self._run_directory,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from tests.unit.reporting.example_run import step_record
 from training.reporting.expert_health import expert_health
 from training.reporting.records import ExpertsRecord, StepRecord
-from training.reporting.wandb_follower import wandb_row
+from training.reporting.wandb_rows import WandbRows
 
 WELL = {
     "worst_load": 1.2,
@@ -50,7 +50,7 @@ def test_a_record_of_all_loads_names_the_dead_and_the_crowded() -> None:
 
 
 def test_wandb_has_them_under_a_name_of_their_own() -> None:
-    row = wandb_row(steps()[0])
+    row = WandbRows().row(steps()[0])
     assert row["experts/worst_load"] == 1.2
     assert "train/experts" not in row
-    assert "experts/dead" not in wandb_row(step_record(1))
+    assert "experts/dead" not in WandbRows().row(step_record(1))
