@@ -262,6 +262,7 @@ def _open_reporter(config: RunConfig, run_directory: Path, attempt: int) -> Repo
         wandb_mode=config.reporting.wandb.mode,
         console_every_steps=config.reporting.console_every_steps,
         attempt=attempt,
+        tensorboard=config.reporting.tensorboard,
     )
 
 

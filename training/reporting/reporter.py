@@ -14,6 +14,7 @@ from training.reporting.records import Record
 from training.reporting.wandb_view import CLOSE_TIMEOUT_SECONDS, WandbView
 
 _CONSOLE_CLOSE_SECONDS = 1.0
+_TENSORBOARD_CLOSE_SECONDS = 10.0
 _COMMIT_PATIENCE_SECONDS = 5.0
 """Longest time that a checkpoint's commit waits for the log, on the saving thread; training does not wait."""
 
@@ -35,6 +36,7 @@ class Reporter:
         wandb_mode: str,
         console_every_steps: int,
         attempt: int,
+        tensorboard: bool = False,
     ) -> Self:
         """Return the reporter of rank 0.
 
@@ -45,6 +47,7 @@ class Reporter:
             wandb_mode: offline, online or disabled; the rest of it is read from the run's frozen config.yaml.
             console_every_steps: steps between lines where the output is not a terminal.
             attempt: how often the run directory was started before.
+            tensorboard: whether to write TensorBoard's event files.
 
         Raises:
             StorageError: metrics.jsonl cannot be opened.
@@ -54,6 +57,12 @@ class Reporter:
         if wandb_mode != "disabled":
             views.append(
                 InBackground("wandb", lambda: WandbView(run_directory), close_seconds=CLOSE_TIMEOUT_SECONDS + 1)
+            )
+        if tensorboard:
+            views.append(
+                InBackground(
+                    "tensorboard", lambda: _tensorboard(run_directory), close_seconds=_TENSORBOARD_CLOSE_SECONDS
+                )
             )
         views.append(
             InBackground(
@@ -109,6 +118,12 @@ class Reporter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _tensorboard(run_directory: Path) -> Sink:
+    from training.reporting.tensorboard_view import TensorboardView  # a second to import, for those who want it
+
+    return TensorboardView(run_directory)
 
 
 def _show(views: Sequence[Sink], record: Record) -> None:
