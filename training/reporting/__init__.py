@@ -12,6 +12,7 @@ wandb_feed       what both do: feed one wandb run from a run directory, where th
 wandb_rows       what wandb gets of each record: a pure function over all of a run's records
 wandb_fragments  the files of offline starts: where they end, and how they are made whole after a kill
 send_to_wandb    sends what wandb lacks of a run (`python -m training.reporting.send_to_wandb RUN_DIR`)
+dashboard        the team's view in Weights & Biases, as code (`python -m training.reporting.dashboard`)
 process_log      logs/rank-NNNNN.log, written on a thread of its own
 summary          a run directory as plain facts
 evaluations      its evaluations side by side: metric × occasion
