@@ -80,8 +80,8 @@ class WandbServer:
         """Name of the run of each `wandb.init`: each asks first whether it goes on with one."""
         self.artifacts: dict[str, dict[str, Any]] = {}
         """Id -> what CreateArtifact asked for, and `manifest`, `committed`."""
-        self.views: list[dict[str, Any]] = []
-        """What UpsertView asked for."""
+        self.views: dict[str, dict[str, Any]] = {}
+        """Id -> saved view of a project."""
         self.unknown: list[str] = []
         """Operations that nobody here knows: a test's first suspect when wandb behaves oddly."""
         self._answers = threading.Event()
@@ -151,6 +151,11 @@ class WandbServer:
         (run,) = self.runs.values()
         return run
 
+    def only_view(self) -> dict[str, Any]:
+        """Return the one saved view that there is."""
+        (view,) = self.views.values()
+        return view
+
     # -- for the handler --------------------------------------------------------------------------------------------
 
     def may_answer(self, connection: socket.socket) -> bool:
@@ -218,9 +223,18 @@ class WandbServer:
                 alert = {key: variables[key] for key in ("title", "text", "severity")}
                 self.runs[variables["runName"]].alerts.append(alert)
                 return {"notifyScriptableRunAlert": {"success": True}}
-            case "UpsertView" | "upsertView" | "UpsertWorkspaceView":
-                self.views.append(variables)
-                return {"upsertView": {"view": {"id": "view", "name": variables.get("name", "nw")}, "inserted": True}}
+            case "UpsertView2":
+                number = variables.get("id") or _id(variables["name"])
+                is_new = number not in self.views
+                self.views[number] = {key: value for key, value in variables.items() if key != "id"}
+                return {"upsertView": {"view": {"id": number, "name": variables["name"]}, "inserted": is_new}}
+            case "View":
+                nodes = [
+                    {"id": number, "displayName": view["displayName"], "spec": view["spec"]}
+                    for number, view in self.views.items()
+                    if view["name"] == variables["viewName"]
+                ]
+                return {"project": {"allViews": {"edges": [{"node": node} for node in nodes]}}}
         return self._artifact(operation, variables)
 
     def _upsert(self, asked: dict[str, Any]) -> dict[str, Any]:

