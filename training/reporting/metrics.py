@@ -120,18 +120,19 @@ class MetricsReader:
 
     def __init__(self, path: Path, *, offset_bytes: int = 0) -> None:
         self._path = path
-        self._offset_bytes = offset_bytes
+        self.offset_bytes = offset_bytes
+        """How far it has read."""
 
     def read_new(self) -> Metrics:
         """Return what was written since the last call; a line that has no end yet is left for the next one."""
         try:
             with self._path.open("rb") as file:
-                file.seek(self._offset_bytes)
+                file.seek(self.offset_bytes)
                 text = file.read()
         except OSError as error:
             raise storage_error(self._path, error) from error
         complete = text[: text.rfind(b"\n") + 1]
-        self._offset_bytes += len(complete)
+        self.offset_bytes += len(complete)
         return _parse(complete.split(b"\n"))
 
 
