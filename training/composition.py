@@ -47,13 +47,14 @@ from training.fault_tolerance.signals import StopRequest
 from training.fault_tolerance.watchdog import Watchdog
 from training.find_run import find_run, is_run_directory
 from training.lease import Lease
+from training.models.sizes import num_active_parameters, num_parameters
 from training.process_identity import host_name, launched_seconds
 from training.reporting.hosts import ranks_by_host
 from training.reporting.metrics import FILE_NAME as METRICS_NAME
 from training.reporting.metrics import last_record
 from training.reporting.process_log import ProcessLog
 from training.reporting.records import IncidentRecord, StartRecord, StepRecord
-from training.reporting.report import write_report as write_html
+from training.reporting.report.page import write_report as write_html
 from training.reporting.reporter import Reporter
 from training.stages import transitions
 from training.stages.checkpointing import Checkpointing
@@ -352,6 +353,8 @@ def _start(
         price_per_hour=config.cluster.accelerator.price_per_hour,
         data_fingerprint=data.fingerprint,
         tokenizer_hash=data.manifest.tokenizer_fingerprint,
+        num_parameters=num_parameters(config.model),
+        num_active_parameters=num_active_parameters(config.model),
     )
 
 

@@ -128,7 +128,7 @@ def typed(kind: type[T], values: object) -> T:
     for name, value in values.items():
         if name not in hints:
             raise ValueError(f"{_shown(name)} is no field")
-        if not _fits(hints[name], value):
+        if not _is_plain(value, _plain_types(hints[name])) and not _fits(hints[name], value):
             raise ValueError(f"{name} is {_shown(value)}")
     try:
         return kind(**values)
@@ -141,14 +141,31 @@ def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
+@cache
+def _plain_types(hint: Any) -> frozenset[type]:
+    """Return the types of plain values that fit, so that a log of millions of plain numbers is read quickly."""
+    if get_origin(hint) in (Union, UnionType):
+        return frozenset().union(*map(_plain_types, get_args(hint)))
+    return frozenset({float, int} if hint is float else {hint} if hint in (str, bool, int, NoneType) else ())
+
+
+def _is_plain(value: object, types: frozenset[type]) -> bool:
+    kind = type(value)
+    return kind in types and (kind is not int or -(2**63) <= value < 2**63)  # pyright: ignore[reportOperatorIssue]
+
+
 def _fits(hint: Any, value: object) -> bool:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(argument, value) for argument in arguments)
     if origin in (list, tuple):
-        return isinstance(value, origin) and all(_fits(arguments[0], child) for child in value)
+        plain = _plain_types(arguments[0])
+        return isinstance(value, origin) and all(_is_plain(v, plain) or _fits(arguments[0], v) for v in value)
     if origin in (dict, Mapping):
-        return isinstance(value, dict) and all(_fits(arguments[1], child) for child in value.values())
+        plain = _plain_types(arguments[1])
+        return isinstance(value, dict) and all(
+            _is_plain(child, plain) or _fits(arguments[1], child) for child in value.values()
+        )
     if hint in (int, float):
         if isinstance(value, int):
             return not isinstance(value, bool) and -(2**63) <= value < 2**63

@@ -124,7 +124,9 @@ class MetricsReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset_bytes = self._num_lines = 0
+        self.offset_bytes = 0
+        """How far it has read."""
+        self._num_lines = 0
 
     def read_new(self) -> Metrics:
         """Return the next lines, a few megabytes at most; none if nothing was written since the last call.
@@ -136,7 +138,7 @@ class MetricsReader:
         """
         try:
             with self._path.open("rb") as file:
-                file.seek(self._offset_bytes)
+                file.seek(self.offset_bytes)
                 text = file.read(_PART_BYTES)
                 while b"\n" not in text and (more := file.read(_PART_BYTES)):
                     text += more
@@ -145,7 +147,7 @@ class MetricsReader:
         complete = text[: text.rfind(b"\n") + 1]
         lines = complete.split(b"\n")[:-1]
         metrics = _parse(lines, first_number=self._num_lines)
-        self._offset_bytes += len(complete)
+        self.offset_bytes += len(complete)
         self._num_lines += len(lines)
         return metrics
 

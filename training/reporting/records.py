@@ -185,6 +185,10 @@ class StartRecord:
     """Of one device; null where the config has none."""
     data_fingerprint: str = ""
     tokenizer_hash: str = ""
+    num_parameters: int | None = None
+    """Of the model; null, as the next, if an earlier version wrote the record."""
+    num_active_parameters: int | None = None
+    """Those that one token meets: less than all with experts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -286,6 +290,9 @@ Record = (
 )
 
 _KINDS: dict[str, type[Record]] = {record.kind: record for record in get_args(Record)}
+_FIELDS: dict[str, frozenset[str]] = {
+    record.kind: frozenset(f.name for f in fields(record)) for record in get_args(Record)
+}
 
 
 def to_json_object(record: Record, *, time_seconds: float) -> dict[str, Any]:
@@ -300,6 +307,6 @@ def from_json_object(line: dict[str, Any]) -> Record:
         KeyError: the line's kind is unknown.
         ValueError: a field is missing or of another type.
     """
-    record_type = _KINDS[line["kind"]]
-    known = {f.name for f in fields(record_type)}
+    kind = line["kind"]
+    record_type, known = _KINDS[kind], _FIELDS[kind]
     return typed(record_type, {key: value for key, value in line.items() if key in known})

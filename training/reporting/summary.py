@@ -4,67 +4,35 @@ metrics.jsonl is the truth; the ledger (stages.json), the overrides and the envi
 and each of them may be missing.
 """
 
-import shlex
-import statistics
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from training.errors import ConfigError
-from training.plain_files import read_json, read_yaml, typed
+from training.plain_files import read_json
+from training.reporting.goodput import Goodput, goodput
 from training.reporting.metrics import FILE_NAME, Metrics, latest_steps, read_metrics
-from training.reporting.planned import Comparison, PlannedStage, compare, read_plan
+from training.reporting.planned import PlannedStage, read_plan
 from training.reporting.records import (
     CheckpointRecord,
     EvalRecord,
+    ExpertsRecord,
     GateRecord,
     IncidentRecord,
+    LayersRecord,
+    MemoryRecord,
+    ProfileRecord,
     StageRecord,
+    StartRecord,
     StepRecord,
 )
+from training.reporting.run_config import fresh_command, read_config, resume_command
+from training.reporting.stage_summaries import GateNumbers, StageSummary, gate_numbers, stages_of
+from training.reporting.starts import end_times
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageSummary:
-    """One training stage; numbers are None where it has not come so far."""
-
-    name: str
-    status: str
-    layout: str
-    planned: list[Comparison]
-    """What was planned, beside what was measured; empty where there was no plan."""
-    no_comparison: str
-    """Why a plan could not be compared, or empty."""
-    num_steps: int
-    tokens: int
-    first_loss: float | None
-    last_loss: float | None
-    median_tokens_per_second: float | None
-    bits_per_byte: float | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GateNumbers:
-    """One condition of a gate as the ledger keeps it (eval.gates.Finding); None where nothing could be counted."""
-
-    condition: str
-    verdict: str
-    limit: float | None
-    error_rate: float
-    """Of each of the two bounds."""
-    value: float | None = None
-    """The metric, or its difference from an earlier evaluation."""
-    low: float | None = None
-    high: float | None = None
-    num_items: int | None = None
-    contaminated_items: int | None = None
-    """Of them, those that stand in the training data (eval/evidence.py)."""
-    mean_overlap: float | None = None
-    """Share of an item's n-grams that stand there, mean over all items."""
-    value_without_contaminated: float | None = None
+S = TypeVar("S", LayersRecord, ExpertsRecord, MemoryRecord)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,8 +56,26 @@ class RunSummary:
     """Training stage -> what its gate went by, condition by condition."""
     checkpoints: list[CheckpointRecord]
     incidents: list[IncidentRecord]
+    incident_times_seconds: list[float]
+    """When each was written, in Unix seconds."""
     stages: list[StageSummary]
+    events: list[StageRecord]
+    """Beginnings and ends of training stages and of the run."""
+    starts: list[StartRecord]
+    layers: list[LayersRecord]
+    experts: list[ExpertsRecord]
+    memory: list[MemoryRecord]
+    """These three in the order of steps."""
+    profiles: list[ProfileRecord]
+    goodput: Goodput | None
+    """Where the time went; None of a run of an earlier version."""
+    plan: Mapping[str, PlannedStage]
+    """plan.json: training stage -> what was expected of it."""
+    config: dict[str, str]
+    """config.yaml, flat: "model.num_layers" -> "4"; empty if it is missing."""
     resume_command: str
+    fresh_command: str
+    """Starts another run like this one; the code must be at the same commit."""
     environment: dict[str, str]
     notes: list[str]
     """What a reader should know about the files themselves."""
@@ -111,6 +97,15 @@ def read_run(run_directory: Path) -> RunSummary:
         ConfigError: the directory holds no metrics.jsonl.
         StorageError: a file cannot be read.
     """
+    return summarize(run_directory, read_metrics(metrics_path(run_directory)))
+
+
+def metrics_path(run_directory: Path) -> Path:
+    """Return the path of a run's metrics.jsonl.
+
+    Raises:
+        ConfigError: the directory holds none.
+    """
     if not (run_directory / FILE_NAME).is_file():
         raise ConfigError(
             "run directory",
@@ -118,7 +113,15 @@ def read_run(run_directory: Path) -> RunSummary:
             f"there is no {FILE_NAME} in it",
             "give the directory of a run that has started, for example runs/<run id>",
         )
-    metrics = read_metrics(run_directory / FILE_NAME)
+    return run_directory / FILE_NAME
+
+
+def summarize(run_directory: Path, metrics: Metrics) -> RunSummary:
+    """Return the facts of a run directory whose metrics.jsonl has been read already.
+
+    Raises:
+        StorageError: a file cannot be read.
+    """
     notes: list[str] = []
     if metrics.num_torn_lines:
         notes.append(f"{metrics.num_torn_lines} unreadable line(s) of {FILE_NAME} were left out (torn by a crash)")
@@ -127,6 +130,10 @@ def read_run(run_directory: Path) -> RunSummary:
     steps = latest_steps(records)
     evals = _latest((r, (r.stage, r.suite, r.step)) for r in records if isinstance(r, EvalRecord))
     evals.sort(key=lambda record: record.step)  # after a crash earlier steps are evaluated later
+    events = [record for record in records if isinstance(record, StageRecord)]
+    plan = read_plan(run_directory, notes)
+    timed = zip(records, metrics.times_seconds, strict=True)
+    incidents = [(record, seconds) for record, seconds in timed if isinstance(record, IncidentRecord)]
     run_id = run_directory.resolve().name
     return RunSummary(
         run_id=run_id,
@@ -139,76 +146,30 @@ def read_run(run_directory: Path) -> RunSummary:
         steps=steps,
         evals=evals,
         gates=_latest((r, r.stage) for r in records if isinstance(r, GateRecord)),
-        gate_numbers=_gate_numbers(ledger, notes),
+        gate_numbers=gate_numbers(ledger, notes),
         checkpoints=_latest((r, r.directory) for r in records if isinstance(r, CheckpointRecord)),
-        incidents=[record for record in records if isinstance(record, IncidentRecord)],
-        stages=_stages(metrics, steps, evals, ledger, read_plan(run_directory, notes)),
+        incidents=[record for record, _ in incidents],
+        incident_times_seconds=[seconds for _, seconds in incidents],
+        stages=stages_of([event for event in events if event.stage != "run"], steps, evals, ledger, plan),
+        events=events,
+        starts=[record for record in records if isinstance(record, StartRecord)],
+        layers=_by_step(record for record in records if isinstance(record, LayersRecord)),
+        experts=_by_step(record for record in records if isinstance(record, ExpertsRecord)),
+        memory=_by_step(record for record in records if isinstance(record, MemoryRecord)),
+        profiles=[record for record in records if isinstance(record, ProfileRecord)],
+        goodput=goodput(metrics, end_times(run_directory)),
+        plan=plan,
+        config=flat(read_config(run_directory, notes)),
         resume_command=resume_command(run_directory, notes),
-        environment=_flat(_read_json(run_directory / "environment.json", notes)),
-        notes=notes,
+        fresh_command=fresh_command(run_directory, notes),
+        environment=flat(_read_json(run_directory / "environment.json", notes)),
+        notes=list(dict.fromkeys(notes)),
     )
 
 
-def _stages(
-    metrics: Metrics,
-    steps: list[StepRecord],
-    evals: list[EvalRecord],
-    ledger: dict[str, Any],
-    plan: dict[str, PlannedStage],
-) -> list[StageSummary]:
-    events = [r for r in metrics.records if isinstance(r, StageRecord) and r.stage != "run"]
-    statuses = _statuses(ledger)
-    names = dict.fromkeys([*statuses, *(event.stage for event in events), *(step.stage for step in steps)])
-    summaries: list[StageSummary] = []
-    tokens_before = 0
-    for name in names:
-        mine = [step for step in steps if step.stage == name]
-        my_events = [event for event in events if event.stage == name]
-        ended = bool(my_events) and my_events[-1].event == "end"
-        derived_status = "done" if ended else "running" if my_events or mine else "pending"
-        tokens = mine[-1].tokens if mine else tokens_before
-        planned, why_not = compare(plan[name], mine, my_events) if name in plan else ([], "")
-        summaries.append(
-            StageSummary(
-                name=name,
-                status=statuses.get(name) or derived_status,
-                layout=my_events[-1].layout if my_events else "",
-                planned=planned,
-                no_comparison=why_not,
-                num_steps=len(mine),
-                tokens=tokens - tokens_before,
-                first_loss=mine[0].loss if mine else None,
-                last_loss=mine[-1].loss if mine else None,
-                median_tokens_per_second=statistics.median(s.tokens_per_second for s in mine) if mine else None,
-                bits_per_byte=next((e.bits_per_byte for e in reversed(evals) if e.stage == name), None),
-            )
-        )
-        tokens_before = tokens
-    return summaries
-
-
-def _statuses(ledger: dict[str, Any]) -> dict[str, str | None]:
-    """Return the status of each training stage that the ledger names."""
-    entries = ledger.get("stages")
-    statuses: dict[str, str | None] = {}
-    for entry in entries if isinstance(entries, list) else []:
-        if isinstance(entry, dict) and isinstance(name := entry.get("name"), str):
-            statuses[name] = status if isinstance(status := entry.get("status"), str) else None
-    return statuses
-
-
-def _gate_numbers(ledger: dict[str, Any], notes: list[str]) -> dict[str, list[GateNumbers]]:
-    """Return what the ledger says of each gate that was asked."""
-    entries = ledger.get("stages")
-    found: dict[str, list[GateNumbers]] = {}
-    for entry in entries if isinstance(entries, list) else []:
-        match entry:
-            case {"name": str() as name, "gate": {"numbers": list() as numbers}}:
-                try:
-                    found[name] = [typed(GateNumbers, number) for number in numbers]
-                except ValueError as error:
-                    notes.append(f"the numbers of the gate after {name} are damaged and were left out: {error}")
-    return found
+def _by_step(records: Iterable[S]) -> list[S]:
+    """Return the records in the order of steps; of steps done again only the latest."""
+    return sorted(_latest((record, record.step) for record in records), key=lambda record: record.step)
 
 
 def _state(metrics: Metrics) -> str:
@@ -244,28 +205,12 @@ def _read_json(path: Path, notes: list[str]) -> dict[str, Any]:
     return values
 
 
-def resume_command(run_directory: Path, notes: list[str] | None = None) -> str:
-    """Return the command that goes on with a run; what is wrong with overrides.yaml is added to the notes."""
-    overrides_path, run_id = run_directory / "overrides.yaml", run_directory.resolve().name
-    notes = [] if notes is None else notes
-    try:
-        overrides = read_yaml(overrides_path)
-        if not isinstance(overrides, list):
-            raise ValueError("it holds no list")
-    except FileNotFoundError:
-        overrides = []
-    except (OSError, ValueError) as error:
-        notes.append(f"{overrides_path.name} is damaged and was left out: {error}")
-        overrides = []
-    kept = [o for o in map(str, overrides) if o.lstrip("+").split("=")[0] not in ("run.id", "resume")]
-    return shlex.join(["python", "-m", "launch.submit", *kept, f"run.id={run_id}", "resume=auto"])
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested values under names with dots between them, as text."""
+    found: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat
+            found[f"{prefix}{key}"] = str(value)
+    return found

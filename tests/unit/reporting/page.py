@@ -1,7 +1,9 @@
 """A page as a browser would see it."""
 
+import json
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 _VOID = {"meta", "link", "img", "br", "input"}
 
@@ -16,6 +18,9 @@ class Page(HTMLParser):
         self.text = ""
         self.num_scripts = 0
         self.policy = ""
+        self.figures: dict[str, Any] = {}
+        """Name -> plotly's data and layout."""
+        self._in_figures = False
         self._open: list[str] = []
         self.feed(path.read_text())
         assert self._open == []
@@ -23,7 +28,12 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
         self.ids += [values["id"] or ""] if "id" in values else []
-        self.loads += [f"{tag} {name}" for name in ("src", "href", "srcset", "data", "action") if name in values]
+        self.loads += [
+            f"{tag} {name}={values[name]}"
+            for name in ("src", "href", "srcset", "data", "action")
+            if name in values and not (values[name] or "").startswith(("#", "data:,"))
+        ]
+        self._in_figures = values.get("id") == "figures"
         self.num_scripts += tag == "script"
         if values.get("http-equiv") == "Content-Security-Policy":
             self.policy = values["content"] or ""
@@ -35,5 +45,8 @@ class Page(HTMLParser):
         self.text += " " if tag in ("td", "th") else ""  # cells stand apart
 
     def handle_data(self, data: str) -> None:
+        if self._in_figures:
+            self.figures = {name: chart["figure"] for name, chart in json.loads(data).items()}
+            self._in_figures = False
         if "script" not in self._open and "style" not in self._open:
             self.text += data

@@ -10,7 +10,7 @@ from tests.unit.reporting.example_run import LAYOUT, write_example_run
 from tests.unit.reporting.page import Page
 from training.reporting.planned import FILE_NAME, PlannedStage, compare, read_plan, write_plan
 from training.reporting.records import StageRecord, StepRecord
-from training.reporting.report import write_report
+from training.reporting.report.page import write_report
 from training.reporting.summary import read_run
 
 PLANNED = PlannedStage(layout=LAYOUT, step_seconds=2.0, tokens_per_second=1000.0, mfu=0.4, memory_bytes=50e9)

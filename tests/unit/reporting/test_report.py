@@ -5,27 +5,33 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.unit.reporting.example_items import LONG_ANSWER, MARKUP, write_example_report
 from tests.unit.reporting.example_run import HOSTILE_TEXT, STAGES, eval_record, step_record, write_example_run
 from tests.unit.reporting.page import Page
 from training.errors import ConfigError, ExitCode
-from training.reporting import charts
-from training.reporting.charts import thin
+from training.reporting.charts import running_mean, thin
 from training.reporting.metrics import MetricsLog
-from training.reporting.report import text_summary, write_report
+from training.reporting.report.page import write_report
+from training.reporting.report.scores import held_out
+from training.reporting.report.steps import by_stage
+from training.reporting.report.text_summary import text_summary
 from training.reporting.summary import read_run
 
 _SECTIONS = [
     "headline",
-    "curves",
+    "stage-switch",
+    "loss-section",
+    "incidents",
     "stages",
     "gates",
     "evaluations",
     "samples",
+    "speed",
+    "gradients",
     "checkpoints",
-    "incidents",
     "resume",
     "environment",
 ]
@@ -34,8 +40,9 @@ _SECTIONS = [
 def test_the_page_holds_all_sections_and_charts(tmp_path: Path):
     page = Page(write_report(write_example_run(tmp_path / "demo-7")))
     assert [i for i in page.ids if i in _SECTIONS] == _SECTIONS
-    charts = ["loss", "bits_per_byte", "learning_rate", "grad_norm", "tokens_per_second", "mfu"]
+    charts = ["loss", "bits_per_byte", "scores", "tokens_per_second", "mfu", "grad_norm", "learning_rate"]
     assert [i.removeprefix("chart-") for i in page.ids if i.startswith("chart-")] == charts
+    assert sorted(page.figures) == sorted(charts)
     for expected in ("demo-7", "done", "1.9000", "promote", "47.4 MB", "continued from step 40", "packages.torch"):
         assert expected in page.text
     assert "run.id=demo-7 resume=auto" in page.text
@@ -119,13 +126,20 @@ def test_the_command_to_continue_is_safe_for_a_shell_and_names_this_run_once(tmp
 
 
 def test_a_long_curve_keeps_its_spike_when_it_is_thinned():
-    points = [(step, 1.0) for step in range(100_000)]
-    points[54_321] = (54_321, 9.0)
-    thinned = thin(points)
-    assert len(thinned) <= 2000
-    assert (54_321, 9.0) in thinned
-    assert thinned == sorted(thinned)
-    assert thin(points[:100]) == points[:100]
+    steps, values = np.arange(100_000.0), np.ones(100_000)
+    values[54_321], values[77_777] = 9.0, np.nan
+    x, y = thin(steps, values)
+    assert len(x) == len(y) <= 2000
+    assert y[x == 54_321] == 9.0
+    assert np.isfinite(y).all()
+    assert (np.diff(x) > 0).all()
+    for few, same in zip(thin(steps[:100], values[:100]), (steps[:100], values[:100]), strict=True):
+        np.testing.assert_array_equal(few, same)
+
+
+def test_a_running_mean_leaves_out_what_is_no_number():
+    np.testing.assert_allclose(running_mean(np.array([1.0, 3.0, np.nan, 5.0, 9.0]), 2), [1.0, 2.0, 3.0, 5.0, 7.0])
+    assert np.isnan(running_mean(np.array([np.nan, 1.0]), 3)[0])
 
 
 def test_torn_lines_are_mentioned(tmp_path: Path):
@@ -162,10 +176,10 @@ def test_the_command_prints_the_path_and_a_short_summary(tmp_path: Path):
 def test_the_charts_hold_the_numbers_of_the_log(tmp_path: Path):
     run_directory = write_example_run(tmp_path / "demo")
     MetricsLog(run_directory / "metrics.jsonl").append(step_record(110, stage="long_context", attempt=2, loss=7.654321))
-    text = write_report(run_directory).read_text()
-    start = text.index('id="chart-loss"')
-    assert "7.654321" in text[start : text.index('id="chart-bits_per_byte"')]
-    assert json.dumps("anneal") in text[start:]
+    curves = Page(write_report(run_directory)).figures["loss"]["data"]
+    assert [curve["name"] for curve in curves] == ["pretrain", "anneal", "long_context", "incidents"]
+    assert curves[2]["y"][-1] == 7.654321
+    assert sum(len(curve["x"]) for curve in curves[:3]) == 110
 
 
 def test_a_run_that_is_judged_by_conversations_has_their_chart_and_no_bits_per_byte(tmp_path: Path):
@@ -200,7 +214,7 @@ def test_an_evaluation_in_the_midst_of_a_training_stage_is_a_point_and_a_column_
     summary = read_run(run_directory)
     assert [record.step for record in summary.evals] == [0, 20, 40, 60, 90, 110]
     assert summary.stages[0].bits_per_byte == 2.11
-    (curve,) = charts.held_out(summary, "bits_per_byte", "bits per byte").to_dict()["data"]
+    (curve,) = held_out(summary.evals, by_stage(summary.steps), "bits_per_byte").to_dict()["data"]
     assert list(zip(curve["x"], curve["y"], strict=True))[:4] == [(0, 3.02), (20, 2.7), (40, 2.345), (60, 2.11)]
     assert list(curve["hovertext"])[:4] == ["start", "pretrain, step 20", "pretrain, step 40", "pretrain"]
     page = Page(write_report(run_directory))
