@@ -25,7 +25,7 @@ os.environ |= {
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
 
-_TIMEOUT_SECONDS = {"distributed": 900, "integration": 900}
+_TIMEOUT_SECONDS = {"distributed": 900, "integration": 900, "browser": 600}
 """Folder = mark -> limit of one test with its fixtures: several starts of several processes on shared cores."""
 
 

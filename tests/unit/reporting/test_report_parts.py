@@ -53,7 +53,7 @@ def test_the_headline_says_what_where_how_far_and_what_it_cost(summary: RunSumma
     assert said["model"] == ("1.85B parameters", "420M active, 8 layers of 512")
     assert said["where"] == ("16 × H100, 2 hosts", "node-1, node-2")
     assert said["steps"] == ("110 of 110", "451k tokens")
-    assert said["attempts"] == ("3", "4 incidents")
+    assert said["started, UTC"][1] == "3 attempts, 4 incidents"
     assert progress(summary).startswith("Step 110 of 110, training stage long_context, loss ")
     used = cost(summary.goodput, summary.starts)
     assert used is not None

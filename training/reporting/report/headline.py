@@ -81,7 +81,12 @@ def _how_far(summary: RunSummary) -> Iterator[Fact]:
 
 
 def _how_long(summary: RunSummary) -> Iterator[Fact]:
-    yield Fact(name="started", value=formatting.when(summary.first_time_seconds).removesuffix(" UTC"), detail="UTC")
+    attempts, incidents = summary.num_attempts, len(summary.incidents)
+    yield Fact(
+        name="started, UTC",
+        value=formatting.when(summary.first_time_seconds).removesuffix(" UTC"),
+        detail=f"{_number(attempts, 'attempt')}, {_number(incidents, 'incident')}",
+    )
     took = summary.goodput.wall_seconds if summary.goodput else summary.last_time_seconds - summary.first_time_seconds
     yield Fact(
         name="took", value=formatting.duration(took), detail=f"{formatting.duration(summary.training_seconds)} in steps"
@@ -95,8 +100,10 @@ def _how_long(summary: RunSummary) -> Iterator[Fact]:
             yield Fact(name="device-hours", value=hours, detail="no price is configured")
         else:
             yield Fact(name="price so far", value=f"{used.price:,.2f}", detail=f"{hours} device-hours")
-    attempts, incidents = summary.num_attempts, len(summary.incidents)
-    yield Fact(name="attempts", value=str(attempts), detail=f"{incidents:,} incident{'' if incidents == 1 else 's'}")
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _total_steps(summary: RunSummary) -> int | None:

@@ -86,14 +86,36 @@
     const layout = structuredClone(figure.layout);
     const range = byStep ? stageRange() : null;
     layout.dragmode = HAS_MOUSE ? "zoom" : false;
-    layout.uirevision = view.stage + "|" + (traces ?? ""); // else what is zoomed and hidden by hand stays
+    layout.uirevision = view.stage + "|" + (traces ?? ""); // what the legend hides stays hidden until it changes
     if (range) {
       layout.xaxis.range = range;
       const isFlat = layout.yaxis.type !== "category" && layout.yaxis.rangemode;
       const fitted = layout.yaxis.type === "category" ? null : yRange(data, range, isFlat === "tozero");
       if (fitted) layout.yaxis.range = fitted;
     }
+    const isNew = !place.on;
+    layout.xaxis.uirevision = layout.yaxis.uirevision = ++drawings; // plotly would keep one end of a zoomed range
+    bases.set(name, String(layout.xaxis.range)); // plotly writes into the arrays that it is given
+    if (zooms.has(name)) {
+      const { x, y } = zooms.get(name);
+      if (x) layout.xaxis.range = [...x];
+      if (y) layout.yaxis.range = [...y];
+    }
     Plotly.react(place, data, layout, CONFIG);
+    if (isNew) place.on("plotly_relayout", (change) => keepZoom(name, change));
+  }
+
+  /* What is zoomed to by hand stays while data come in, until it is reset or another training stage is chosen. */
+  const zooms = new Map(), bases = new Map();
+  let drawings = 0;
+  function keepZoom(name, change) {
+    const range = (axis) => {
+      const ends = change[axis + ".range"] ?? [change[axis + ".range[0]"], change[axis + ".range[1]"]];
+      return ends.every((end) => end !== undefined) ? [...ends] : undefined;
+    };
+    const x = range("xaxis"), y = range("yaxis");
+    if (change["xaxis.autorange"] || (x && String(x) === bases.get(name))) zooms.delete(name);
+    else if (x || y) zooms.set(name, { ...zooms.get(name), ...(x && { x }), ...(y && { y }) });
   }
 
   /* One chart after another, so that the page can be read and scrolled meanwhile. */
@@ -153,7 +175,10 @@
     view[key] = value;
     keepView();
     show();
-    if (key === "stage") drawAll();
+    if (key === "stage") {
+      zooms.clear();
+      drawAll();
+    }
   }
 
   document.addEventListener("click", (event) => {
@@ -163,7 +188,7 @@
     else if (button?.dataset.copies) copy(button);
     else if (link) {
       event.preventDefault(); // the address keeps what is chosen
-      document.getElementById(link.getAttribute("href").slice(1))?.scrollIntoView({ behavior: "smooth" });
+      document.getElementById(link.getAttribute("href").slice(1))?.scrollIntoView();
     }
   });
   document.addEventListener("input", (event) => {
@@ -177,6 +202,7 @@
   });
   addEventListener("hashchange", () => {
     Object.assign(view, readView());
+    zooms.clear();
     show();
     drawAll();
   });
@@ -248,6 +274,7 @@
         section.remove();
       }
     }
+    show(); // it fills the filters in, which moves the caret
     if (place && document.activeElement !== document.getElementById(place.id)) {
       const control = document.getElementById(place.id);
       control?.focus({ preventScroll: true });
@@ -290,7 +317,6 @@
           figures = content.figures;
           document.title = content.title;
           take(content.body);
-          show();
           await drawAll();
         }
         say("live", false);
