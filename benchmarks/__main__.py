@@ -1,7 +1,8 @@
 """Measure, and print one page of results.
 
-    python -m benchmarks [--quick] [--only engines|pipelines|checkpoints|evaluation|plans|layers|data|preference]
-                         [--write] [--rounds N] [--steps N] [--storage DIRECTORY]
+    python -m benchmarks [--quick] [--write]
+                         [--only engines|pipelines|checkpoints|evaluation|plans|layers|data|preference|logging]
+                         [--rounds N] [--steps N] [--storage DIRECTORY]
 
 --quick shows that everything runs, its numbers mean little; --only measures one contest and nothing else; --write
 also replaces docs/benchmarks.md.
@@ -20,6 +21,7 @@ from benchmarks.contests import ENGINES, PIPELINES
 from benchmarks.data_contest import compete_in_data
 from benchmarks.evaluation_contest import compete_in_evaluation
 from benchmarks.layer_contest import compete_in_layers
+from benchmarks.logging_contest import compete_in_logging
 from benchmarks.machine import describe_machine, num_cores
 from benchmarks.plan_contest import compete_in_plans
 from benchmarks.preference_contest import compete_in_preferences
@@ -39,7 +41,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few steps, one round")
     parser.add_argument(
         "--only",
-        choices=("engines", "pipelines", "checkpoints", "evaluation", "plans", "layers", "data", "preference"),
+        choices=(
+            "engines",
+            "pipelines",
+            "checkpoints",
+            "evaluation",
+            "plans",
+            "layers",
+            "data",
+            "preference",
+            "logging",
+        ),
         help="measure one contest and nothing else",
     )
     parser.add_argument("--write", action="store_true", help="also replace docs/benchmarks.md")
@@ -121,6 +133,11 @@ def _measure(
             if only in (None, "preference")
             else None
         )
+        logged = (
+            compete_in_logging(root / "logging", num_rounds=num_rounds, num_steps=4 * steps_per_turn, say=_say)
+            if only in (None, "logging")
+            else None
+        )
         starts = _starts(smoke, root, repeats=num_rounds) if only is None else None
     return Results(
         machine=machine,
@@ -135,6 +152,7 @@ def _measure(
         layers=raced,
         data=read,
         preference=preferred,
+        logging=logged,
         starts=starts,
     )
 

@@ -9,6 +9,7 @@ from benchmarks.checkpoint_report import checkpoints
 from benchmarks.data_contest import DataContest, data
 from benchmarks.evaluation_contest import EvaluationContest, evaluation
 from benchmarks.layer_contest import LayerContest, layers
+from benchmarks.logging_contest import LoggingContest, logging
 from benchmarks.plan_contest import PlanContest, plans
 from benchmarks.preference_contest import PreferenceContest, preferences
 from benchmarks.tables import spread, table
@@ -43,6 +44,7 @@ class Results:
     layers: LayerContest | None
     data: DataContest | None
     preference: PreferenceContest | None
+    logging: LoggingContest | None
     starts: Starts | None
 
 
@@ -56,6 +58,7 @@ def page(results: Results) -> str:
     sections += [layers(results.layers)] if results.layers else []
     sections += [data(results.data)] if results.data else []
     sections += [preferences(results.preference)] if results.preference else []
+    sections += [logging(results.logging)] if results.logging else []
     sections += [_start_up(results.starts), _check(results.starts.check_seconds)] if results.starts else []
     return "\n".join(
         [

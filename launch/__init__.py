@@ -14,6 +14,7 @@ slurm      the same as a batch job of Slurm, which checks its nodes and puts its
 again      the same for the other two: started again as often as cluster.max_restarts allows
 requeue    what follows from how a start ended: again, without a node, or stop and say why. Pure
 attempts   every start of a run, in its directory
+profile    `python -m launch.profile RUN_DIR`: asks a run for a profile of its next steps
 status     `python -m launch.status RUN_DIR`: the job, the last step, the last end
 gate       `python -m launch.gate RUN_DIR`: what gates said, and a person's answer to them
 supervise  one child process to its end: signals in, exit code out, the first failing rank's words last

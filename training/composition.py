@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -257,17 +256,14 @@ def _record_earlier_hang(reporter: Reporter, run_directory: Path, ledger: Ledger
 
 
 def _open_reporter(config: RunConfig, run_directory: Path, attempt: int) -> Reporter:
-    wandb = config.reporting.wandb
     return Reporter.open(
         run_directory,
         run_id=run_directory.name,
-        config=asdict(config),
         stages=[(name, config.num_steps(name)) for name in config.stages],
-        wandb_mode=wandb.mode,
-        wandb_project=wandb.project,
-        wandb_entity=wandb.entity,
+        wandb_mode=config.reporting.wandb.mode,
         console_every_steps=config.reporting.console_every_steps,
         attempt=attempt,
+        tensorboard=config.reporting.tensorboard,
     )
 
 

@@ -121,6 +121,33 @@ def newest_holder(run_directory: Path) -> Holder | None:
     return None if newest is None else _read(folder, newest)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sight:
+    """A holder, as seen from here and now."""
+
+    holder: Holder
+    lives: bool | None
+    """None on another machine, where only its heartbeat tells."""
+    silent_seconds: float
+    """Since its last heartbeat, by the clock of the storage and ours; it beats every 5 s."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Return whether it has ended, or has been silent for so long that another start may take over."""
+        return self.lives is False or (self.lives is None and self.silent_seconds > _SILENT_SECONDS)
+
+
+def look(run_directory: Path) -> Sight | None:
+    """Return who holds, or last held, a run directory and whether that process lives; None if nobody ever did."""
+    folder = run_directory / _FOLDER
+    newest = _newest(folder)
+    holder = None if newest is None else _read(folder, newest)
+    if newest is None or holder is None:
+        return None
+    silent_seconds = max(0.0, time.time() - _heartbeat(folder, newest) / 1e9)
+    return Sight(holder=holder, lives=_is_alive(holder), silent_seconds=silent_seconds)
+
+
 def wait_until_free(run_directory: Path) -> None:
     """Return when nobody holds a run directory, without taking it.
 

@@ -6,6 +6,7 @@ python -m tests.distributed.equivalence_worker OUTPUT.json FOLDER_FOR_CHECKPOINT
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from training.config.schema import PipelineEngineKind, PipelineSchedule, Precisi
 from training.engine.base import Engine, StepInstructions
 from training.engine.build import build_engine
 from training.engine.process_group import ProcessGroup, start
+from training.stages.statistics import largest_with_rank
 
 NUM_STEPS = 20
 NUM_VARIANT_STEPS = 8
@@ -165,11 +167,16 @@ POISONED = (
     "pipeline_zero3_muon",
 )
 """Layouts that also meet a NaN."""
+MEASURED_STEP = 3
+"""Its layers are measured, in every layout. After a checkpoint was loaded another one's are, and not felt."""
 
 
-def steps(engine: Engine, config: RunConfig, processes: ProcessGroup, which: range) -> dict[str, list[Any]]:
+def steps(
+    engine: Engine, config: RunConfig, processes: ProcessGroup, which: range, *, measured_step: int = MEASURED_STEP
+) -> dict[str, list[Any]]:
     losses, norms = [], []
     measured: list[dict[str, float]] = []
+    layers = []
     for step in which:
         batches = micro_batches(
             step,
@@ -182,13 +189,17 @@ def steps(engine: Engine, config: RunConfig, processes: ProcessGroup, which: ran
         )
         # Where the last layer returns the loss itself, a step computed twice compares that.
         twice = config.parallel.loss_chunk_tokens is not None
-        result = engine.train_batch(batches, lr=LRS[step], instructions=StepInstructions(twice=twice))
+        instructions = StepInstructions(twice=twice, measure_layers=step == measured_step)
+        result = engine.train_batch(batches, lr=LRS[step], instructions=instructions)
         assert not result.skipped
         losses.append(result.loss)
         norms.append(result.grad_norm)
         if result.preference is not None:
             measured.append(result.preference)
-    return {"losses": losses, "norms": norms, **({"preference": measured} if measured else {})}
+        if result.layers is not None:
+            layers.append(asdict(result.layers))
+    found: dict[str, list[Any]] = {"losses": losses, "norms": norms, "layers": layers}
+    return found | ({"preference": measured} if measured else {})
 
 
 def train(name: str, options: dict[str, Any], processes: ProcessGroup, folder: Path) -> dict[str, list[float]]:
@@ -211,7 +222,7 @@ def examine(name: str, group: tuple[str, ...], processes: ProcessGroup, folder: 
     sources = {source: folder / source / f"step-{SAVED_STEP:08d}" for source in group}
 
     def train_on() -> dict[str, list[float]]:
-        return steps(engine, config, processes, AFTER_SAVE)
+        return steps(engine, config, processes, AFTER_SAVE, measured_step=AFTER_SAVE.start)
 
     seen: dict[str, Any] = {"crossings": crossings(engine, processes, sources, folder / f"again_{name}", train_on)}
     if name in PLAIN:
@@ -227,6 +238,8 @@ def main(output: Path, folder: Path) -> None:
     began = time.monotonic()
     seen: dict[str, Any] = {"layouts": {}, "examined": {}}
     layouts, crossed = WORLDS[processes.world_size]
+    behind = processes.world_size - 1 - processes.rank
+    seen["largest"] = {processes.world_size: largest_with_rank(processes, [2**40 - 4096 * behind, 7 * 1024 + 5, -1])}
     for name, options in layouts.items():
         seen["layouts"][name] = train(name, options, processes, folder)
         say(processes, began, f"trained {name}: {seen['layouts'][name]['losses'][-1]}")

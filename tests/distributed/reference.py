@@ -1,6 +1,7 @@
 """Plain single-process torch training: the truth that every engine is compared with. Nothing of the engines is used."""
 
 import math
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -34,7 +35,7 @@ def train_plain(config: RunConfig, lrs: list[float], *, optimizer: str = "adamw"
     model = plain_model(config)
     stepper = torch.optim.SGD(model.parameters(), lr=1.0) if optimizer == "sgd" else plain_adamw(model, config)
     muon = PlainMuon(model, config)
-    losses, norms = [], []
+    losses, norms, layers = [], [], []
     measured: list[dict[str, float]] = []
     routing: list[RoutingResult] = []
     for step, lr in enumerate(lrs):
@@ -42,13 +43,15 @@ def train_plain(config: RunConfig, lrs: list[float], *, optimizer: str = "adamw"
             group["lr"] = lr * group.get("lr_ratio", 1.0)
         model.zero_grad()
         loss, norm = backward(model, config, step, routing, measured)
+        before = {name: p.detach().clone() for name, p in model.canonical_parameters()}
         muon.step(lr)
         stepper.step()
+        layers.append(layer_norms(model, before, clipping=clipping(norm, config)))
         if config.model.experts is not None:
             move_biases(model, config.model.experts.bias_update_rate, routing[-1].loads)
         losses.append(loss)
         norms.append(norm)
-    found = {"losses": losses, "norms": norms, **routing_numbers(routing)}
+    found = {"losses": losses, "norms": norms, "layers": layers, **routing_numbers(routing)}
     return found | ({"preference": measured} if measured else {})
 
 
@@ -205,8 +208,28 @@ def backward(
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients).item()
     for gradient in gradients:
-        gradient *= min(1.0, config.optimizer.gradient_clip_norm / (norm + 1e-6))
+        gradient *= clipping(norm, config)
     return loss.item(), norm
+
+
+def clipping(norm: float, config: RunConfig) -> float:
+    """What clipping multiplies a gradient of this norm by."""
+    return min(1.0, config.optimizer.gradient_clip_norm / (norm + 1e-6))
+
+
+@torch.no_grad()
+def layer_norms(model: Decoder, before: dict[str, Tensor], *, clipping: float) -> dict[str, list[Any]]:
+    """Norms of each layer after an update: of the weights before it, of the gradient before clipping, of the update."""
+    squares: dict[str, list[float]] = {}
+    for name, parameter in model.canonical_parameters():
+        layer = re.match(r"model\.(layers|prediction)\.\d+|model\.(embed_tokens|norm)|lm_head", name)
+        assert layer is not None
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.double() / clipping
+        update = parameter.double() - before[name].double()
+        found = [float(values.double().square().sum()) for values in (before[name], gradient, update)]
+        squares[layer[0]] = [one + other for one, other in zip(squares.get(layer[0], [0.0] * 3), found, strict=True)]
+    weights, gradients, updates = ([math.sqrt(values[kind]) for values in squares.values()] for kind in range(3))
+    return {"names": list(squares), "weight_norms": weights, "grad_norms": gradients, "update_norms": updates}
 
 
 def loss_of_pairs(logits_BTV: Tensor, batch: MicroBatch, config: PreferenceConfig) -> tuple[Tensor, dict[str, float]]:

@@ -1,6 +1,7 @@
 """Every layout computes the same run: losses, gradient norms, weights, moments, scores. One start per world size."""
 
 import json
+import math
 import sys
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.distributed.equivalence_worker import (
     CROSSED,
     LAYOUTS,
     LRS,
+    MEASURED_STEP,
     PLAIN,
     POISONED,
     SAVED_STEP,
@@ -26,12 +28,16 @@ from tests.distributed.reference import train_plain
 from tests.integration.running import run_to_end
 from training.config.schema import PipelineEngineKind
 
+LAYER_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}
+"""Relative; bf16 rounds each product of the gradient to 3 digits."""
+MUON_TOLERANCE = 1e-4
+"""Newton-Schulz steps make small singular values large, and their rounding too."""
 PAIRS = [(saved, loaded) for group in CROSSED + WIDE_CROSSED for saved in group for loaded in group]
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    seen: dict[str, Any] = {"layouts": {}, "examined": {}}
+    seen: dict[str, Any] = {"layouts": {}, "examined": {}, "largest": {}}
     for world_size in WORLDS:
         folder = tmp_path_factory.mktemp(f"equivalence{world_size}")
         output = folder / "seen.json"
@@ -55,6 +61,28 @@ def test_losses_and_gradient_norms_are_those_of_plain_torch(seen: dict[str, Any]
     assert plain["losses"][-1] < plain["losses"][0] - 0.1, "the model learned nothing, so nothing was compared"
     for here, there in zip(found.get("preference", ()), plain.get("preference", ()), strict=True):
         assert here == pytest.approx(there, rel=50 * tolerance, abs=50 * tolerance)
+
+
+@pytest.mark.parametrize("layout", ALL)
+def test_each_layer_has_the_norms_it_has_in_plain_torch(seen: dict[str, Any], layout: str) -> None:
+    if ALL[layout].get("pipeline_engine") is PipelineEngineKind.deepspeed:
+        assert seen["layouts"][layout]["layers"] == []
+        return
+    [found] = seen["layouts"][layout]["layers"]
+    plain = plain_run(**plain_options(layout))["layers"][MEASURED_STEP]
+    assert found["names"] == plain["names"]
+    assert math.hypot(*found["grad_norms"]) == pytest.approx(seen["layouts"][layout]["norms"][MEASURED_STEP], rel=1e-6)
+    tolerance = LAYER_TOLERANCE["bf16" if "bf16" in layout else "fp32"]
+    tolerance = max(tolerance, MUON_TOLERANCE) if "muon" in layout else tolerance
+    for kind in ("weight_norms", "grad_norms", "update_norms"):
+        assert found[kind] == pytest.approx(plain[kind], rel=tolerance)
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_the_largest_number_of_all_ranks_comes_with_the_lowest_rank_that_has_it(
+    seen: dict[str, Any], world_size: int
+) -> None:
+    assert seen["largest"][str(world_size)] == [[2**40, world_size - 1], [7 * 1024, 0], [-1024, 0]]
 
 
 @pytest.mark.parametrize(("saved", "loaded"), PAIRS)
@@ -102,7 +130,7 @@ def test_a_nan_on_one_rank_changes_nothing_on_any(seen: dict[str, Any], layout: 
 
 
 @cache
-def plain_run(**options: Any) -> dict[str, list[float]]:
+def plain_run(**options: Any) -> dict[str, list[Any]]:
     return train_plain(small_config(world_size=1, **options), LRS)
 
 

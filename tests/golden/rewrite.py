@@ -1,4 +1,5 @@
-"""Write the golden files anew: every experiment's resolved config and DeepSpeed dictionaries, batch scripts. Review it.
+"""Write the golden files anew: every experiment's resolved config and DeepSpeed dictionaries, batch scripts, wandb's
+dashboard. Review it.
 
 python -m tests.golden.rewrite
 """
@@ -12,6 +13,7 @@ from launch.slurm.script import options, render
 from training.config.deepspeed_config import deepspeed_config
 from training.config.load import compose, to_yaml
 from training.config.overrides import group_choices
+from training.reporting.dashboard import plain, workspace
 
 GOLDEN = Path(__file__).parent
 FIXED_PATHS = [
@@ -77,8 +79,13 @@ def batch_scripts() -> dict[Path, str]:
     return texts
 
 
+def dashboard_text() -> str:
+    """Return the golden dashboard: what wandb's server would get, less random names."""
+    return json.dumps(plain(workspace("team", "autarky")), indent=1) + "\n"
+
+
 def golden_files() -> dict[Path, str]:
-    """Return path -> content of every golden file that follows from conf/."""
+    """Return path -> content of every golden file."""
     contents = {}
     for experiment in group_choices("experiment"):
         planned_only = experiment in PLANNED_ONLY
@@ -92,7 +99,7 @@ def golden_files() -> dict[Path, str]:
         for name in () if planned_only else config.stages:
             dictionary = json.dumps(deepspeed_config(config, name), indent=2) + "\n"
             contents[GOLDEN / "deepspeed" / f"{experiment}.{name}.json"] = dictionary
-    return contents | batch_scripts()
+    return contents | batch_scripts() | {GOLDEN / "dashboard.json": dashboard_text()}
 
 
 def main() -> int:

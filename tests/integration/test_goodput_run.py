@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from launch.status import status
 from tests.integration.reading import records
 from tests.integration.running import kill, only_run, run_directories, submit
 from training.fault_tolerance.poisoned import VARIABLE
+from training.reporting.formatting import duration, percent
 from training.reporting.goodput import Spent, goodput
 from training.reporting.metrics import FILE_NAME, read_metrics
 from training.reporting.records import StepRecord
@@ -70,4 +72,7 @@ def test_three_faults_are_in_the_ledger_and_it_adds_up_to_the_wall_time(
     assert found.spent[Spent.restart] > 0
     done = [record for record in metrics.records if isinstance(record, StepRecord)]
     assert found.spent[Spent.compute] < sum(step.seconds for step in done)
+    said = "\n".join(status(run))
+    assert f"run {run.name}: DONE, attempt 3, 2 devices on" in said
+    assert f"goodput {percent(found.share)} of {duration(found.wall_seconds)}; lost: " in said
     print({what: round(seconds, 2) for what, seconds in found.spent.items()}, found.wall_seconds)

@@ -39,7 +39,7 @@ class ForecastConfig:
     every_steps: int = 50
     """Steps between fits; 0 for none."""
     min_steps: int = 200
-    """Steps of a training stage before the first one."""
+    """Steps of a training stage, those of its warm-up not counted, before the first one."""
     sigmas: float = 6.0
     """Half width of the band, in standard deviations of the loss around the law."""
     patience_steps: int = 20

@@ -14,6 +14,7 @@ pipeline_step      ... a rank's forwards, backwards and transfers of one step
 learning_pass      what a micro-batch's forward learns from
 links              ... its transfers
 global_gradient    ... tied weights, norm, clipping over all pipeline stages
+layer_norms        how each layer learned in a step
 non_finite         where a NaN came from
 optimizer          AdamW with parameter groups
 process_group      start and agreement of the job's processes

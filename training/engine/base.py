@@ -20,6 +20,23 @@ from training.parallel.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LayerNorms:
+    """How each layer learned in one step: L2 norms, equal on every rank; tied weights count once, where they are first.
+
+    Each has one entry per layer, in running order.
+    """
+
+    names: tuple[str, ...]
+    """Prefixes of canonical parameter names."""
+    weight_norms: tuple[float, ...]
+    """Of the fp32 weights before the update."""
+    grad_norms: tuple[float, ...]
+    """Of the gradient before clipping; the square root of the sum of their squares is `StepResult.grad_norm`."""
+    update_norms: tuple[float, ...]
+    """Of what the update added to the weights; 0 of a skipped step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
     """Outcome of one optimizer step, equal on every rank."""
 
@@ -43,11 +60,13 @@ class StepResult:
     """What the routers did with the global batch; None of a dense model, or where their numbers are not finite."""
     bubble: float | None = None
     """Share of a pipeline's forwards and backwards in which ranks computed nothing, mean over ranks; else None."""
+    layers: LayerNorms | None = None
+    """If the step was to measure them; None under DeepSpeed's PipelineEngine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepInstructions:
-    """What is asked of a step beyond the usual. DeepSpeed's PipelineEngine can do none of it."""
+    """What is asked of a step beyond the usual. DeepSpeed's PipelineEngine does none of it and measures no layers."""
 
     accept: Callable[[float], bool] | None = None
     """Called once on every rank, between the last backward and the update, with the loss that StepResult will have,
@@ -55,6 +74,8 @@ class StepInstructions:
     raise."""
     twice: bool = False
     """Compute the step twice and compare both bit by bit before the update."""
+    measure_layers: bool = False
+    """Return `StepResult.layers`, for one collective more; the step itself is the same bit by bit."""
 
 
 USUAL_STEP = StepInstructions()
@@ -96,7 +117,10 @@ class Sampling:
 
 
 class Engine(Protocol):
-    """A model, its optimizer and a layout. All methods are collective: every rank calls them, in the same order."""
+    """A model, its optimizer and a layout.
+
+    Methods are collective unless they say otherwise: every rank calls them, in the same order.
+    """
 
     layout: Layout
     notes: tuple[str, ...]
@@ -118,6 +142,10 @@ class Engine(Protocol):
         Raises:
             SilentCorruption: on every rank: the step was to be computed twice, and came out differently.
         """
+        ...
+
+    def held_bytes(self) -> dict[str, int]:
+        """Return the bytes this rank holds between steps, by what they are: weights, gradients, optimizer. Local."""
         ...
 
     def weight_copies(self) -> list[WeightCopies]:

@@ -1,7 +1,7 @@
 """The gradient as one vector over all pipeline stages: tied weights, norm, clipping, and throwing it away."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -40,18 +40,24 @@ class GlobalGradient:
             pipelines = [layout.pipeline_group(shard) for shard in range(layout.num_shards)]
             self._tied_group = my_group([(ranks[0], ranks[-1]) for ranks in pipelines], rank=processes.rank)
 
-    def reduce(self, more: list[float]) -> tuple[float, list[float]]:
+    def reduce(
+        self, more: list[float], note: Callable[[Iterable[tuple[str, Tensor]]], None] | None = None
+    ) -> tuple[float, list[float]]:
         """Complete the gradients and clip them by their global norm.
 
         Args:
             more: numbers to be summed over all ranks in the same collective.
+            note: called with the parts of the complete gradient that this rank counts, by parameter, before clipping.
 
         Returns:
             the global L2 norm before clipping (NaN or Inf if any part is; nothing is clipped then); the sums.
         """
         gradients = self._gradients()
         self._add_up_tied(gradients)
-        owned = [gradient.values for gradient in gradients if gradient.is_owner and gradient.values.numel()]
+        counted = [gradient for gradient in gradients if gradient.is_owner and gradient.values.numel()]
+        if note is not None:
+            note((gradient.parameter, gradient.values) for gradient in counted)
+        owned = [gradient.values for gradient in counted]
         square = torch.stack(torch._foreach_norm(owned)).double().square().sum().item() if owned else 0.0
         total, *sums = self._processes.sum([square, *more])
         norm = math.sqrt(total) if total >= 0 else math.nan

@@ -25,6 +25,11 @@ from training.models.loss import summed_cross_entropy
 from training.models.routing_log import routing_into
 from training.parallel.layout import Layout
 
+_UNMEASURED = (
+    "layers are not measured (reporting.layers_every_steps): DeepSpeed's PipelineEngine leaves no gap between the "
+    "complete gradient and its clipping; pipeline_engine=autarky measures them"
+)
+
 
 class PipelineEngine(StatefulEngine, Inference):
     """Engine over DeepSpeed's PipelineEngine; see `training.engine.base.Engine` for what the methods guarantee.
@@ -57,7 +62,8 @@ class PipelineEngine(StatefulEngine, Inference):
         )
         super().__init__(config.model, layout, processes, [(engine, model.canonical_parameters())], routing)
         self._engine: Any = engine
-        self.notes = tuple(describe(config, training_stage, parts))
+        measures = config.reporting.layers_every_steps > 0
+        self.notes = (*describe(config, training_stage, parts), *([_UNMEASURED] if measures else []))
         self._hidden_size = config.model.hidden_size
         group = model.mpu().get_pipe_parallel_group()
         assert isinstance(group, dist.ProcessGroup)
@@ -73,7 +79,8 @@ class PipelineEngine(StatefulEngine, Inference):
         self, micro_batches: Sequence[MicroBatch], *, lr: float, instructions: StepInstructions = USUAL_STEP
     ) -> StepResult:
         """Do one optimizer step; see `Engine.train_batch`."""
-        assert instructions == USUAL_STEP, "DeepSpeed's engine leaves no gap before the update; the config checks know"
+        usual = instructions.accept is None and not instructions.twice
+        assert usual, "DeepSpeed's engine leaves no gap before the update; the config checks know"
         self._set_mode(learns=True)
         set_learning_rate(self._engine.optimizer, lr)
         num_targets, num_tokens = self._count(micro_batches)

@@ -173,7 +173,7 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         scale = self.layout.num_shards / num_targets
         self._targets_per_token = num_targets / num_tokens
         compute = self._compute_twice if instructions.twice else self._compute
-        norm, sums = compute(micro_batches, scale)
+        norm, sums = compute(micro_batches, scale, measure_layers=instructions.measure_layers)
         num_losses = self._objective.num_losses
         means, (idle, *routed) = self._objective.means(sums[:num_losses], num_targets), sums[num_losses:]
         loss = means.loss
@@ -181,7 +181,10 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         skipped = not accepted or not math.isfinite(norm)
         if skipped:
             self._gradient.void()
+        if instructions.measure_layers:
+            self._layers.note_weights()
         self._update()
+        layers = self._layers.measured() if instructions.measure_layers else None
         return StepResult(
             loss=loss,
             grad_norm=norm,
@@ -193,9 +196,12 @@ class PipelineZeroEngine(StatefulEngine, Inference):
             routing=self._routing.end(routed, num_tokens=num_tokens, is_used=not skipped),
             culprit="" if math.isfinite(norm) else self._find_culprit(micro_batches, scale),
             bubble=idle / self._processes.world_size,
+            layers=layers,
         )
 
-    def _compute(self, micro_batches: Sequence[MicroBatch], scale: float) -> tuple[float, list[float]]:
+    def _compute(
+        self, micro_batches: Sequence[MicroBatch], scale: float, *, measure_layers: bool = False
+    ) -> tuple[float, list[float]]:
         """Make the step's gradient, complete and clipped; return its norm before, and sums over all ranks.
 
         They are the losses, the idle shares and what the routers did.
@@ -203,9 +209,12 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         passed = self._steps[len(micro_batches)].run(
             micro_batches, scale=scale, targets_per_token=self._targets_per_token
         )
-        return self._gradient.reduce([*passed.losses, passed.idle_share, *self._routing.sums()])
+        note = self._layers.note_gradients if measure_layers else None
+        return self._gradient.reduce([*passed.losses, passed.idle_share, *self._routing.sums()], note)
 
-    def _compute_twice(self, micro_batches: Sequence[MicroBatch], scale: float) -> tuple[float, list[float]]:
+    def _compute_twice(
+        self, micro_batches: Sequence[MicroBatch], scale: float, *, measure_layers: bool
+    ) -> tuple[float, list[float]]:
         """Do as `_compute`, twice, and compare.
 
         Raises:
@@ -217,7 +226,7 @@ class PipelineZeroEngine(StatefulEngine, Inference):
         self._gradient.void()
         self._update()
         with StepTrace(self._numbered_layers) as second:
-            computed = self._compute(micro_batches, scale)
+            computed = self._compute(micro_batches, scale, measure_layers=measure_layers)
         second.note_gradients(self._gradient.values())
         compare(first, second, self._processes, self.layout)
         return computed

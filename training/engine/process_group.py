@@ -60,6 +60,12 @@ class ProcessGroup:
         self.ballot.any_yes = num_yes > 0
         return sums
 
+    def largest(self, values: list[int]) -> list[int]:
+        """Return the element-wise largest over all ranks, of 64-bit integers; on the device, as `sum`."""
+        found = torch.tensor(values, dtype=torch.int64, device=self.device)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return found.tolist()
+
     def sum_integers(self, values: list[int]) -> list[int]:
         """Return the element-wise sum over all ranks, modulo 2^64; on the CPU."""
         total = torch.tensor([_signed(value) for value in values], dtype=torch.int64)

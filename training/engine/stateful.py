@@ -13,6 +13,7 @@ from training.config.model_schema import ModelConfig
 from training.data.batch import MicroBatch
 from training.engine.base import WeightCopies
 from training.engine.deepspeed_private import Part, TrainingState, forget_engines, whole_shape
+from training.engine.layer_norms import LayerMeter
 from training.engine.muon import eager_on, has_muon
 from training.engine.process_group import ProcessGroup
 from training.engine.routing import Routing
@@ -50,6 +51,7 @@ class StatefulEngine:
         self.snapshot = Snapshot([*fragments, *routing.fragments()])
         for state in self._states:
             state.before_update(self.snapshot.settle)
+        self._layers = LayerMeter(model, self._states, processes)
         self._has_muon = any(has_muon(engine.optimizer) for engine in self._engines)
 
     @property
@@ -100,7 +102,7 @@ class StatefulEngine:
     def close(self) -> None:
         """Free the engine; see `Engine.close`."""
         forget_engines(self._engines)
-        del self._engines, self._states, self._dense_states, self._expert_states, self.snapshot
+        del self._engines, self._states, self._dense_states, self._expert_states, self.snapshot, self._layers
 
     def _my_part(self, micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
         """Return this rank's part of its replica's sequences."""

@@ -92,7 +92,11 @@ class ZeroEngine(StatefulEngine, Inference):
         means, routed = self._objective.means(sums[: len(losses)], num_targets), sums[len(losses) :]
         loss = means.loss
         accepted = math.isfinite(loss) and (instructions.accept is None or instructions.accept(loss))
+        if instructions.measure_layers:
+            self._layers.note_gradients(self._owned_gradients())
+            self._layers.note_weights()
         norm = self._update() if accepted else self._refuse()
+        layers = self._layers.measured() if instructions.measure_layers else None
         skipped = not accepted or not math.isfinite(norm)
         return StepResult(
             loss=loss,
@@ -104,6 +108,7 @@ class ZeroEngine(StatefulEngine, Inference):
             preference=means.preference,
             routing=self._routing.end(routed, num_tokens=num_tokens, is_used=not skipped),
             culprit="" if math.isfinite(norm) else self._find_culprit(micro_batches, scale),
+            layers=layers,
         )
 
     def _update(self) -> float:
@@ -140,6 +145,14 @@ class ZeroEngine(StatefulEngine, Inference):
         if self.layout.zero_stage == 0:
             return [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return [gradient.values for gradient in self._states[0].gradients() if gradient.values.numel()]
+
+    def _owned_gradients(self) -> list[tuple[str, Tensor]]:
+        """Return the parts of the reduced gradient that this rank counts, by parameter; before the update."""
+        if self.layout.zero_stage == 0:
+            counts = self.layout.shard_of(self._processes.rank) == 0  # every rank has all of it
+            named = self._engine.module.canonical_parameters() if counts else ()
+            return [(name, p.grad) for name, p in named if p.grad is not None]
+        return [(gradient.parameter, gradient.values) for gradient in self._states[0].gradients()]
 
     def _compute_twice(self, micro_batches: Sequence[MicroBatch], scale: float) -> list[float]:
         """Run all micro-batches twice; return the summed losses if both came out alike, for the second to be used.

@@ -109,7 +109,7 @@ def goodput(metrics: Metrics, ends_seconds: Sequence[float] = ()) -> Goodput | N
     attempts = _attempts(metrics)
     if not attempts:
         return None
-    counting = set(map(id, _steps_that_count(metrics.records)))
+    counting = set(map(id, steps_that_count(metrics.records)))
     times: list[AttemptTime] = []
     for attempt, following in zip(attempts, [*attempts[1:], None], strict=True):
         next_launch = following.start.launched_seconds if following else math.inf
@@ -155,7 +155,7 @@ def _attempts(metrics: Metrics) -> list[_Attempt]:
     return attempts
 
 
-def _steps_that_count(records: Sequence[Record]) -> list[StepRecord]:
+def steps_that_count(records: Sequence[Record]) -> list[StepRecord]:
     """Return the step records that no later one undid: a step is undone by any later one that is not further on."""
     kept: list[StepRecord] = []
     lowest = math.inf

@@ -8,8 +8,8 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ FILE_NAME = "metrics.jsonl"
 
 _BLOCK_BYTES = 2**20
 """Read at a time, from the end."""
+_PART_BYTES = 2**22
+"""Read at a time, from the beginning."""
 
 STEPS_PER_SYNC = 50
 """Step records a power cut may cost (a crash of the process alone costs none). All other records are synced at once."""
@@ -111,29 +113,43 @@ class Metrics:
     records: list[Record]
     times_seconds: list[float]
     """When each record was written, in Unix seconds."""
+    line_numbers: list[int]
+    """Line of the file that each record stands in, from 0; torn ones count."""
     num_torn_lines: int
     """Lines that hold no record: torn by a crash, or of a kind that this version does not know."""
 
 
 class MetricsReader:
-    """Reads metrics.jsonl from a byte offset on, again and again while it grows."""
+    """Reads metrics.jsonl from its beginning, a part at a time, again and again while it grows."""
 
-    def __init__(self, path: Path, *, offset_bytes: int = 0) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self.offset_bytes = offset_bytes
+        self._num_lines = 0
+        self.offset_bytes = 0
         """How far it has read."""
 
     def read_new(self) -> Metrics:
-        """Return what was written since the last call; a line that has no end yet is left for the next one."""
+        """Return the next lines, a few megabytes at most; none if nothing was written since the last call.
+
+        A line that has no end yet is left for a later call.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
         try:
             with self._path.open("rb") as file:
                 file.seek(self.offset_bytes)
-                text = file.read()
+                text = file.read(_PART_BYTES)
+                while b"\n" not in text and (more := file.read(_PART_BYTES)):
+                    text += more
         except OSError as error:
             raise storage_error(self._path, error) from error
         complete = text[: text.rfind(b"\n") + 1]
+        lines = complete.split(b"\n")[:-1]
+        metrics = _parse(lines, first_number=self._num_lines)
         self.offset_bytes += len(complete)
-        return _parse(complete.split(b"\n"))
+        self._num_lines += len(lines)
+        return metrics
 
 
 def read_metrics(path: Path) -> Metrics:
@@ -148,11 +164,63 @@ def read_metrics(path: Path) -> Metrics:
         raise storage_error(path, error) from error
 
 
+def read_newest(path: Path, num_bytes: int) -> Metrics:
+    """Return the records in the last bytes of a metrics.jsonl, however long it is; the line that is cut is left out.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            begin = max(0, file.seek(0, os.SEEK_END) - num_bytes)
+            file.seek(begin)
+            lines = file.read().split(b"\n")
+    except OSError as error:
+        raise storage_error(path, error) from error
+    return _parse(lines[1:] if begin else lines)
+
+
 def last_record(path: Path, kind: str) -> dict[str, Any] | None:
     """Return the JSON object of the last whole record of a kind, None if there is none; however long the log is.
 
     It is read backwards, so that the size of what is read follows from how far back the record lies.
     """
+    return next((record for record in _backwards(path) if record.get("kind") == kind), None)
+
+
+def last_steps(path: Path, stage: str, steps: range, *, most: int) -> list[StepRecord]:
+    """Return the last records of a training stage's steps, each step once, in order, however long the log is.
+
+    Of steps done again the latest counts. It is read backwards, and no further than has to be.
+
+    Args:
+        path: a metrics.jsonl; one that is not there has no steps.
+        stage: the training stage.
+        steps: its steps that count.
+        most: how many of them, at most.
+    """
+    wanted = set(steps[-most:] if most else ())
+    found: dict[int, StepRecord] = {}
+    for line in _backwards(path):
+        if len(found) == len(wanted):
+            break
+        step = line.get("step")
+        if line.get("kind") != StepRecord.kind or step in found:
+            continue
+        if isinstance(step, int) and step < steps.start:
+            break  # of a training stage before; what lies further back was done again
+        if line.get("stage") == stage and step in wanted:
+            try:
+                record = from_json_object(line)
+            except ValueError:
+                continue  # damaged, as a torn line is
+            assert isinstance(record, StepRecord)
+            found[step] = record
+    return [found[step] for step in sorted(found)]
+
+
+def _backwards(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of whole lines, the last one first; none if the file is not there."""
     try:
         with path.open("rb") as file:
             place, cut = file.seek(0, os.SEEK_END), b""
@@ -163,12 +231,11 @@ def last_record(path: Path, kind: str) -> dict[str, Any] | None:
                 # Where a block begins a line may be cut in two: the rest of it is at the end of the block before.
                 cut = lines.pop(0) if begin else b""
                 for line in reversed(lines):
-                    if (record := _json_object(line)) is not None and record.get("kind") == kind:
-                        return record
+                    if (record := _json_object(line)) is not None:
+                        yield record
                 place = begin
     except FileNotFoundError:
-        pass
-    return None
+        return
 
 
 def _json_object(line: bytes) -> dict[str, Any] | None:
@@ -190,20 +257,22 @@ def latest_steps(records: Iterable[Record]) -> list[StepRecord]:
     return [latest[step] for step in sorted(latest)]
 
 
-def _parse(lines: list[bytes]) -> Metrics:
-    records: list[Record] = []
-    times_seconds: list[float] = []
+def _parse(lines: list[bytes], *, first_number: int = 0) -> Metrics:
+    metrics = Metrics(records=[], times_seconds=[], line_numbers=[], num_torn_lines=0)
     num_torn_lines = 0
-    for line in filter(None, lines):
+    for number, line in enumerate(lines, start=first_number):
+        if not line:
+            continue
         try:
             json_object = parse_json(line)
             record, time_seconds = from_json_object(json_object), _time(json_object["time"])
         except (ValueError, KeyError, TypeError):
             num_torn_lines += 1
         else:
-            records.append(record)
-            times_seconds.append(time_seconds)
-    return Metrics(records=records, times_seconds=times_seconds, num_torn_lines=num_torn_lines)
+            metrics.records.append(record)
+            metrics.times_seconds.append(time_seconds)
+            metrics.line_numbers.append(number)
+    return replace(metrics, num_torn_lines=num_torn_lines)
 
 
 def _time(value: object) -> float:

@@ -136,8 +136,8 @@ class IncidentRecord:
     stage: str
     what: str
     """Short name: non_finite, loss_spike, rollback, silent_corruption, corrupt_checkpoint, save_failed, save_late,
-    loss_off_forecast, prune_failed, log_unwritable, heartbeat_file, hang, slow_rank, restart, config_changed,
-    failure."""
+    loss_off_forecast, profile_failed, prune_failed, log_unwritable, heartbeat_file, hang, slow_rank, restart,
+    config_changed, failure."""
     message: str
     attempt: int
 

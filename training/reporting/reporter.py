@@ -1,19 +1,20 @@
 """The facade of reporting: training hands over a record once, and everyone who should know gets it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from training.reporting.background import InBackground, Sink
 from training.reporting.console import ConsoleView
 from training.reporting.log_writer import LogWriter
 from training.reporting.metrics import FILE_NAME
 from training.reporting.records import Record
-from training.reporting.wandb_view import CLOSE_TIMEOUT_SECONDS, WandbView
+from training.reporting.wandb_view import OFFLINE_CLOSE_TIMEOUT_SECONDS, WandbView
 
 _CONSOLE_CLOSE_SECONDS = 1.0
+_TENSORBOARD_CLOSE_SECONDS = 10.0
 _COMMIT_PATIENCE_SECONDS = 5.0
 """Longest time that a checkpoint's commit waits for the log, on the saving thread; training does not wait."""
 
@@ -31,26 +32,22 @@ class Reporter:
         run_directory: Path,
         *,
         run_id: str,
-        config: Mapping[str, Any],
         stages: Sequence[tuple[str, int]],
         wandb_mode: str,
-        wandb_project: str,
-        wandb_entity: str | None,
         console_every_steps: int,
         attempt: int,
+        tensorboard: bool = False,
     ) -> Self:
         """Return the reporter of rank 0.
 
         Args:
             run_directory: an existing run directory.
             run_id: identity of the run, the same after a requeue.
-            config: the resolved config as plain values, for wandb.
             stages: name and number of optimizer steps of each training stage, in order.
-            wandb_mode: offline, online or disabled.
-            wandb_project: project name.
-            wandb_entity: team or user; None takes the account's default.
+            wandb_mode: offline, online or disabled; the rest of it is read from the run's frozen config.yaml.
             console_every_steps: steps between lines where the output is not a terminal.
             attempt: how often the run directory was started before.
+            tensorboard: whether to write TensorBoard's event files.
 
         Raises:
             StorageError: metrics.jsonl cannot be opened.
@@ -58,20 +55,17 @@ class Reporter:
         views: list[Sink] = []
         log = LogWriter(run_directory / FILE_NAME, tell=lambda record: _show(views, record))
         if wandb_mode != "disabled":
-            offset_bytes = (run_directory / FILE_NAME).stat().st_size  # before this start's first record
             views.append(
                 InBackground(
                     "wandb",
-                    lambda: WandbView(
-                        run_directory,
-                        offset_bytes=offset_bytes,
-                        run_id=run_id,
-                        config=config,
-                        mode=wandb_mode,
-                        project=wandb_project,
-                        entity=wandb_entity,
-                    ),
-                    close_seconds=CLOSE_TIMEOUT_SECONDS + 1,
+                    lambda: WandbView(run_directory, mode=wandb_mode),
+                    close_seconds=OFFLINE_CLOSE_TIMEOUT_SECONDS + 1,
+                )
+            )
+        if tensorboard:
+            views.append(
+                InBackground(
+                    "tensorboard", lambda: _tensorboard(run_directory), close_seconds=_TENSORBOARD_CLOSE_SECONDS
                 )
             )
         views.append(
@@ -128,6 +122,12 @@ class Reporter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _tensorboard(run_directory: Path) -> Sink:
+    from training.reporting.tensorboard_view import TensorboardView  # a second to import, for those who want it
+
+    return TensorboardView(run_directory)
 
 
 def _show(views: Sequence[Sink], record: Record) -> None:

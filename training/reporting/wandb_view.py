@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from training.errors import StorageError
 from training.reporting.records import Record
@@ -24,41 +23,25 @@ from training.reporting.records import Record
 _log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_SECONDS = 15.0
-"""Longest wait at the end of a job for wandb to take the last records."""
+"""Longest wait at the end of a job for a server to take the last records."""
+OFFLINE_CLOSE_TIMEOUT_SECONDS = 60.0
+"""The same without a server: only a busy machine makes it longer than a second or two."""
 
 
 class WandbView:
-    """One wandb run per run id, fed from metrics.jsonl by `training.reporting.wandb_follower`.
+    """One wandb run per run directory, fed from its metrics.jsonl by `training.reporting.wandb_follower`.
 
     Nothing that wandb does or fails to do raises here; it is said once in the log.
     """
 
-    def __init__(
-        self,
-        run_directory: Path,
-        *,
-        offset_bytes: int,
-        run_id: str,
-        config: Mapping[str, Any],
-        mode: str,
-        project: str,
-        entity: str | None,
-    ) -> None:
+    def __init__(self, run_directory: Path, *, mode: str) -> None:
+        self._close_seconds = OFFLINE_CLOSE_TIMEOUT_SECONDS if mode == "offline" else CLOSE_TIMEOUT_SECONDS
         self._run_directory = run_directory
         self._output_path = run_directory / "logs" / "wandb.log"
         self._complained = False
-        first_line = {
-            "run_directory": str(run_directory.resolve()),
-            "offset_bytes": offset_bytes,
-            "run_id": run_id,
-            "config": dict(config),
-            "mode": mode,
-            "project": project,
-            "entity": entity,
-            "trainer_pid": os.getpid(),
-        }
+        settings = {"run_directory": str(run_directory.resolve()), "trainer_pid": os.getpid()}
         self._process = self._start()
-        self._send(json.dumps(first_line, default=str).encode() + b"\n")
+        self._send(json.dumps(settings).encode() + b"\n")
 
     def _start(self) -> subprocess.Popen[bytes]:
         package_root = str(Path(__file__).parents[2])
@@ -80,7 +63,9 @@ class WandbView:
     def _environment(self) -> dict[str, str]:
         """Return the follower's environment, in which tables that wait for `wandb sync` stay in the run directory."""
         # wandb's own place for them is the home directory, which a compute node may not have or not share.
-        return {"WANDB_DATA_DIR": str(self._run_directory.resolve() / "wandb")} | _without_password(os.environ)
+        environment = {"WANDB_DATA_DIR": str(self._run_directory.resolve() / "wandb")} | _without_password(os.environ)
+        environment.pop("WANDB_SERVICE", None)  # another program's wandb, which may end with it
+        return environment
 
     def _hear(self) -> None:
         """Pass on, once, what the follower has to say; nothing if it has said nothing."""
@@ -105,15 +90,15 @@ class WandbView:
             self._complain(f"ended early with exit code {self._process.returncode}")
 
     def close(self) -> None:
-        """Let the follower deliver the rest; give up after CLOSE_TIMEOUT_SECONDS."""
+        """Let the follower deliver the rest; give up after the timeout of the mode."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            exit_code = self._process.wait(timeout=CLOSE_TIMEOUT_SECONDS)
+            exit_code = self._process.wait(timeout=self._close_seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            self._complain(f"did not finish within {CLOSE_TIMEOUT_SECONDS:.0f} s")
+            self._complain(f"did not finish within {self._close_seconds:.0f} s")
             return
         self._hear()
         if exit_code:
@@ -125,7 +110,7 @@ class WandbView:
         self._complained = True
         _log.warning(
             "wandb %s; training is not affected and metrics.jsonl has every record. Its output: %s. "
-            "What reached the disk can be sent with: wandb sync %s/wandb/*run-*",
+            "What it lacks is sent by the next start, or by: python -m training.reporting.send_to_wandb %s",
             what,
             self._output_path,
             self._run_directory,

@@ -1,17 +1,22 @@
 """What the runner and its training loop write down: each event as a typed record of this start of the run."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from training.checkpoint.manifest import Progress
 from training.config.schema import RunConfig
-from training.engine.base import StepResult
+from training.engine.base import LayerNorms, StepResult
 from training.engine.global_gradient import CLIP_EPSILON
 from training.fault_tolerance.heartbeat import OTHER, Heartbeat, Section
 from training.models.sizes import recomputed_flops_per_token, training_flops_per_token
 from training.reporting.records import (
     EvalRecord,
+    ExpertsRecord,
     GateRecord,
     IncidentRecord,
+    LayersRecord,
+    MemoryRecord,
+    ProfileRecord,
     StageRecord,
     StartRecord,
     StepRecord,
@@ -92,6 +97,73 @@ class Journal:
                 bubble=result.bubble,
                 later_loss=result.later_loss,
                 experts=None if result.routing is None else result.routing.numbers(layout.expert),
+            )
+        )
+
+    def layers(self, norms: LayerNorms) -> None:
+        """Write down how each layer learned in the last step."""
+        self._reporter.record(
+            LayersRecord(
+                step=self.steps_done,
+                stage=self._stage,
+                attempt=self._attempt,
+                names=list(norms.names),
+                weight_norms=list(norms.weight_norms),
+                grad_norms=list(norms.grad_norms),
+                update_norms=list(norms.update_norms),
+            )
+        )
+
+    def experts(self, loads: Sequence[Sequence[int]]) -> None:
+        """Write down how many tokens of the last step each expert of each block got."""
+        record = ExpertsRecord(
+            step=self.steps_done, stage=self._stage, attempt=self._attempt, loads=[list(block) for block in loads]
+        )
+        self._reporter.record(record)
+
+    def memory(
+        self,
+        *,
+        host_bytes: float,
+        host_rank: int,
+        device_bytes: float | None,
+        device_rank: int | None,
+        held_bytes: dict[str, int],
+    ) -> None:
+        """Write down how much memory ranks use after the last step; see `MemoryRecord`."""
+        self._reporter.record(
+            MemoryRecord(
+                step=self.steps_done,
+                stage=self._stage,
+                attempt=self._attempt,
+                host_bytes=host_bytes,
+                host_rank=host_rank,
+                device_bytes=device_bytes,
+                device_rank=device_rank,
+                held_bytes=held_bytes,
+            )
+        )
+
+    def profile(
+        self,
+        *,
+        first_step: int,
+        rank: int,
+        trace: str,
+        memory: str | None,
+        operators: list[dict[str, Any]],
+    ) -> None:
+        """Write down a profile that ends with the last step; see `ProfileRecord`."""
+        self._reporter.record(
+            ProfileRecord(
+                step=self.steps_done,
+                stage=self._stage,
+                attempt=self._attempt,
+                first_step=first_step,
+                rank=rank,
+                trace=trace,
+                memory=memory,
+                operators=operators,
             )
         )
 

@@ -108,6 +108,7 @@ class Runner:
         )
         self._loop = TrainingLoop(
             config,
+            run_directory,
             processes=parts.processes,
             checkpoints=parts.checkpoints,
             journal=self._journal,

@@ -1,6 +1,7 @@
 """The steps of one training stage: batch, update, bookkeeping, checkpoint; alike however often it was interrupted."""
 
 import time
+from pathlib import Path
 
 from training.checkpoint.manifest import Progress
 from training.config.load import config_hash
@@ -15,9 +16,12 @@ from training.fault_tolerance.recovery import Action, Cause, Verdict
 from training.stages.checkpointing import Checkpointing
 from training.stages.curriculum import learning_rate
 from training.stages.evaluating import Evaluations
+from training.stages.forecasting import Forecasting
 from training.stages.interruption import Interruption
 from training.stages.journal import Journal
+from training.stages.profiling import Profiling
 from training.stages.recovering import Recovery, raise_if_stopped, skipped_batches
+from training.stages.statistics import Statistics
 
 
 class TrainingLoop:
@@ -26,6 +30,7 @@ class TrainingLoop:
     def __init__(
         self,
         config: RunConfig,
+        run_directory: Path,
         *,
         processes: ProcessGroup,
         checkpoints: Checkpointing,
@@ -37,6 +42,7 @@ class TrainingLoop:
         evaluations: Evaluations,
     ) -> None:
         self._config = config
+        self._directory = run_directory
         self._processes = processes
         self._checkpoints = checkpoints
         self._journal = journal
@@ -46,6 +52,15 @@ class TrainingLoop:
         self._heartbeat = heartbeat
         self._corruption = corruption
         self._evaluations = evaluations
+        self._statistics = Statistics(config.reporting, processes=processes, journal=journal)
+        self._profiling = Profiling(
+            config.reporting.profile,
+            run_directory,
+            rank=processes.rank,
+            device=processes.device,
+            journal=journal,
+            heartbeat=heartbeat,
+        )
         self.recovery = Recovery(config.fault_tolerance, skipped_batches(config))
         """The policy and its state, moved on with `journal.progress`."""
 
@@ -66,10 +81,19 @@ class TrainingLoop:
             StorageError: too many saves in a row have failed.
             Stopped: the run was told to stop; what was done so far is saved.
         """
+        try:
+            return self._run(engine, loader, name)
+        finally:
+            self._profiling.close()
+
+    def _run(self, engine: Engine, loader: StageLoader, name: str) -> int | None:
         first_step = self._config.first_step(name)
+        is_first = self._processes.rank == 0
+        forecasting = Forecasting(self._config, self._directory, name, journal=self._journal, is_first=is_first)
         while self._journal.steps_done < self.last_step(name):
             self._measure(engine, name)
             stage_step = self._journal.steps_done - first_step
+            self._profiling.before_step(self._journal.steps_done + 1)
             started = time.perf_counter()
             self._heartbeat.section(Section.data, self._journal.steps_done + 1)
             lr = learning_rate(self._config, name, stage_step)
@@ -98,6 +122,9 @@ class TrainingLoop:
                 waited_seconds=waited_seconds,
             )
             self._write_down(result, verdict)
+            self._statistics.after_step(engine, result)
+            forecasting.after_step(result, lr=lr)
+            self._profiling.after_step(self._journal.steps_done)
             if verdict.action is Action.roll_back:
                 return first_step + self._leave_out(before, verdict, name, stage_step)
             raise_if_stopped(
@@ -118,8 +145,12 @@ class TrainingLoop:
             return not self.recovery.holds_back or self.recovery.accepts(progress, name, loss)
 
         is_asked = self.recovery.holds_back or self._corruption.watches_rest
-        twice = self._corruption.is_computed_twice(self._journal.steps_done + 1)
-        return StepInstructions(accept=accept if is_asked else None, twice=twice)
+        step = self._journal.steps_done + 1
+        return StepInstructions(
+            accept=accept if is_asked else None,
+            twice=self._corruption.is_computed_twice(step),
+            measure_layers=self._statistics.measures_layers(step),
+        )
 
     def _leave_out(self, before: Progress | None, verdict: Verdict, name: str, stage_step: int) -> int:
         """Leave the batches of a spike out; return how many of the training stage's steps stay."""

@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from training.reporting.metrics import MetricsLog
 from training.reporting.records import (
     CheckpointRecord,
@@ -99,6 +101,17 @@ def records(*, blocked: bool) -> list[Record]:
             StageRecord(step=110, stage="run", event="done", layout="", **second),
         ]
     return before_crash + after_crash + end
+
+
+def write_frozen_config(run_directory: Path, mode: str, **wandb: Any) -> None:
+    """Write config.yaml as far as wandb's feeder reads it."""
+    section = {"mode": mode, "project": "autarky-test", "entity": None, "group": None, "tags": [], "alerts": True}
+    config = {
+        "run": {"name": "demo"},
+        "optimizer": {"lr": 0.001},
+        "reporting": {"wandb": section | {"system_every_seconds": 1.0} | wandb},
+    }
+    (run_directory / "config.yaml").write_text(yaml.safe_dump(config))
 
 
 def write_example_run(run_directory: Path, *, blocked: bool = False) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.unit.reporting.example_run import STAGES, step_record
+from tests.unit.reporting.example_run import STAGES, step_record, write_frozen_config
 from training.errors import StorageError
 from training.reporting import log_writer, wandb_view
 from training.reporting.log_writer import LogWriter
@@ -111,14 +111,14 @@ def slow(folder: Path) -> dict[str, Any]:
 def whole_reporter(folder: Path) -> dict[str, Any]:
     """Log, console and wandb together, as a run has them."""
     wandb_view.CLOSE_TIMEOUT_SECONDS = WANDB_CLOSE_SECONDS
+    mode = os.environ.get("LOG_WORKER_WANDB", "disabled")
+    if mode != "disabled":
+        write_frozen_config(folder, mode)
     reporter = Reporter.open(
         folder,
         run_id="demo-1",
-        config={},
         stages=STAGES,
-        wandb_mode=os.environ.get("LOG_WORKER_WANDB", "disabled"),
-        wandb_project="autarky-test",
-        wandb_entity=None,
+        wandb_mode=mode,
         console_every_steps=1,
         attempt=0,
     )

@@ -9,7 +9,7 @@ from rich.console import Console
 from tests.unit.reporting.example_run import STAGES, records, step_record
 from training.reporting.console import ConsoleView
 from training.reporting.formatting import count, duration, num_bytes, percent
-from training.reporting.records import Record
+from training.reporting.records import EventRecord, GateRecord, IncidentRecord, Record
 
 
 def _show(shown: list[Record], *, terminal: bool, attempt: int = 0) -> str:
@@ -104,3 +104,50 @@ def test_training_goes_on_when_the_reader_of_its_output_goes_away():
 )
 def test_numbers_are_rounded_for_people(shown: str, expected: str):
     assert shown == expected
+
+
+def test_incidents_that_repeat_are_told_three_times_then_counted():
+    incidents = [
+        IncidentRecord(step=n, stage="pretrain", what="non_finite", message=f"norm {n}", attempt=0)
+        for n in range(1, 13)
+    ]
+    other = IncidentRecord(step=13, stage="pretrain", what="hang", message="rank 1", attempt=0)
+    lines = _show([*incidents, other], terminal=False).splitlines()[1:]
+    assert [line.split("INCIDENT ")[1] for line in lines] == [
+        "non_finite at step 1: norm 1",
+        "non_finite at step 2: norm 2",
+        "non_finite at step 3: norm 3",
+        "non_finite for the 10th time",
+        "hang at step 13: rank 1",
+    ]
+
+
+def test_a_terminal_has_a_bar_for_the_training_stage_and_one_for_the_run_with_what_is_left_of_each():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    view = ConsoleView(run_id="demo-1", stages=STAGES, every_steps=10, attempt=0, console=console)
+    for step in range(61, 71):
+        view.append(step_record(step, stage="anneal"))
+    view.close()
+    with console.capture() as capture:
+        console.print(view.display)
+    stage, run, numbers = capture.get().splitlines()
+    assert stage.split()[0:2] == ["2/3", "anneal"]
+    assert stage.split()[-3:] == ["10/30", "ETA", "14s"]
+    assert run.split()[0] == "run"
+    assert run.split()[-3:] == ["70/110", "ETA", "28s"]
+    assert numbers.startswith("loss ")
+
+
+def test_what_is_wrong_stands_out_on_a_terminal():
+    def styled(record: EventRecord) -> str:
+        stream = io.StringIO()
+        console = Console(file=stream, force_terminal=True, width=200, color_system="standard", legacy_windows=False)
+        view = ConsoleView(run_id="demo-1", stages=STAGES, every_steps=10, attempt=0, console=console)
+        view.append(record)
+        view.close()
+        return next(line for line in stream.getvalue().splitlines() if "[pretrain]" in line)
+
+    incident = IncidentRecord(step=1, stage="pretrain", what="hang", message="rank 1", attempt=0)
+    assert "\x1b[1;31m[pretrain] INCIDENT" in styled(incident)
+    gate = GateRecord(step=1, stage="pretrain", decision="promote", reasons=[], attempt=0)
+    assert "\x1b[32m[pretrain] gate: PROMOTED" in styled(gate)

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from tests.unit.reporting.example_run import step_record
 from training.reporting.expert_health import expert_health
-from training.reporting.records import StepRecord
-from training.reporting.wandb_follower import wandb_row
+from training.reporting.records import ExpertsRecord, StepRecord
+from training.reporting.wandb_rows import WandbRows
 
 WELL = {
     "worst_load": 1.2,
@@ -40,8 +40,17 @@ def test_crowds_a_collapse_and_an_undecided_router_get_advice() -> None:
     assert "learning rate" not in expert_health(steps(entropy_of_even=0.99)[:50]), "it has only begun"
 
 
+def test_a_record_of_all_loads_names_the_dead_and_the_crowded() -> None:
+    loads = [[10, 10, 10, 10, 10], [0, 42, 3, 3, 2], [0, 0, 50, 0, 0]]
+    words = expert_health(steps(), ExpertsRecord(step=300, stage="pretrain", attempt=0, loads=loads))
+    assert "-> without a token at step 300 (block.expert): 1.0, 2.0, 2.1, 2.3 and 1 more" in words
+    assert "-> crowded at step 300 (block.expert): 2.2 (5.0 times the mean), 1.1 (4.2 times the mean)" in words
+    even = ExpertsRecord(step=300, stage="pretrain", attempt=0, loads=loads[:1])
+    assert "->" not in expert_health(steps(), even)
+
+
 def test_wandb_has_them_under_a_name_of_their_own() -> None:
-    row = wandb_row(steps()[0])
+    row = WandbRows().row(steps()[0])
     assert row["experts/worst_load"] == 1.2
     assert "train/experts" not in row
-    assert "experts/dead" not in wandb_row(step_record(1))
+    assert "experts/dead" not in WandbRows().row(step_record(1))

@@ -75,7 +75,9 @@ class Clock:
         self.times.append(self.now)
 
     def ledger(self, *ends: float) -> Goodput:
-        metrics = Metrics(records=self.records, times_seconds=self.times, num_torn_lines=0)
+        metrics = Metrics(
+            records=self.records, times_seconds=self.times, line_numbers=list(range(len(self.times))), num_torn_lines=0
+        )
         found = goodput(metrics, ends)
         assert found is not None
         assert sum(found.spent.values()) == pytest.approx(found.wall_seconds, abs=1e-6)
@@ -150,7 +152,7 @@ def test_what_the_books_do_not_explain_is_said() -> None:
 
 
 def test_a_run_of_a_version_without_starts_has_no_ledger() -> None:
-    assert goodput(Metrics(records=[], times_seconds=[], num_torn_lines=0)) is None
+    assert goodput(Metrics(records=[], times_seconds=[], line_numbers=[], num_torn_lines=0)) is None
 
 
 @given(

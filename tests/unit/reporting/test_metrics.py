@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from tests.unit.reporting.example_run import eval_record, records, step_record
 from training.errors import StorageError
 from training.reporting import metrics
-from training.reporting.metrics import MetricsLog, MetricsReader, last_record, latest_steps, read_metrics
+from training.reporting.metrics import (
+    MetricsLog,
+    MetricsReader,
+    last_record,
+    last_steps,
+    latest_steps,
+    read_metrics,
+)
 from training.reporting.records import (
     CheckpointRecord,
     EvalRecord,
@@ -198,3 +205,25 @@ def test_the_last_record_of_a_kind_is_found_from_the_end_whatever_the_blocks_cut
             expected = next((text for found, text in reversed(written) if found == kind), None)
             record = last_record(path, kind)
             assert (record["message"] if record else None) == expected
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=30), st.integers(1, 2000), st.integers(0, 12))
+@settings(max_examples=200, deadline=None)
+def test_the_last_steps_of_a_training_stage_are_the_latest_of_each_whatever_the_blocks_cut(
+    written: list[tuple[int, bool]], block_bytes: int, most: int
+) -> None:
+    """Starts write steps from some step on; the stage under test has steps 5 to 10, and not each line is whole."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "_BLOCK_BYTES", block_bytes)
+        path = Path(folder) / "metrics.jsonl"
+        assert last_steps(path, "here", range(5, 11), most=most) == []
+        with path.open("wb") as file:
+            for attempt, (first, is_torn) in enumerate(written):
+                for step in range(first, 13):
+                    stage = "before" if step < 5 else "here" if step < 11 else "after"
+                    record = step_record(step, stage=stage, attempt=attempt)
+                    file.write(metrics.to_line(record))
+                file.write(b'{"kind": "step", "step\n' if is_torn else b"")
+        steps = {record.step: record for record in read_metrics(path).records if isinstance(record, StepRecord)}
+        expected = [steps[step] for step in range(5, 11)[-most:] if step in steps] if most else []
+        assert last_steps(path, "here", range(5, 11), most=most) == expected
