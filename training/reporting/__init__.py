@@ -20,13 +20,17 @@ hosts            which ranks run on which host, in few words
 starts           when starts of a run began and ended, as launch/ wrote it down
 goodput          where the wall time of a run went, over all its attempts
 summary          a run directory as plain facts
+stage_summaries  its training stages and gates, part of these facts
+run_config       its config.yaml as plain values, and the commands to go on with it or to repeat it
+planned          plan.json: what was expected of it before it started
 export           metrics.jsonl as CSV or Parquet tables (`python -m training.reporting.export RUN_DIR`)
 evaluations      its evaluations side by side: metric × occasion
 forecast         where the loss of a training stage is expected, and whether it has left that band
 expert_health    how a model's experts are, in a sentence, and what helps
 layer_health     how a model's layers learn, in a sentence, and what helps
 item_tables      what became of each item of an evaluation, read from its report
-charts, report   those facts as one self-contained HTML page (`python -m training.reporting RUN_DIR`)
+report/          those facts as one self-contained HTML page (`python -m training.reporting RUN_DIR`)
+charts           figures in the style of all pages
 evaluation_page  the page of one evaluation by hand
 pages            how pages are made from templates (*.j2), and that nothing in them is taken for markup
 """

@@ -24,10 +24,12 @@ def read_config(run_directory: Path, notes: list[str]) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def resume_command(run_directory: Path, notes: list[str]) -> str:
-    """Return the command that goes on with the run, safe for a shell."""
+def resume_command(run_directory: Path, notes: list[str] | None = None) -> str:
+    """Return the command that goes on with the run, safe for a shell; what is wrong with overrides.yaml is noted."""
     own = [f"run.id={run_directory.resolve().name}", "resume=auto"]
-    return shlex.join(["python", "-m", "launch.submit", *_overrides(run_directory, notes), *own])
+    return shlex.join(
+        ["python", "-m", "launch.submit", *_overrides(run_directory, [] if notes is None else notes), *own]
+    )
 
 
 def fresh_command(run_directory: Path, notes: list[str]) -> str:

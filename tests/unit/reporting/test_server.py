@@ -81,7 +81,7 @@ def test_new_steps_change_the_stamp_and_are_read_on_not_anew(server: ReportServe
     assert second["stamp"] == state["stamp"]
     assert second["figures"]["loss"]["figure"]["data"][2]["x"][-1] == 111
     assert server.run._reader.offset_bytes - before == len((run_directory / "metrics.jsonl").read_bytes()) - before
-    assert len(server.run._read.records) == len((run_directory / "metrics.jsonl").read_text().splitlines())
+    assert len(server.run._records) == len((run_directory / "metrics.jsonl").read_text().splitlines())
 
 
 def test_a_run_that_took_long_to_draw_is_not_drawn_again_at_once(server: ReportServer, run_directory: Path) -> None:

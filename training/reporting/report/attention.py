@@ -9,6 +9,8 @@ from enum import IntEnum
 from training.reporting import formatting
 from training.reporting.expert_health import expert_health
 from training.reporting.goodput import Spent
+from training.reporting.layer_health import layer_health
+from training.reporting.records import ExpertsRecord
 from training.reporting.summary import RunSummary
 
 _GRAVE = {
@@ -138,10 +140,19 @@ def _steps(summary: RunSummary) -> Iterator[Finding]:
                 )
 
 
+def newest_loads(summary: RunSummary) -> ExpertsRecord | None:
+    """Return the newest record of every expert's load."""
+    return summary.experts[-1] if summary.experts else None
+
+
 def _health(summary: RunSummary) -> Iterator[Finding]:
-    said, *advice = expert_health(summary.steps).split("\n    -> ")
-    if advice:
-        yield Finding(severity=Severity.warning, title=said, details=advice, section="experts-section")
+    for health, section in (
+        (expert_health(summary.steps, newest_loads(summary)), "experts-section"),
+        (layer_health(summary.layers), "gradients"),
+    ):
+        said, *advice = health.split("\n    -> ")
+        if advice:
+            yield Finding(severity=Severity.warning, title=said, details=advice, section=section)
 
 
 def _time(summary: RunSummary) -> Iterator[Finding]:

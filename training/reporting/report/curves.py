@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 
 from training.reporting.charts import Chart, Numbers, add_line, figure_of, running_mean, show_legend
 from training.reporting.records import StepRecord
-from training.reporting.report.marks import add_bands, add_gates, add_incidents
+from training.reporting.report.ahead import ExpectedEnd
+from training.reporting.report.marks import add_bands, add_expected, add_gates, add_incidents
 from training.reporting.report.steps import StageSteps, by_stage
 from training.reporting.summary import RunSummary
 
@@ -27,12 +28,17 @@ _UTILISATION = (
 )
 
 
-def curves(summary: RunSummary) -> Iterator[Chart]:
-    """Give the charts that the run's steps have numbers for."""
+def curves(summary: RunSummary, end: ExpectedEnd | None) -> Iterator[Chart]:
+    """Give the charts that the run's steps have numbers for.
+
+    Args:
+        summary: of the run.
+        end: what loss is expected, if anything is.
+    """
     stages = by_stage(summary.steps)
     if not stages:
         return
-    yield _loss(summary, stages)
+    yield _loss(summary, stages, end)
     yield from _of_all_runs(summary, stages)
     if any(step.preference for step in summary.steps):
         for key, title in (("accuracy", "pairs ranked right, share"), ("margin", "reward margin, nats times beta")):
@@ -99,7 +105,7 @@ def _peaks(summary: RunSummary) -> list[str]:
     return [f"Peak of one device: {flops / 1e12:.4g} TFLOP/s ({source})." for flops, source in list(peaks)[-3:]]
 
 
-def _loss(summary: RunSummary, stages: Sequence[StageSteps]) -> Chart:
+def _loss(summary: RunSummary, stages: Sequence[StageSteps], end: ExpectedEnd | None) -> Chart:
     figure = _curve(stages, lambda step: step.loss)
     add_gates(figure, summary.gates)
     add_incidents(
@@ -108,9 +114,13 @@ def _loss(summary: RunSummary, stages: Sequence[StageSteps]) -> Chart:
         np.array([step.step for step in summary.steps], dtype=np.float64),
         np.array([step.loss for step in summary.steps], dtype=np.float64),
     )
+    note = ""
+    if end is not None:
+        add_expected(figure, end)
+        note = "Expected: a power law of the tokens of this training stage, fitted to its loss so far, and its band."
     show_legend(figure)
     figure.update_layout(height=340)
-    return Chart(name="loss", title="loss, nats per token", figure=figure)
+    return Chart(name="loss", title="loss, nats per token", note=note, figure=figure)
 
 
 def _step_time(stages: Sequence[StageSteps]) -> Chart:

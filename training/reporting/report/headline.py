@@ -1,9 +1,10 @@
 """The first lines of the report: what is trained, where, how far it is, how long it took, what it cost so far."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from training.reporting import formatting
+from training.reporting.report.ahead import ExpectedEnd, total_steps
 from training.reporting.report.time_lost import cost
 from training.reporting.summary import RunSummary
 
@@ -25,13 +26,17 @@ def facts(summary: RunSummary) -> list[Fact]:
     return [*_what(summary), *_how_far(summary), *_how_long(summary)]
 
 
-def progress(summary: RunSummary) -> str:
-    """Return in a sentence where the run is: step, training stage and loss."""
+def progress(summary: RunSummary, end: ExpectedEnd | None = None) -> str:
+    """Return in a sentence where the run is: step, training stage and loss, and the one expected at its end."""
     if not summary.steps:
         return "No step was done yet."
-    last, total = summary.steps[-1], _total_steps(summary)
+    last, total = summary.steps[-1], total_steps(summary)
     of_total = f" of {total:,}" if total is not None and total >= last.step else ""
-    return f"Step {last.step:,}{of_total}, training stage {last.stage}, loss {last.loss:.4f}."
+    said = f"Step {last.step:,}{of_total}, training stage {last.stage}, loss {last.loss:.4f}"
+    if end is None:
+        return f"{said}."
+    band = f"{end.expected.low:.3f} to {end.expected.high:.3f}"
+    return f"{said}; {end.expected.loss:.3f} ({band}) is expected at the stage's end, step {end.step:,}."
 
 
 def _what(summary: RunSummary) -> Iterator[Fact]:
@@ -65,7 +70,7 @@ def _what(summary: RunSummary) -> Iterator[Fact]:
 
 
 def _how_far(summary: RunSummary) -> Iterator[Fact]:
-    total = _total_steps(summary)
+    total = total_steps(summary)
     last = summary.steps[-1].step if summary.steps else 0
     of_total = f" of {total:,}" if total is not None and total >= last else ""
     yield Fact(name="steps", value=f"{last:,}{of_total}", detail=f"{formatting.count(summary.tokens)} tokens")
@@ -104,24 +109,3 @@ def _how_long(summary: RunSummary) -> Iterator[Fact]:
 
 def _number(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _total_steps(summary: RunSummary) -> int | None:
-    """Return the steps of all training stages; None where the config does not say it plainly (batches that grow)."""
-    total = 0
-    for stage in summary.stages:
-        steps = _steps_of_stage(summary.config, stage.name)
-        if steps is None:
-            return None
-        total += steps
-    return total or None
-
-
-def _steps_of_stage(config: Mapping[str, str], name: str) -> int | None:
-    prefix = f"stages.{name}."
-    try:
-        tokens = int(config[f"{prefix}tokens"])
-        batch = int(config[f"{prefix}global_batch_sequences"]) * int(config[f"{prefix}sequence_length"])
-    except (KeyError, ValueError):
-        return None
-    return None if config.get(f"{prefix}batch_ramp", "[]") != "[]" or batch <= 0 else -(-tokens // batch)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.reporting.metrics import Metrics, MetricsReader
+from training.reporting.records import Record
 from training.reporting.report.page import Content, run_content, whole_page
 from training.reporting.report.traces import trace_paths
 from training.reporting.summary import metrics_path, summarize
@@ -82,19 +83,26 @@ class LiveRun:
     def _metrics(self) -> Metrics:
         if self._path.stat().st_size < self._reader.offset_bytes:  # another run began in this directory
             self._read_from_the_start()
-        while (read_to := self._reader.offset_bytes) < self._path.stat().st_size:
+        before = -1
+        while before != self._reader.offset_bytes:  # it reads a part at a time
+            before = self._reader.offset_bytes
             new = self._reader.read_new()
-            if self._reader.offset_bytes == read_to:  # the last line has no end yet
-                break
-            self._read.records.extend(new.records)
-            self._read.times_seconds.extend(new.times_seconds)
-            self._read.line_numbers.extend(new.line_numbers)
+            self._records += new.records
+            self._times_seconds += new.times_seconds
+            self._line_numbers += new.line_numbers
             self._num_torn_lines += new.num_torn_lines
-        return replace(self._read, num_torn_lines=self._num_torn_lines)
+        return Metrics(
+            records=self._records,
+            times_seconds=self._times_seconds,
+            line_numbers=self._line_numbers,
+            num_torn_lines=self._num_torn_lines,
+        )
 
     def _read_from_the_start(self) -> None:
         self._reader = MetricsReader(self._path)
-        self._read = Metrics(records=[], times_seconds=[], line_numbers=[], num_torn_lines=0)
+        self._records: list[Record] = []
+        self._times_seconds: list[float] = []
+        self._line_numbers: list[int] = []
         self._num_torn_lines = 0
 
 

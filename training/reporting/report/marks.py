@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from training.reporting.charts import BAD, GOOD, SOFT, WARNING, Numbers
 from training.reporting.records import GateRecord, IncidentRecord
+from training.reporting.report.ahead import ExpectedEnd
 from training.reporting.report.steps import StageSteps
 
 MOST_MARKS = 500
@@ -97,6 +98,19 @@ def add_incidents(figure: go.Figure, incidents: Sequence[IncidentRecord], steps:
         marker={"symbol": "triangle-down", "size": 11, "color": BAD, "line": {"color": "white", "width": 1}},
         text=[escape(f"{incident.what}: {_short(incident.message)}") for incident in shown],
         hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def add_expected(figure: go.Figure, end: ExpectedEnd) -> None:
+    """Mark the loss that is expected at a training stage's end, with its band."""
+    expected = end.expected
+    figure.add_scatter(
+        x=[end.step],
+        y=[expected.loss],
+        error_y={"array": [expected.high - expected.loss], "arrayminus": [expected.loss - expected.low]},
+        mode="markers",
+        name="expected at the stage's end",
+        marker={"symbol": "diamond-open", "size": 10, "color": SOFT},
     )
 
 

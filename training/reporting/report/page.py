@@ -16,8 +16,10 @@ from training.reporting.charts import Chart, figures_json
 from training.reporting.evaluations import MOST_IN_BETWEEN, newest_of_stages, suite_tables
 from training.reporting.expert_health import expert_health
 from training.reporting.item_tables import encodable, items_in_run
+from training.reporting.layer_health import layer_health
 from training.reporting.pages import MOST_ROWS, render_page
-from training.reporting.report.attention import findings
+from training.reporting.report.ahead import ExpectedEnd, expected_end
+from training.reporting.report.attention import findings, newest_loads
 from training.reporting.report.curves import curves
 from training.reporting.report.headline import facts, progress
 from training.reporting.report.heat_maps import heat_maps
@@ -73,7 +75,8 @@ def run_content(run_directory: Path, summary: RunSummary, *, live: bool = False)
         summary: of the run.
         live: whether the page follows the run.
     """
-    charts = {chart.name: chart for chart in _charts(summary)}
+    end = expected_end(summary)
+    charts = {chart.name: chart for chart in _charts(summary, end)}
     attempts = summary.goodput.attempts if summary.goodput else []
     starts = {start.attempt: start for start in summary.starts}
     newest_start = summary.starts[-1:]
@@ -84,7 +87,7 @@ def run_content(run_directory: Path, summary: RunSummary, *, live: bool = False)
         live=live,
         charts=charts,
         facts=facts(summary),
-        progress=progress(summary),
+        progress=progress(summary, end),
         findings=findings(summary),
         silent_after_seconds=_silent_after_seconds(summary),
         ranges={stage.stage: (int(stage.steps[0]), int(stage.steps[-1])) for stage in by_stage(summary.steps)},
@@ -99,7 +102,8 @@ def run_content(run_directory: Path, summary: RunSummary, *, live: bool = False)
         time_rows=time_rows(summary.goodput) if summary.goodput else [],
         attempts=[(time, starts[time.attempt]) for time in attempts],
         memory=memory_of_stages(summary),
-        expert_health=expert_health(summary.steps),
+        expert_health=expert_health(summary.steps, newest_loads(summary)),
+        layer_health=layer_health(summary.layers),
         most_rows=_MOST_CHECKPOINTS,
         commit=_commit(summary),
         trace_link=trace_link,
@@ -135,10 +139,10 @@ def whole_page(content: Content, *, live_stamp: str | None = None) -> str:
     )
 
 
-def _charts(summary: RunSummary) -> list[Chart]:
+def _charts(summary: RunSummary, end: ExpectedEnd | None) -> list[Chart]:
     return list(
         chain(
-            curves(summary),
+            curves(summary, end),
             evaluation_charts(summary),
             heat_maps(summary),
             memory_chart(summary),
