@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from training.reporting.metrics import Metrics, MetricsReader
