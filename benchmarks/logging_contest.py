@@ -1,45 +1,49 @@
-"""What logging costs a training step: the demo's first training stage with everything off, and with it in each state.
+"""What logging costs a training step: real runs of the demo's first training stage that log in every other block of it.
 
-Real runs, one after the other, in turns; their ranks are forked, so that a start takes seconds. Wandb's server is one
-on loopback (tests/wandb_server.py) in the process that measures: it has a share of this machine's cores too.
+So each block that logs has neighbours that do not, on the same machine seconds before and after, and their ratio is
+free of what makes two runs differ. Wandb's server is one on loopback (tests/wandb_server.py) in the process that
+measures: it has a share of this machine's cores too.
 """
 
+import json
+import math
 import statistics
+import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from scipy.stats import t as student_t
 
-from benchmarks.tables import spread, table
-from tests.drills.starts import ForkServer
+from benchmarks.crew import kill
+from benchmarks.logging_rank import BLOCK_STEPS, FILE_NAME, WARM_UP_BLOCKS, is_on
+from benchmarks.tables import table
+from launch.local import environment, launcher_command
 from tests.wandb_server import WandbServer
 from training.config.load import compose
 from training.config.run_directory import create
-from training.reporting.metrics import FILE_NAME, read_metrics
+from training.reporting.metrics import FILE_NAME as METRICS_NAME
+from training.reporting.metrics import read_metrics
 from training.reporting.records import StepRecord
 
-_WARM_UP_STEPS = 5
 _POLL_SECONDS = 0.5
-_LIMIT_SECONDS = 900.0
+_LIMIT_SECONDS = 3600.0
 _NUM_RANKS = 2
 _TOKENS_PER_STEP = 16 * 128
 _GOAL = 1.01
+_CONFIDENCE = 0.95
 
-OFF = "everything off"
-_NO_STATISTICS = [
-    "reporting.layers_every_steps=0",
-    "reporting.experts_every_steps=0",
-    "reporting.memory_every_steps=0",
-    "reporting.forecast.every_steps=0",
-]
+_DEFAULTS = ["reporting.layers_every_steps=100", "reporting.experts_every_steps=50", "reporting.memory_every_steps=50"]
+"""The demo, which is short, has smaller intervals."""
 _ONLINE = ["reporting.wandb.mode=online"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _State:
-    """One contestant: settings, and what its server does."""
+    """Settings, and what the server does."""
 
     overrides: Sequence[str]
     at_start: Callable[[WandbServer], None] = WandbServer.answer
@@ -47,8 +51,8 @@ class _State:
 
 
 _STATES: Mapping[str, _State] = {
-    OFF: _State(overrides=["reporting.wandb.mode=disabled", *_NO_STATISTICS]),
-    "default intervals, wandb offline": _State(overrides=["reporting.wandb.mode=offline"]),
+    "wandb disabled": _State(overrides=["reporting.wandb.mode=disabled"]),
+    "wandb offline": _State(overrides=["reporting.wandb.mode=offline"]),
     "wandb online, the server answers": _State(overrides=_ONLINE),
     "… the server never answers": _State(overrides=_ONLINE, at_start=WandbServer.stall, half_way=WandbServer.stall),
     "… the server is killed mid-run": _State(overrides=_ONLINE, half_way=WandbServer.die),
@@ -59,62 +63,63 @@ _STATES: Mapping[str, _State] = {
 class Turn:
     """One run."""
 
-    step_seconds: list[float]
-    """From a step's end to the next one's, less what has a section of its own; warm-up steps left out."""
+    block_seconds: list[float]
+    """Of each block of BLOCK_STEPS steps, warm-up left out; the first is off, the next on, and so on."""
     wandb_cpu_seconds: float
     """Processor time of wandb's processes, their start too."""
     is_whole: bool
-    """Whether the run was done and every step is in metrics.jsonl."""
+    """Whether the run was done and every step of blocks that log is in metrics.jsonl."""
+
+    def ratios(self) -> list[float]:
+        """Return the time of each block that logs over the mean of the two beside it, which do not."""
+        blocks = self.block_seconds
+        return [
+            blocks[number] / statistics.fmean((blocks[number - 1], blocks[number + 1]))
+            for number in range(1, len(blocks) - 1, 2)
+        ]
+
+    def ratio(self) -> tuple[float, float, float]:
+        """Return the mean of the ratios and the limits of its 95 % confidence interval."""
+        ratios = self.ratios()
+        mean = statistics.fmean(ratios)
+        if len(ratios) < 2:
+            return mean, -math.inf, math.inf
+        deviation = statistics.stdev(ratios) / math.sqrt(len(ratios))
+        half = float(student_t.ppf((1 + _CONFIDENCE) / 2, len(ratios) - 1)) * deviation
+        return mean, mean - half, mean + half
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoggingContest:
-    """All turns, state by state."""
+    """All states."""
 
-    num_steps: int
-    """Of a turn, less the warm-up."""
-    turns: dict[str, list[Turn]]
-
-    def medians(self, state: str) -> list[float]:
-        """Return the median seconds of a step, turn by turn."""
-        return [statistics.median(turn.step_seconds) for turn in self.turns[state]]
-
-    def ratios(self, state: str) -> list[float]:
-        """Return a state's median step over that with everything off, round by round."""
-        return [its / off for its, off in zip(self.medians(state), self.medians(OFF), strict=True)]
-
-    def total_ratios(self, state: str) -> list[float]:
-        """Return the same of all steps together, slow ones too."""
-        pairs = zip(self.turns[state], self.turns[OFF], strict=True)
-        return [sum(its.step_seconds) / sum(off.step_seconds) for its, off in pairs]
+    num_pairs: int
+    turns: dict[str, Turn]
 
 
-def compete_in_logging(root: Path, *, num_rounds: int, num_steps: int, say: Callable[[str], None]) -> LoggingContest:
-    """Return what every state costs.
+def compete_in_logging(root: Path, *, num_pairs: int, say: Callable[[str], None]) -> LoggingContest:
+    """Return what logging costs in every state of wandb's server.
 
     Args:
         root: an empty folder.
-        num_rounds: turns of each state; which is first moves on with every round.
-        num_steps: of a turn, less the warm-up.
+        num_pairs: blocks that log, in a run.
         say: is told what is done.
 
     Raises:
         RuntimeError: a run did not come to its end.
     """
-    turns: dict[str, list[Turn]] = {name: [] for name in _STATES}
-    with ForkServer() as forks:
-        for number in range(num_rounds):
-            names = list(_STATES)
-            for name in names[number % len(names) :] + names[: number % len(names)]:
-                say(f"logging, round {number + 1} of {num_rounds}: {name}")
-                turns[name].append(_run(forks, root, _STATES[name], num_steps + _WARM_UP_STEPS))
-    return LoggingContest(num_steps=num_steps, turns=turns)
+    turns = {}
+    for name, state in _STATES.items():
+        say(f"logging: {name}")
+        turns[name] = _run(root, state, num_pairs)
+    return LoggingContest(num_pairs=num_pairs, turns=turns)
 
 
-def _run(forks: ForkServer, root: Path, state: _State, num_steps: int) -> Turn:
+def _run(root: Path, state: _State, num_pairs: int) -> Turn:
+    num_blocks = 1 + WARM_UP_BLOCKS + 2 * num_pairs + 1  # the end of the first one is where the clock begins
+    num_steps = num_blocks * BLOCK_STEPS
     overrides = [
         "experiment=demo",
-        f"data.prepared_root={root / 'prepared'}",
         f"run.root={root / 'runs'}",
         "run.until=pretrain",
         f"stages.pretrain.tokens={num_steps * _TOKENS_PER_STEP}",
@@ -123,94 +128,93 @@ def _run(forks: ForkServer, root: Path, state: _State, num_steps: int) -> Turn:
         "stages.anneal.gate=null",
         "eval.at_start=false",
         "checkpoint.every_steps=1000000",
+        f"cluster.processes_per_node={_NUM_RANKS}",
+        *_DEFAULTS,
         *state.overrides,
     ]
-    run = create(compose(overrides), overrides)
-    with WandbServer() as server:
+    config = compose(overrides)
+    run = create(config, overrides)
+    command = [*launcher_command(run, config)[:-2], "benchmarks.logging_rank", str(run)]
+    cpu_seconds, is_late, deadline = 0.0, False, time.monotonic() + _LIMIT_SECONDS
+    with WandbServer() as server, (root / "output").open("wb") as output:
         state.at_start(server)
-        environment = server.environment()
-        started = forks.start(run, world_size=_NUM_RANKS, output=root / "output", environment=environment)
-        cpu_seconds, is_late = 0.0, False
-        for _ in range(round(_LIMIT_SECONDS / _POLL_SECONDS)):
-            if not forks.wait(_POLL_SECONDS).processes:
-                break
-            cpu_seconds = max(cpu_seconds, _cpu_seconds(started.ranks[0]))
-            if not is_late and _last_step(run) > num_steps // 2:
-                is_late = True
-                state.half_way(server)
-        else:
-            forks.kill_all()
-            raise RuntimeError(f"{run}: not done after {_LIMIT_SECONDS:.0f} s")
-        started.close()
-    return _turn(run, num_steps, cpu_seconds)
-
-
-def _turn(run: Path, num_steps: int, cpu_seconds: float) -> Turn:
-    metrics = read_metrics(run / FILE_NAME)
-    steps = [record for record in metrics.records if isinstance(record, StepRecord)]
-    if not steps:
-        raise RuntimeError(f"{run}: no step came")
+        variables = environment(run, config) | server.environment()
+        process = subprocess.Popen(command, env=variables, stdout=output, stderr=output, start_new_session=True)
+        try:
+            while process.poll() is None:
+                time.sleep(_POLL_SECONDS)
+                cpu_seconds = max(cpu_seconds, _cpu_seconds_of_wandb(process.pid))
+                if not is_late and len(_blocks(run)) > num_blocks // 2:
+                    is_late = True
+                    state.half_way(server)
+                if time.monotonic() > deadline:
+                    break
+        finally:
+            kill(process)
+    if process.returncode != 0:
+        raise RuntimeError(f"{run} ended with {process.returncode}: {(root / 'output').read_text()[-3000:]}")
+    steps = [record.step for record in read_metrics(run / METRICS_NAME).records if isinstance(record, StepRecord)]
     return Turn(
-        step_seconds=[step.seconds + (step.other_seconds or 0.0) for step in steps[_WARM_UP_STEPS:]],
+        block_seconds=_blocks(run)[WARM_UP_BLOCKS:],
         wandb_cpu_seconds=cpu_seconds,
-        is_whole=[step.step for step in steps] == list(range(1, num_steps + 1)),
+        is_whole=steps == [step for step in range(1, num_steps + 1) if is_on(step)],
     )
 
 
-def _last_step(run: Path) -> int:
-    if not (run / FILE_NAME).exists():
-        return 0
-    return max((r.step for r in read_metrics(run / FILE_NAME).records if isinstance(r, StepRecord)), default=0)
+def _blocks(run: Path) -> list[float]:
+    try:
+        return json.loads((run / FILE_NAME).read_text())
+    except (FileNotFoundError, ValueError):  # not there yet, or half written
+        return []
 
 
-def _cpu_seconds(rank: int) -> float:
-    """Return the processor time that a rank's children have used so far, which are wandb's processes."""
+def _cpu_seconds_of_wandb(launcher: int) -> float:
+    """Return the processor time that wandb's processes have used so far."""
     total = 0.0
     with suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(rank).children(recursive=True):
+        for process in psutil.Process(launcher).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                total += times.user + times.system
+                if "wandb" in " ".join(process.cmdline()):
+                    times = process.cpu_times()
+                    total += times.user + times.system
     return total
 
 
 def logging(contest: LoggingContest) -> list[str]:
     """Return the page's section."""
-    rows = [
-        [
-            name,
-            spread([1000 * seconds for seconds in contest.medians(name)], ",.1f"),
-            spread(contest.ratios(name), ".3f"),
-            spread(contest.total_ratios(name), ".3f"),
-            spread([turn.wandb_cpu_seconds for turn in turns], ".1f"),
-            _verdict(contest, name),
-            "yes" if all(turn.is_whole for turn in turns) else "NO",
-        ]
-        for name, turns in contest.turns.items()
-    ]
-    heads = ["", "ms per step", "it ÷ off", "all steps, it ÷ off", "CPU s of wandb", "below 1 % more", "log whole"]
-    num_rounds = len(contest.turns[OFF])
+    rows = []
+    for name, turn in contest.turns.items():
+        mean, low, high = turn.ratio()
+        off = statistics.median(turn.block_seconds[::2]) / BLOCK_STEPS
+        rows.append(
+            [
+                name,
+                f"{1000 * off:,.1f}",
+                f"{mean:.4f} ({low:.4f}–{high:.4f})",
+                f"{turn.wandb_cpu_seconds:.1f}",
+                _verdict(low, high),
+                "yes" if turn.is_whole else "NO",
+            ]
+        )
+    heads = ["", "ms per step, off", "on ÷ off (95 %)", "CPU s of wandb", "below 1 % more", "log whole"]
     return [
         "## Logging",
         "",
-        f"The demo's first training stage, ZeRO-3 on {_NUM_RANKS} processes, no checkpoint, no evaluation; "
-        f"{num_rounds} rounds, in each of which every state is a run of {contest.num_steps} steps after "
-        f"{_WARM_UP_STEPS} of warm-up. Off: no wandb, no statistics of layers, experts or memory, no forecast.",
+        f"The demo's first training stage, ZeRO-3 on {_NUM_RANKS} processes, no checkpoint, no evaluation; one run a "
+        f"row, which logs in every other block of {BLOCK_STEPS} steps: {contest.num_pairs} blocks on, each beside two "
+        "that are off. On: all records, terminal, wandb, statistics of layers every 100 and of memory every 50 steps "
+        "of those that log, the forecast. Off: nothing of it, and wandb's processes stand still.",
         "",
         *table(heads, rows),
         "",
-        "- ms per step: the median step of a run, and the time until the next one begins. Ratios are taken within a "
-        'round; "all steps" has the slow ones too, among them those beside which wandb starts.',
-        "- CPU s of wandb: processor time of its processes in a run, which take a second or so to start; they have a "
+        "- on ÷ off: the mean over the blocks that log of their time over that of their two neighbours, and its 95 % "
+        "confidence interval.",
+        "- CPU s of wandb: processor time of its processes in the run, which take a second or so to start; they have a "
         "low priority, and here no core of their own.",
-        f"- Goal: a ratio of medians below {_GOAL}; met if every round's is, missed if none is. Else the rounds differ "
-        "too much to tell, and more of them, more steps or a quieter machine are needed.",
+        f"- Goal: below {_GOAL}. Met if the whole interval is below, missed if all of it is above; else this machine "
+        "was not quiet enough, or the run too short, to tell.",
     ]
 
 
-def _verdict(contest: LoggingContest, name: str) -> str:
-    """Return whether the goal was met, as far as the rounds agree."""
-    if name == OFF:
-        return "-"
-    ratios = contest.ratios(name)
-    return "met" if max(ratios) < _GOAL else "missed" if min(ratios) >= _GOAL else "cannot tell"
+def _verdict(low: float, high: float) -> str:
+    return "met" if high < _GOAL else "missed" if low >= _GOAL else "cannot tell"
