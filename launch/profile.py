@@ -35,7 +35,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("run_directory", type=Path)
     parser.add_argument("--steps", type=int, default=3, help=f"how many, 1 to {MOST_STEPS}")
     parser.add_argument("--ranks", default="0", help="which write, for example 0,8")
-    parser.add_argument("--memory", action="store_true", help="also what was allocated (CUDA: a snapshot by line)")
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="also what was allocated; a snapshot by line where the device's torch keeps one",
+    )
     options = parser.parse_args(argv)
     try:
         request = request_for(

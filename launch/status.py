@@ -265,7 +265,7 @@ def _advice(seen: _Seen) -> Iterator[str]:
         case "blocked":
             yield f"  -> python -m launch.gate {seen.directory} says what the gate found, and lets you decide"
         case "dead" | "failed" | "stopped":
-            yield f"  -> {resume_command(seen.directory)}"
+            yield f"  -> {resume_command(seen.directory, [])}"
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def dashboard_text() -> str:
 
 
 def golden_files() -> dict[Path, str]:
-    """Return path -> content of every golden file."""
+    """Return path -> content of every golden file that follows from conf/."""
     contents = {}
     for experiment in group_choices("experiment"):
         planned_only = experiment in PLANNED_ONLY
@@ -99,12 +99,12 @@ def golden_files() -> dict[Path, str]:
         for name in () if planned_only else config.stages:
             dictionary = json.dumps(deepspeed_config(config, name), indent=2) + "\n"
             contents[GOLDEN / "deepspeed" / f"{experiment}.{name}.json"] = dictionary
-    return contents | batch_scripts() | {GOLDEN / "dashboard.json": dashboard_text()}
+    return contents | batch_scripts()
 
 
 def main() -> int:
     """Replace the golden files."""
-    for path, content in golden_files().items():
+    for path, content in {**golden_files(), GOLDEN / "dashboard.json": dashboard_text()}.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(content, encoding="utf-8")
         print(path.relative_to(GOLDEN.parents[1]))

@@ -124,9 +124,9 @@ class MetricsReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._num_lines = 0
         self.offset_bytes = 0
         """How far it has read."""
+        self._num_lines = 0
 
     def read_new(self) -> Metrics:
         """Return the next lines, a few megabytes at most; none if nothing was written since the last call.

@@ -28,7 +28,7 @@ _RETRY_SECONDS = 60.0
 _FINISH_TIMEOUT_SECONDS = 60.0
 _ORPHAN_LIMIT_SECONDS = 300
 """A follower whose trainer was killed ends itself after this, whatever wandb waits for."""
-_NICENESS = 15
+_NICENESS = 10
 """Low, but not so low that it starves where ranks keep every core busy."""
 
 

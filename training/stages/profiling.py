@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import profile
 
 from training.config.profile_request import FILE_NAME, read_profile_request
 from training.config.reporting_schema import ProfileConfig
@@ -45,6 +45,7 @@ class Profiling:
         self._directory = run_directory
         self._rank = rank
         self._device = device
+        self._history = _memory_history(device)
         self._journal = journal
         self._heartbeat = heartbeat
         self._memory_of = {step: config.memory for step in config.steps} if rank in config.ranks else {}
@@ -98,16 +99,12 @@ class Profiling:
 
     def _begin(self, step: int) -> None:
         self._first_step = step
-        on_device = self._device.type != "cpu"
-        wants_memory = self._memory_of[step]
-        if wants_memory and self._device.type == "cuda":
-            torch.cuda.memory._record_memory_history(max_entries=_MOST_ALLOCATIONS)
-        elif wants_memory:
-            _log.warning("memory snapshots are of CUDA devices; the trace says what was allocated")
-        self._profiler = profile(
-            activities=[ProfilerActivity.CPU, *([_activity(self._device)] if on_device else [])],
-            profile_memory=wants_memory,
-        )
+        if self._memory_of[step]:
+            if self._history is not None:
+                self._history._record_memory_history(max_entries=_MOST_ALLOCATIONS)
+            else:
+                _log.warning("torch keeps no memory history of %s; the trace says what was allocated", self._device)
+        self._profiler = profile(profile_memory=self._memory_of[step])  # of the CPU, and of devices that it knows
         self._profiler.start()
 
     def _end(self, step: int) -> None:
@@ -116,21 +113,21 @@ class Profiling:
         profiler.stop()
         name = f"step-{step:08d}-rank-{self._rank:05d}"
         trace, memory = f"{FOLDER}/{name}.json.gz", None
-        remembers = self._memory_of[self._first_step] and self._device.type == "cuda"
+        history = self._history if self._memory_of[self._first_step] else None
         try:
             (self._directory / FOLDER).mkdir(exist_ok=True)
             unfinished = self._directory / FOLDER / f".{name}.json.gz"
             profiler.export_chrome_trace(str(unfinished))
             unfinished.replace(self._directory / trace)
-            if remembers:
+            if history is not None:
                 memory = f"{FOLDER}/{name}-memory.pickle"
-                torch.cuda.memory._dump_snapshot(str(self._directory / memory))
+                history._dump_snapshot(str(self._directory / memory))
         except OSError as error:
             self._fail(f"the profile of steps {self._first_step} to {step} cannot be written: {error}")
             return
         finally:
-            if remembers:
-                torch.cuda.memory._record_memory_history(enabled=None)
+            if history is not None:
+                history._record_memory_history(enabled=None)
         self._journal.profile(
             first_step=self._first_step,
             rank=self._rank,
@@ -144,8 +141,10 @@ class Profiling:
         self._journal.incident("profile_failed", message)
 
 
-def _activity(device: torch.device) -> ProfilerActivity:
-    return ProfilerActivity.XPU if device.type == "xpu" else ProfilerActivity.CUDA
+def _memory_history(device: torch.device) -> Any:
+    """Return torch's module that remembers a device's allocations; None if there is none, as for the CPU."""
+    memory = getattr(torch.get_device_module(device), "memory", None)
+    return memory if hasattr(memory, "_record_memory_history") else None
 
 
 def _costliest(profiler: profile, *, on_device: bool) -> list[dict[str, Any]]:

@@ -66,7 +66,7 @@ def test_no_alarm_in_many_thousand_healthy_steps_of_any_schedule(kind: str) -> N
 @pytest.mark.parametrize("seed", range(5))
 def test_a_loss_that_turns_and_rises_is_told_once(kind: str, seed: int) -> None:
     curve = healthy(seed, kind, 900)
-    height = max(0.5, 20 * np.std([loss for loss, _ in curve[400:500]]))
+    height = max(0.5, 20 * float(np.std([loss for loss, _ in curve[400:500]])))
     diverging = [(loss + height * max(0, step - 500) / 100, lr) for step, (loss, lr) in enumerate(curve)]
     [(step, sentence)] = alarms(diverging, watch())
     assert 520 <= step <= 700
