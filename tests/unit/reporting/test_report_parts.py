@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.unit.reporting.page import Page
 from training.reporting.goodput import Spent
 from training.reporting.metrics import MetricsLog
 from training.reporting.records import IncidentRecord
+from training.reporting.report.ahead import expected_end
 from training.reporting.report.attention import Severity, findings
 from training.reporting.report.headline import facts, progress
 from training.reporting.report.memory import memory_of_stages
@@ -154,6 +156,31 @@ def test_memory_stands_beside_its_plan(summary: RunSummary) -> None:
     assert (memory["anneal"].device_bytes, memory["anneal"].device_rank) == (61e9, 0)
     assert memory["long_context"].host_bytes == 8.2e9 + 2e6 * 110
     assert memory["pretrain"].held_bytes["weights"] == 3_700_000_000
+
+
+def test_the_loss_that_is_expected_at_the_end_of_the_present_stage_is_said_and_marked(
+    full: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "demo"
+    shutil.copytree(full, directory)
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    (end,) = [place for place, line in enumerate(lines) if '"kind": "step", ' in line and '"step": 48,' in line]
+    (directory / "metrics.jsonl").write_text("\n".join(lines[: end + 1]) + "\n")
+    (directory / "stages.json").write_text('{"state": "running"}')
+    assert expected_end(read_run(directory)) is None  # too few steps by default
+    with (directory / "config.yaml").open("a") as file:
+        file.write("reporting: {forecast: {min_steps: 20, sigmas: 3.0}}\n")
+    summary = read_run(directory)
+    found = expected_end(summary)
+    assert found is not None
+    assert (found.stage, found.step) == ("pretrain", 60)
+    assert found.expected.low < found.expected.loss < found.expected.high
+    assert found.expected.loss < summary.steps[-1].loss + 0.2
+    page = Page(write_report(directory))
+    assert f"{found.expected.loss:.3f} ({found.expected.low:.3f} to {found.expected.high:.3f}) is expected" in page.text
+    mark = page.figures["loss"]["data"][-1]
+    assert (mark["x"], mark["y"]) == ([60], [found.expected.loss])
+    assert expected_end(replace(summary, state="done")) is None
 
 
 def test_a_sample_belongs_to_the_stage_before_and_the_one_after_it(summary: RunSummary) -> None:
