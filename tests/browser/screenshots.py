@@ -1,7 +1,7 @@
-"""Take the README's pictures anew: `python -m tests.browser.screenshots [--terminal FILE.svg] [key=value …]`.
+"""Take the README's pictures anew: `python -m tests.browser.screenshots [key=value …]`.
 
-Runs the demo (with the overrides that are given), and writes docs/images/report.png (a desk) and report-phone.png (a
-phone in the dark). With --terminal the SVG that rich made of a recorded terminal becomes docs/images/terminal.png.
+Runs the demo (with the overrides that are given), and writes docs/images/report.png (a desk), report-phone.png (a phone
+in the dark) and terminal.png (in the midst of the second training stage).
 """
 
 import argparse
@@ -12,11 +12,13 @@ from pathlib import Path
 from playwright.sync_api import Browser
 
 from tests.browser.chromium import DESKTOP, PHONE, REPOSITORY, chromium, chromium_path, opened
+from tests.browser.terminal import terminal_svg
 from tests.integration.running import only_run, submit_to_end
 
 IMAGES = REPOSITORY / "docs" / "images"
 _LARGEST_BYTES = 300_000
 _TERMINAL_WIDTH = 1000
+_STEP_OF_TERMINAL = 77
 
 
 def take_report(browser: Browser, report: Path) -> list[Path]:
@@ -30,7 +32,7 @@ def take_report(browser: Browser, report: Path) -> list[Path]:
     return taken
 
 
-def take_terminal(browser: Browser, svg: Path) -> Path:
+def take_terminal(browser: Browser, svg: str) -> Path:
     """Return the picture of a terminal that rich saved as SVG (`Console.save_svg`).
 
     Its fonts are the system's: rich names some of the network's, which nothing here asks for.
@@ -41,7 +43,7 @@ def take_terminal(browser: Browser, svg: Path) -> Path:
         policy = "default-src 'none'; style-src 'unsafe-inline'"
         page.write_text(
             f'<!doctype html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-            "<style>body { margin: 0 } svg { display: block; width: 100% }</style>" + svg.read_text()
+            "<style>body { margin: 0 } svg { display: block; width: 100% }</style>" + svg
         )
         with opened(browser, page.as_uri(), size=(_TERMINAL_WIDTH, 600)) as shown:
             shown.page.locator("svg").first.screenshot(path=picture, omit_background=True)
@@ -51,7 +53,6 @@ def take_terminal(browser: Browser, svg: Path) -> Path:
 def main() -> int:
     """Return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.browser.screenshots", description=__doc__)
-    parser.add_argument("--terminal", type=Path, metavar="FILE.svg", help="what rich's Console.save_svg wrote")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the demo")
     arguments = parser.parse_args()
     path = chromium_path()
@@ -68,8 +69,7 @@ def main() -> int:
             return 1
         with chromium(path) as browser:
             taken = take_report(browser, only_run(runs) / "report.html")
-            if arguments.terminal is not None:
-                taken.append(take_terminal(browser, arguments.terminal))
+            taken.append(take_terminal(browser, terminal_svg(only_run(runs), step=_STEP_OF_TERMINAL)))
     for picture in taken:
         print(f"{picture.relative_to(REPOSITORY)}: {picture.stat().st_size:,} bytes")
     too_large = [picture.name for picture in taken if picture.stat().st_size > _LARGEST_BYTES]
