@@ -28,10 +28,13 @@ from training.plain_files import read_json
 from training.reporting.expert_health import expert_health
 from training.reporting.formatting import count, duration, percent, when
 from training.reporting.goodput import Spent, goodput
+from training.reporting.layer_health import layer_health
 from training.reporting.metrics import FILE_NAME, last_record, latest_steps, read_metrics, read_newest
 from training.reporting.records import (
     CheckpointRecord,
+    ExpertsRecord,
     IncidentRecord,
+    LayersRecord,
     Record,
     StartRecord,
     StepRecord,
@@ -198,8 +201,11 @@ def _numbers(seen: _Seen) -> Iterator[str]:
         f"  loss {newest.loss:.4f}, gradient norm {newest.grad_norm:.3g}, learning rate {newest.lr:.2e}; {rate}, "
         f"MFU {percent(newest.mfu)}{hfu}; {count(newest.tokens)} tokens"
     )
-    if health := expert_health(seen.steps):
-        yield f"  {health}"
+    loads = [record for record in seen.recent if isinstance(record, ExpertsRecord)]
+    layers = [record for record in seen.recent if isinstance(record, LayersRecord)]
+    for health in (expert_health(seen.steps, loads[-1] if loads else None), layer_health(layers)):
+        if health:
+            yield f"  {health}"
 
 
 def _time(seen: _Seen) -> Iterator[str]:

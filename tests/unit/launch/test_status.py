@@ -17,6 +17,7 @@ from training.reporting.metrics import FILE_NAME
 from training.reporting.records import (
     CheckpointRecord,
     IncidentRecord,
+    LayersRecord,
     Record,
     StartRecord,
     TimeRecord,
@@ -65,6 +66,15 @@ def some_records(launched_seconds: float) -> list[Record]:
         start(launched_seconds),
         TimeRecord(step=0, stage="pretrain", attempt=0, spent={"start_up": 20.0}),
         *(step_record(number) for number in range(1, 7)),
+        LayersRecord(
+            step=4,
+            stage="pretrain",
+            attempt=0,
+            names=["model.embed_tokens", "model.layers.0"],
+            weight_norms=[1.0, 1.0],
+            grad_norms=[0.6, 0.8],
+            update_norms=[1e-3, 1e-9],
+        ),
         CheckpointRecord(
             step=4, stage="pretrain", directory="checkpoints/step-00000004", num_bytes=1, seconds=0.1, attempt=0
         ),
@@ -89,13 +99,15 @@ def test_a_running_run(run: Path) -> None:
         "a step takes 0.7s",
         "training stages: pretrain training, anneal pending",
         "newest checkpoint: checkpoints/step-00000004 (step 4)",
+        "layers, last 1 records up to step 4: update-to-weight ratio from 1.0e-09 (model.layers.0) to 1.0e-03",
+        "-> hardly learning: model.layers.0",
         "incidents: 1 loss_spike",
         "last incident: step 5, loss_spike: one loss was high",
         "goodput 7.12% of 59s; lost: unaccounted",
     ):
         assert expected in said
     assert "SILENT" not in said
-    assert "->" not in said
+    assert "-> python" not in said
 
 
 def test_a_run_that_has_written_nothing_for_long_is_said_to_be_silent(run: Path) -> None:
