@@ -134,7 +134,7 @@ def _measure(
             else None
         )
         logged = (
-            compete_in_logging(root / "logging", num_pairs=2 if is_quick else 6 * num_rounds, say=_say)
+            compete_in_logging(root / "logging", num_pairs=4 if is_quick else 20 * num_rounds, say=_say)
             if only in (None, "logging")
             else None
         )

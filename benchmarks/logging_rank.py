@@ -2,7 +2,8 @@
 
 A block that is off has no statistics, no forecast and no record of its steps, and wandb's processes stand still in it
 (SIGSTOP), so that what they take of the machine's cores is in the difference. Functions are wrapped, nothing else is
-changed. Rank 0 writes <run directory>/blocks.json: the seconds of each whole block so far, but for the first.
+changed. Rank 0 writes <run directory>/blocks.json: of each whole block so far, but for the first, the wall time and the
+processor time of the launcher, all ranks and wandb's processes together, in seconds.
 """
 
 import contextlib
@@ -16,9 +17,11 @@ from typing import Any
 
 import psutil
 
-BLOCK_STEPS = 20
-WARM_UP_BLOCKS = 2
-"""On and off, for libraries to warm up and wandb to start."""
+BLOCK_STEPS = 4
+"""So few that neighbours are alike whatever else the machine does, and that steps 50, 100, 250, 300, … are in blocks
+that log: statistics every 50 and 100 steps come as often among those as in a run that always logs."""
+WARM_UP_BLOCKS = 8
+"""For libraries to warm up and wandb to start."""
 FILE_NAME = "blocks.json"
 
 
@@ -32,13 +35,16 @@ class _Blocks:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._begins: list[float] = []
+        self._begins: list[tuple[float, float]] = []
 
     def step_is_done(self, step: int) -> None:
         if step % BLOCK_STEPS == 0:
             self._let(wandb_runs=is_on(step + 1))
-            self._begins.append(time.perf_counter())
-            seconds = [end - begin for begin, end in zip(self._begins, self._begins[1:], strict=False)]
+            self._begins.append((time.perf_counter(), _cpu_seconds()))
+            seconds = [
+                [end - begin for begin, end in zip(one, other, strict=True)]
+                for one, other in zip(self._begins, self._begins[1:], strict=False)
+            ]
             self._path.write_text(json.dumps(seconds))
 
     def let_all_run(self) -> None:
@@ -48,6 +54,16 @@ class _Blocks:
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGCONT if wandb_runs else signal.SIGSTOP)
+
+
+def _cpu_seconds() -> float:
+    """Return the processor time so far of this rank's launcher and all below it."""
+    total, launcher = 0.0, psutil.Process(os.getppid())
+    for process in (launcher, *launcher.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def main() -> None:
