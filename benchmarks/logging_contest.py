@@ -219,7 +219,7 @@ def logging(contest: LoggingContest) -> list[str]:
         "- Training thread: its time in records, statistics of memory and the forecast. Beside it: processor time of "
         "the threads that write and show records and of wandb's processes; where cores are free it costs training "
         "nothing, here both are the ranks'. Layers: what a step that measures them takes longer "
-        f"({1000 * contest.layers_seconds:.1f} ms, of a run in which every other one does), over {_LAYERS_EVERY} steps.",
+        f"({1000 * contest.layers_seconds:.1f} ms, of a run where every other one does), over {_LAYERS_EVERY} steps.",
         "- By blocks: the mean over the blocks that log of their wall time over that of their two neighbours, and its "
         "95 % confidence interval: all effects together, and this machine's noise.",
         f"- Goal: a sum below {100 * _GOAL:.0f} % of a step.",
