@@ -106,8 +106,8 @@ def _beside() -> float:
             total += thread.user_time + thread.system_time
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            total += times.user + times.system
+            times = process.cpu_times()  # with that of children of its own that have ended
+            total += times.user + times.system + times.children_user + times.children_system
     return total
 
 
