@@ -1,5 +1,6 @@
 """What evaluations found, over the steps they were made at: held-out text, and scores of tasks with their intervals."""
 
+import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
@@ -47,14 +48,15 @@ def score_names(record: EvalRecord) -> list[str]:
 
 
 def interval(record: EvalRecord, metric: str) -> tuple[float, float] | None:
-    """Return the 95 % bounds that a suite reports of a metric; None if it reports none."""
+    """Return the 95 % bounds that a suite reports of a metric, of a share within 0 and 1; None if it reports none."""
     metrics = record.metrics
     if f"{metric}_low" in metrics and f"{metric}_high" in metrics:
         return metrics[f"{metric}_low"], metrics[f"{metric}_high"]
     for name in (f"{metric}_standard_error", f"{metric}_stderr", f"{metric.rpartition('_')[0]}_standard_error"):
         if name in metrics and metric in metrics:
-            half = _Z95 * metrics[name]
-            return metrics[metric] - half, metrics[metric] + half
+            value, half = metrics[metric], _Z95 * metrics[name]
+            low, high = (0.0, 1.0) if 0 <= value <= 1 else (-math.inf, math.inf)
+            return max(low, value - half), min(high, value + half)
     return None
 
 
