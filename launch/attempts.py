@@ -13,9 +13,7 @@ from typing import Any
 from launch.requeue import Attempt
 from training.durable_files import fsync
 from training.errors import ExitCode, StorageError
-from training.reporting.metrics import FILE_NAME as METRICS_NAME
-from training.reporting.metrics import last_record
-from training.reporting.records import StepRecord
+from training.reporting import metrics
 from training.reporting.starts import FILE_NAME, read_starts
 
 
@@ -68,8 +66,7 @@ def history(directory: Path, *, job: str) -> list[Attempt]:
 
 def last_step(directory: Path) -> int:
     """Return the step of the last whole step record of a run, 0 if there is none."""
-    record = last_record(directory / METRICS_NAME, StepRecord.kind)
-    return _whole(record.get("step")) if record else 0
+    return metrics.last_step(directory / metrics.FILE_NAME)
 
 
 def _append(directory: Path, record: dict[str, Any]) -> None:

@@ -51,9 +51,9 @@ from training.models.sizes import num_active_parameters, num_parameters
 from training.process_identity import host_name, launched_seconds
 from training.reporting.hosts import ranks_by_host
 from training.reporting.metrics import FILE_NAME as METRICS_NAME
-from training.reporting.metrics import last_record
+from training.reporting.metrics import last_step
 from training.reporting.process_log import ProcessLog
-from training.reporting.records import IncidentRecord, StartRecord, StepRecord
+from training.reporting.records import IncidentRecord, StartRecord
 from training.reporting.report.page import write_report as write_html
 from training.reporting.reporter import Reporter
 from training.stages import transitions
@@ -340,9 +340,8 @@ def _start(
     """Return what is to be known of this start; collective."""
     peak, source = _peak_flops_per_second(config, processes)
     entry = transitions.current_stage(ledger) or ledger.stages[-1]
-    done = last_record(run_directory / METRICS_NAME, StepRecord.kind) if processes.rank == 0 else None
     return StartRecord(
-        step=done["step"] if done else 0,
+        step=last_step(run_directory / METRICS_NAME) if processes.rank == 0 else 0,
         stage=entry.name,
         attempt=ledger.attempt,
         launched_seconds=launched_seconds(),

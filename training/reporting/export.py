@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.durable_files import write_durably
-from training.errors import AutarkyError, ConfigError, StorageError
+from training.errors import AutarkyError, StorageError
 from training.reporting.goodput import steps_that_count
-from training.reporting.metrics import FILE_NAME, Metrics, read_metrics
+from training.reporting.metrics import Metrics, read_metrics
 from training.reporting.records import StepRecord, to_json_object
+from training.reporting.summary import metrics_path
 
 FORMATS = ("csv", "parquet")
 
@@ -54,14 +55,7 @@ def export(run_directory: Path, folder: Path, file_format: str) -> list[Path]:
         ConfigError: the directory holds no metrics.jsonl.
         StorageError: it cannot be read, or the folder not be written.
     """
-    source = run_directory / FILE_NAME
-    if not source.is_file():
-        raise ConfigError(
-            "run directory",
-            run_directory,
-            f"there is no {FILE_NAME} in it",
-            "give the directory of a run that has started, for example runs/<run id>",
-        )
+    source = metrics_path(run_directory)
     paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -188,6 +188,13 @@ def last_record(path: Path, kind: str) -> dict[str, Any] | None:
     return next((record for record in _backwards(path) if record.get("kind") == kind), None)
 
 
+def last_step(path: Path) -> int:
+    """Return the step of the last whole step record, 0 if there is none or it is damaged."""
+    record = last_record(path, StepRecord.kind)
+    step = record.get("step") if record else 0
+    return step if isinstance(step, int) and not isinstance(step, bool) else 0
+
+
 def last_steps(path: Path, stage: str, steps: range, *, most: int) -> list[StepRecord]:
     """Return the last records of a training stage's steps, each step once, in order, however long the log is.
 
