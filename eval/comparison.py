@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import bdtr
 
 from eval.statistics import Bounds, Items, difference, items_to_decide
 from training.errors import ConfigError, DataError
@@ -206,7 +206,8 @@ def _bootstrap(
 
 def _mcnemar_p(above: NDArray[np.float64]) -> float:
     gained, lost = int((above > 0).sum()), int((above < 0).sum())
-    return float(stats.binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+    # Both tails of a fair coin are alike.
+    return min(1.0, 2.0 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
 def _margin(task: str, margin: float | Mapping[str, float]) -> float:

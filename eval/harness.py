@@ -5,23 +5,18 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lm_eval.api.model import LM
-
-from eval.benchmark_runs import run_benchmarks
 from eval.conductor import Conducted, Ranks, TokenModel, conduct
 from eval.contamination import find_overlaps, held_out_passages, mark
 from eval.data import EvalData, data_identity
-from eval.live_model import LiveModel, TextTokenizer
 from eval.lm import EngineLM, InferenceEngine
 from eval.tasks.assistant_turns import ASSISTANT_TURNS
 from eval.tasks.base import Task
 from eval.tasks.held_out import HELD_OUT
 from eval.tasks.multiple_choice import MULTIPLE_CHOICE
 from eval.tasks.samples import SAMPLES
-from eval.text_model import TextModel
-from eval.text_tokenizers import RunTokenizer
+from eval.text_tokenizers import RunTokenizer, TextTokenizer
 from eval.throughput import Metered
 from training.config.benchmarks import BENCHMARKS
 from training.config.eval_schema import SuiteConfig
@@ -29,6 +24,9 @@ from training.data.benchmark_passages import benchmark_passages
 from training.data.shards import PreparedData
 from training.durable_files import write_durably
 from training.plain_files import read_json
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
 
 LARGEST_REPORT_BYTES = 2**30
 
@@ -155,19 +153,10 @@ def evaluate(
                 num_devices=model.engine.layout.world_size,
                 price_per_hour=model.price_per_hour,
             )
-            live = LiveModel(
-                metered,
-                tokenizer,
-                prefix_id=tokenizer.eos_id,
-                max_length=suite.max_length or model.max_length,
-                seed=suite.seed,
-            )
-            in_tokens: TokenModel = metered
-            if subject.data is not None and not model.shares_tokens:
-                in_tokens = TextModel(live, RunTokenizer(subject.data.tokenizer))
+            in_tokens, in_text = _both_ways(metered, model, subject, suite)
             report = measure(
                 in_tokens,
-                live,
+                in_text,
                 subject,
                 suite,
                 suite_name=suite_name,
@@ -186,9 +175,32 @@ def evaluate(
     return Summary(**json.loads(ranks.broadcast_text(None if made is None else json.dumps(asdict(made)))))
 
 
+def _both_ways(
+    metered: Metered, model: EngineModel, subject: Subject, suite: SuiteConfig
+) -> tuple[TokenModel, "LM | None"]:
+    """Return what a suite asks in tokens, and, if it asks anything in text, the same model as an LM of lm_eval."""
+    asks_documents_in_text = subject.data is not None and not model.shares_tokens
+    if not (suite.benchmarks or asks_documents_in_text):
+        return metered, None
+    # Imported only now: lm_eval takes seconds of every start, of which most need none of it.
+    from eval.live_model import LiveModel
+    from eval.text_model import TextModel
+
+    live = LiveModel(
+        metered,
+        model.tokenizer,
+        prefix_id=model.tokenizer.eos_id,
+        max_length=suite.max_length or model.max_length,
+        seed=suite.seed,
+    )
+    if subject.data is not None and asks_documents_in_text:
+        return TextModel(live, RunTokenizer(subject.data.tokenizer)), live
+    return metered, live
+
+
 def measure(
     model: TokenModel,
-    lm: LM,
+    lm: "LM | None",
     subject: Subject,
     suite: SuiteConfig,
     *,
@@ -200,7 +212,7 @@ def measure(
 
     Args:
         model: over tokens, for what is measured on held-out documents.
-        lm: the same model over text, for benchmarks.
+        lm: the same model over text, for benchmarks; None will do for a suite without any.
         subject: the data that it is measured on.
         suite: what is measured.
         suite_name: its name.
@@ -219,9 +231,13 @@ def measure(
             result = task.run(model, data, suite)
             metrics |= result.metrics
             tasks[task.name] = TaskReport(version=task.version, items=result.items)
-    for name, result in run_benchmarks(lm, suite, subject.prepared_root).items():
-        metrics |= result.metrics
-        tasks[name] = TaskReport(version=BENCHMARKS[name].version, items=result.items)
+    if suite.benchmarks:
+        assert lm is not None, "benchmarks are asked in text"
+        from eval.benchmark_runs import run_benchmarks
+
+        for name, result in run_benchmarks(lm, suite, subject.prepared_root).items():
+            metrics |= result.metrics
+            tasks[name] = TaskReport(version=BENCHMARKS[name].version, items=result.items)
     contamination = {}
     if subject.training_data is not None:
         groups = held_out_passages(data, suite) if data is not None else {}

@@ -6,8 +6,8 @@ inputs are cut, what ends a generation. It runs on rank 0; `eval.conductor` lets
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -16,51 +16,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from eval.conductor import TokenModel
 from eval.requests import Continuation, Prompt
+from eval.text_tokenizers import TextTokenizer
 from training.errors import ConfigError
-
-
-class TextTokenizer(Protocol):
-    """Text to token ids and back, as the model was trained with it."""
-
-    @property
-    def name(self) -> str:
-        """What identifies it in a report."""
-        ...
-
-    @property
-    def eos_id(self) -> int:
-        """Token that ends a generation."""
-        ...
-
-    @property
-    def end_of_turn(self) -> str | None:
-        """Text of the token that ends an assistant's turn, where that is another one."""
-        ...
-
-    @property
-    def chat_template(self) -> str | None:
-        """Jinja template of conversations; None if it has none."""
-        ...
-
-    def encode(self, text: str, /) -> list[int]:
-        """Return the token ids of a text, without any token before or behind it."""
-        ...
-
-    def decode(self, token_ids: Sequence[int], /) -> str:
-        """Return the text of token ids, special tokens left out."""
-        ...
-
-    def spelled(self, token_ids: Sequence[int], /) -> str:
-        """Return the text of token ids, special tokens by their names."""
-        ...
-
-    def token_text(self, token_id: int, /) -> str:
-        """Return how one token is written, special ones too."""
-        ...
-
-    def apply_chat_template(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
-        """Return a conversation as text."""
-        ...
 
 
 class LiveModel(TemplateLM):

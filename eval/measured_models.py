@@ -16,10 +16,9 @@ from eval.endpoint.config import Api, EndpointConfig
 from eval.endpoint.lm import EndpointLM
 from eval.harness import LARGEST_REPORT_BYTES, Subject
 from eval.hugging_face_model import check_directory, hugging_face_model
-from eval.live_model import TextTokenizer
 from eval.requests import Continuation, Prompt, ScoredContinuation
 from eval.text_model import TextModel
-from eval.text_tokenizers import HuggingFaceTokenizer, RunTokenizer
+from eval.text_tokenizers import HuggingFaceTokenizer, RunTokenizer, TextTokenizer
 from training.checkpoint.catalog import committed
 from training.checkpoint.hugging_face import read_model_config
 from training.checkpoint.manifest import read_manifest

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import betaincinv, stdtrit
 
 FEWEST_ITEMS = 8
 """Of a metric that is no share: with fewer, Student's t says little about numbers that are far from normal."""
@@ -104,8 +104,11 @@ def items_to_decide(bounds: Bounds, limit: float) -> int | None:
 
 
 def _share_bounds(successes: int, num_items: int, error_rate: float) -> tuple[float, float]:
-    interval = stats.binomtest(successes, num_items).proportion_ci(1.0 - 2.0 * error_rate, method="exact")
-    return float(interval.low), float(interval.high)
+    """Return the exact bounds of a share (Clopper and Pearson 1934)."""
+    failures = num_items - successes
+    low = float(betaincinv(successes, failures + 1, error_rate)) if successes else 0.0
+    high = float(betaincinv(successes + 1, failures, 1.0 - error_rate)) if failures else 1.0
+    return low, high
 
 
 def _weights(items: Items) -> NDArray[np.float64]:
@@ -130,5 +133,5 @@ def _by_residuals(
         return Bounds(value=value, low=-math.inf, high=math.inf, num_items=num_items)
     degrees = 1.0 / float((weights**2).sum()) - 1.0
     deviation = math.sqrt(float((residuals**2).sum()) / (num_items * (num_items - 1)))
-    reach = float(stats.t.isf(error_rate, degrees)) * deviation
+    reach = -float(stdtrit(degrees, error_rate)) * deviation
     return Bounds(value=value, low=value - reach, high=value + reach, num_items=num_items)

@@ -6,8 +6,8 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from eval.live_model import TextTokenizer
 from eval.requests import Continuation, Prompt, ScoredContinuation
+from eval.text_tokenizers import TextTokenizer
 
 
 class TextModel:

@@ -3,9 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
-
-from transformers import PreTrainedTokenizerFast
+from typing import Any, Protocol, Self
 
 from eval.data import Tokenizer
 from training.data.chat import ChatTemplate
@@ -13,6 +11,50 @@ from training.data.messages import BadRecord
 from training.data.shards import PreparedData
 from training.data.tokenizer_directory import TokenizerDirectory
 from training.errors import DataError
+
+
+class TextTokenizer(Protocol):
+    """Text to token ids and back, as the model was trained with it."""
+
+    @property
+    def name(self) -> str:
+        """What identifies it in a report."""
+        ...
+
+    @property
+    def eos_id(self) -> int:
+        """Token that ends a generation."""
+        ...
+
+    @property
+    def end_of_turn(self) -> str | None:
+        """Text of the token that ends an assistant's turn, where that is another one."""
+        ...
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja template of conversations; None if it has none."""
+        ...
+
+    def encode(self, text: str, /) -> list[int]:
+        """Return the token ids of a text, without any token before or behind it."""
+        ...
+
+    def decode(self, token_ids: Sequence[int], /) -> str:
+        """Return the text of token ids, special tokens left out."""
+        ...
+
+    def spelled(self, token_ids: Sequence[int], /) -> str:
+        """Return the text of token ids, special tokens by their names."""
+        ...
+
+    def token_text(self, token_id: int, /) -> str:
+        """Return how one token is written, special ones too."""
+        ...
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
+        """Return a conversation as text."""
+        ...
 
 
 class RunTokenizer:
@@ -88,6 +130,9 @@ class HuggingFaceTokenizer:
                 f"{directory} names no token that ends a text\n"
                 "  -> put a tokenizer_config.json with an eos_token there, as transformers' save_pretrained writes it"
             )
+        # Imported only now: no rank that measures its own model needs it.
+        from transformers import PreTrainedTokenizerFast
+
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=read.tokenizer,
             **read.named_tokens,

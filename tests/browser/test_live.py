@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.browser.chromium import artifacts, opened
-from tests.integration.running import only_run, run_directories, submit
+from tests.integration.running import SMOKE, only_run, run_directories, submit
 from tests.unit.reporting.example_full_run import write_full_example
 from tests.unit.reporting.example_run import step_record
 from training.reporting.metrics import MetricsLog
@@ -107,7 +107,7 @@ def test_silence_of_a_run_that_should_write_is_said(browser: Browser, served: Re
 
 
 def test_the_served_page_follows_a_run_that_goes_on_to_its_end(browser: Browser, tmp_path: Path) -> None:
-    words = ["experiment=smoke", f"run.root={tmp_path / 'runs'}", f"data.prepared_root={tmp_path / 'prepared'}"]
+    words = [*SMOKE, f"run.root={tmp_path / 'runs'}", f"data.prepared_root={tmp_path / 'prepared'}"]
     with submit([*words, "stages.pretrain.tokens=20480"], folder=tmp_path / "output") as job:
         job.wait_until(
             lambda: any(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.drills.starts import ForkServer
-from tests.integration.running import Finished, only_run, submit_to_end
+from tests.integration.running import SMOKE, Finished, only_run, submit_to_end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,7 +15,7 @@ class Reference:
     directory: Path
     finished: Finished
     overrides: list[str]
-    """What it was started with, less run.root."""
+    """What it was started with, less run.root, and without wandb."""
 
 
 @pytest.fixture(scope="session")
@@ -27,8 +27,9 @@ def prepared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory, prepared_root: Path) -> Reference:
     root = tmp_path_factory.mktemp("reference")
-    overrides = ["experiment=smoke", f"data.prepared_root={prepared_root}"]
-    finished = submit_to_end([*overrides, f"run.root={root}"], folder=root / "output")
+    overrides = [*SMOKE, f"data.prepared_root={prepared_root}"]
+    words = [*overrides, "reporting.wandb.mode=offline", f"run.root={root}"]
+    finished = submit_to_end(words, folder=root / "output")
     assert finished.exit_code == 0, finished.explain()
     return Reference(directory=only_run(root), finished=finished, overrides=overrides)
 

@@ -22,6 +22,9 @@ REPOSITORY = Path(__file__).parents[2]
 LONGEST_RUN_SECONDS = 400
 """A smoke run takes half a minute on two quiet cores."""
 
+SMOKE = ["experiment=smoke", "reporting.wandb.mode=disabled"]
+"""The smoke run without wandb, whose processes take a fifth of its processor time; tests of wandb turn it on."""
+
 _MARK = "AUTARKY_TEST_JOB"
 _LAUNCHER_WORDS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 

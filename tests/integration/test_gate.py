@@ -8,11 +8,11 @@ import pytest
 
 from eval.evidence import decide_from_reports
 from tests.integration.reading import ledger, numbers_by_step, records
-from tests.integration.running import Finished, only_run, run_to_end, submit_to_end
+from tests.integration.running import SMOKE, Finished, only_run, run_to_end, submit_to_end
 from training.config.load import load_frozen
 from training.errors import ExitCode
 
-SHORT = ["experiment=smoke", "stages.pretrain.tokens=1536", "stages.anneal.tokens=1024"]
+SHORT = [*SMOKE, "stages.pretrain.tokens=1536", "stages.anneal.tokens=1024"]
 """Three steps and two."""
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from launch.status import status
 from tests.integration.reading import records
-from tests.integration.running import kill, only_run, run_directories, submit
+from tests.integration.running import SMOKE, kill, only_run, run_directories, submit
 from training.fault_tolerance.poisoned import VARIABLE
 from training.reporting.formatting import duration, percent
 from training.reporting.goodput import Spent, goodput
@@ -29,7 +29,7 @@ def test_three_faults_are_in_the_ledger_and_it_adds_up_to_the_wall_time(
     monkeypatch.setenv(VARIABLE, f"logits=1e4:*:{SAMPLES * (SPIKE_AT - 1) + 3}")
     root = tmp_path / "runs"
     overrides = [
-        "experiment=smoke",
+        *SMOKE,
         f"run.root={root}",
         f"data.prepared_root={prepared_root}",
         "stages.pretrain.tokens=20480",  # 40 steps

@@ -19,7 +19,7 @@ from tests.integration.reading import (
     records,
     stage_status,
 )
-from tests.integration.running import Job, kill, only_run, run_directories, submit, submit_to_end
+from tests.integration.running import SMOKE, Job, kill, only_run, run_directories, submit, submit_to_end
 
 VICTIMS: dict[str, Callable[[Job], psutil.Process]] = {
     "rank 1": lambda job: job.ranks()[1],
@@ -69,7 +69,7 @@ RAMPS = [
 def unbroken(tmp_path_factory: pytest.TempPathFactory, prepared_root: Path) -> Reference:
     """A run with batch ramps that nothing interrupted."""
     root = tmp_path_factory.mktemp("ramped")
-    overrides = ["experiment=smoke", f"data.prepared_root={prepared_root}", *RAMPS]
+    overrides = [*SMOKE, f"data.prepared_root={prepared_root}", *RAMPS]
     finished = submit_to_end([*overrides, f"run.root={root}"], folder=root / "output")
     assert finished.exit_code == 0, finished.explain()
     return Reference(directory=only_run(root), finished=finished, overrides=overrides)

@@ -7,18 +7,17 @@ from typing import Any
 
 import pytest
 
-from tests.integration.running import run_to_end
+from tests.integration.running import SMOKE, run_to_end
 from training.errors import ExitCode
 
 SHORT = [
-    "experiment=smoke",
+    *SMOKE,
     "stages.pretrain.tokens=1536",
     "stages.anneal.tokens=1024",
     "eval.at_start=false",
     "eval.suites.quick.multiple_choice_items=0",
     "eval.suites.quick.prompts=[]",
     "stages.anneal.gate=null",
-    "reporting.wandb.mode=disabled",
 ]
 """Three steps and two, and evaluations of the smallest kind."""
 MODULE = ["-m", "training.train"]

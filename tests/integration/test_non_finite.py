@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from tests.integration.reading import records
-from tests.integration.running import only_run, submit_to_end
+from tests.integration.running import SMOKE, only_run, submit_to_end
 from training.errors import ExitCode
 
-SHORT = ["experiment=smoke", "stages.pretrain.tokens=512", "stages.pretrain.gate=null", "stages.anneal.gate=null"]
+SHORT = [*SMOKE, "stages.pretrain.tokens=512", "stages.pretrain.gate=null", "stages.anneal.gate=null"]
 """One step, then the pipeline over ZeRO-3."""
 
 

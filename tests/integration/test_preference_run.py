@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.reading import contents, last_checkpoint, numbers_by_step, records
-from tests.integration.running import kill, only_run, run_directories, submit, submit_to_end
+from tests.integration.running import SMOKE, kill, only_run, run_directories, submit, submit_to_end
 from training.config.data_schema import SourceConfig, SourceKind
 from training.data.corpus import read_documents
 
@@ -32,7 +32,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     stage = f"tokens: {STEPS * 8 * 256}, sequence_length: 256, global_batch_sequences: 8, micro_batch_sequences: 2"
     return [
-        "experiment=smoke",
+        *SMOKE,
         "~stages.anneal",
         "~stages.pretrain",
         "model.max_sequence_length=256",

@@ -14,7 +14,6 @@ from typing import Any, Self
 
 import tokenizers
 from jinja2.exceptions import TemplateError
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from training.data.messages import BadRecord, Messages, checked_messages, checked_tools, texts_in, written_as_text
 from training.data.tokenizer_directory import TokenizerDirectory
@@ -149,6 +148,9 @@ class ChatTemplate:
         return self._rendered(messages, tools, add_generation_prompt)
 
     def _rendered(self, messages: Messages, tools: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
+        # Imported only now: every rank reads this module, few render anything.
+        from transformers.utils.chat_template_utils import render_jinja_template
+
         named: dict[str, Any] = dict(self._named_tokens)
         try:
             texts, _ = render_jinja_template(

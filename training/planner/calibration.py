@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from scipy.optimize import least_squares
-
 from training.config.load import load_frozen
 from training.config.schema import ClusterConfig
 from training.durable_files import write_durably
@@ -185,6 +183,9 @@ def fit(points: Sequence[Point]) -> Calibration:
             math.log(step_time(point.job, constants).seconds / point.measured_seconds) / _NOISE for point in points
         ]
         return [*errors, *(value / _DOUBT for value in values)]
+
+    # Imported only now: every start reads what a calibration found, none makes one.
+    from scipy.optimize import least_squares
 
     found = calibration(least_squares(misses, [0.0] * 4).x)
     after = [step_time(point.job, corrected(found)).seconds for point in points]
