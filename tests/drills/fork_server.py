@@ -13,7 +13,6 @@ process, so it knows when the last process of a start has ended, whoever of them
 
 import ctypes
 import gc
-import importlib
 import json
 import os
 import signal
@@ -28,19 +27,13 @@ from typing import Any, NoReturn, TextIO
 import training.composition  # what training.train imports once it runs
 import training.train
 from launch import stop_signals
+from training.engine.deepspeed_private import import_all_of_deepspeed
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _PEER_SECONDS = 1.0
 """What the other ranks get to end by themselves after the first has failed; DeepSpeed's launcher looks every second."""
 _TERMINATION_SECONDS = 5.0
 """Between SIGTERM and SIGKILL."""
-_IMPORTED_BY_THE_ENGINES = (
-    "torch._dynamo",
-    "torch._inductor.compile_fx",
-    "deepspeed.runtime.zero.muon.muon_optimizer",
-    "deepspeed.runtime.superoffload.superoffload_stage3",
-)
-"""What training.train only imports once it builds an engine; a second and a half of every start."""
 
 
 class Start:
@@ -189,8 +182,7 @@ def _threads() -> list[str]:
 
 def main() -> int:
     """Serve until standard input ends; what then still lives is killed."""
-    for module in _IMPORTED_BY_THE_ENGINES:
-        importlib.import_module(module)
+    import_all_of_deepspeed()
     gc.freeze()  # the ranks' collections need not walk over what was imported
     if len(_threads()) > 1:
         raise RuntimeError(f"threads would be missing from what is forked here: {_threads()}")

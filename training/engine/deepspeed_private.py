@@ -5,6 +5,7 @@ tests/unit/engine/test_deepspeed_private.py says which part has gone.
 """
 
 import gc
+import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,12 @@ from torch import Tensor, nn
 from training.checkpoint.manifest import MOMENTS, MOMENTUM, WEIGHT
 from training.checkpoint.snapshot import Fragment
 
+_IMPORTED_BY_ENGINES = (
+    "torch._dynamo",  # torch/optim/optimizer.py, `add_param_group`
+    "torch._inductor.compile_fx",  # by the next one, which decorates a function with torch.compile
+    "deepspeed.runtime.zero.muon.muon_optimizer",  # runtime/zero/utils.py, `is_zero_supported_optimizer`
+    "deepspeed.runtime.superoffload.superoffload_stage3",  # runtime/engine.py, `_configure_zero_optimizer`
+)
 _HELD = -1
 """Stands among the ids of the submodules that are using a weight; DeepSpeed's own count from 0."""
 
@@ -38,6 +45,12 @@ def skip_shared_memory_op() -> None:
     """
     # `import deepspeed.comm.torch` would give torch itself: a star import shadows the name.
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+
+
+def import_all_of_deepspeed() -> None:
+    """Import what DeepSpeed and torch's optimizers otherwise import while the first engine is built."""
+    for module in _IMPORTED_BY_ENGINES:
+        importlib.import_module(module)
 
 
 def forget_engines(engines: Iterable[Any]) -> None:

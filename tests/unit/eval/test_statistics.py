@@ -2,8 +2,9 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from eval.statistics import FEWEST_ITEMS, Items, bounds, difference, items_to_decide
 
@@ -34,6 +35,15 @@ def test_exact_bounds_are_those_of_the_tables() -> None:
     """Clopper and Pearson (1934): 4 of 10 at 95 % two-sided."""
     found = bounds(share([True] * 4 + [False] * 6), error_rate=0.025)
     assert (found.low, found.high) == pytest.approx((0.12155, 0.73762), abs=1e-5)
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 300), st.data(), st.floats(1e-4, 0.4))
+def test_exact_bounds_are_scipys(num_items: int, data: st.DataObject, error_rate: float) -> None:
+    right = data.draw(st.integers(0, num_items))
+    found = bounds(share([True] * right + [False] * (num_items - right)), error_rate=error_rate)
+    expected = stats.binomtest(right, num_items).proportion_ci(1.0 - 2.0 * error_rate, method="exact")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 def test_no_error_in_20_items_still_allows_13_percent() -> None:
