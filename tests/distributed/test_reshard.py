@@ -11,7 +11,7 @@ import pytest
 from tests.distributed.configs import STAGE
 from tests.distributed.reshard_worker import (
     LAYOUTS,
-    MODELS,
+    MOVES,
     NUM_STEPS_AFTER,
     SAVED_STEP,
     config_of,
@@ -23,7 +23,6 @@ from training.models.sizes import chunk_size, num_parameters
 
 WORKER = ["-m", "tests.distributed.reshard_worker"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
-MOVES = [(model, world_size, layout) for model in MODELS for world_size in LAYOUTS for layout in LAYOUTS[world_size]]
 STATE_BYTES_PER_PARAMETER = 3 * 4
 """The weight and two moments."""
 
