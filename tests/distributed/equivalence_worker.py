@@ -16,7 +16,7 @@ from tests.distributed.engine_checks import crossings, poisonings, progress_at, 
 from training.config.schema import PipelineEngineKind, PipelineSchedule, Precision, Recompute, Regather, RunConfig
 from training.engine.base import Engine, StepInstructions
 from training.engine.build import build_engine
-from training.engine.process_group import ProcessGroup, start
+from training.engine.process_group import ProcessGroup, groups_within, start
 from training.stages.statistics import largest_with_rank
 
 NUM_STEPS = 20
@@ -247,6 +247,7 @@ def main(output: Path, folder: Path) -> None:
         for name in group:
             seen["examined"][name] = examine(name, group, processes, folder)
             say(processes, began, f"examined {name}")
+    seen["groups"] = {processes.world_size: [int(text) for text in processes.gather_text(str(len(groups_within())))]}
     if processes.rank == 0:
         output.write_text(json.dumps(seen))
 

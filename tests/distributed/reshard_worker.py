@@ -22,7 +22,7 @@ from training.checkpoint.saver import Saver
 from training.config.schema import PipelineSchedule, RunConfig
 from training.engine.base import Engine
 from training.engine.build import build_engine
-from training.engine.process_group import ProcessGroup, launched_world, start
+from training.engine.process_group import ProcessGroup, launched_world, leave_groups, start
 from training.engine.stateful import StatefulEngine
 
 SAVED_STEP = 3
@@ -115,11 +115,13 @@ def move(engine: Any, config: RunConfig, processes: ProcessGroup, source: Path, 
     copy, settle = engine.snapshot._copy, engine.snapshot._copied.wait
     engine.snapshot._copied.wait = lambda: (update_waits.set(), settle())
     engine.snapshot._copy = lambda: (update_waits.wait(LONGEST_UPDATE_SECONDS), copy())
-    saver = Saver(processes.with_own_group(120), config={})
+    savers = processes.with_own_group(120)
+    saver = Saver(savers, config={})
     saver.begin(engine.snapshot, directory=again.parent, progress=loaded.progress, layout=engine.layout.describe())
     losses = train_on(engine, config, processes)
     outcome = saver.finish()
     assert outcome.checkpoint == again, outcome.failure
+    leave_groups([savers.cpu_group])
     return {
         "differing": differing_tensors(source, again) if processes.rank == 0 else [],
         "update_counts": processes.gather_text(f"{counts_before} {counts_loaded}"),

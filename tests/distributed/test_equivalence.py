@@ -37,7 +37,7 @@ PAIRS = [(saved, loaded) for group in CROSSED + WIDE_CROSSED for saved in group 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    seen: dict[str, Any] = {"layouts": {}, "examined": {}, "largest": {}}
+    seen: dict[str, Any] = {"layouts": {}, "examined": {}, "largest": {}, "groups": {}}
     for world_size in WORLDS:
         folder = tmp_path_factory.mktemp(f"equivalence{world_size}")
         output = folder / "seen.json"
@@ -83,6 +83,11 @@ def test_the_largest_number_of_all_ranks_comes_with_the_lowest_rank_that_has_it(
     seen: dict[str, Any], world_size: int
 ) -> None:
     assert seen["largest"][str(world_size)] == [[2**40, world_size - 1], [7 * 1024, 0], [-1024, 0]]
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_no_process_group_outlives_its_engine(seen: dict[str, Any], world_size: int) -> None:
+    assert seen["groups"][str(world_size)] == [2] * world_size, "one for texts, one that DeepSpeed keeps"
 
 
 @pytest.mark.parametrize(("saved", "loaded"), PAIRS)

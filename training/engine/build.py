@@ -8,7 +8,7 @@ from training.engine.base import Engine
 from training.engine.deepspeed_private import import_all_of_deepspeed
 from training.engine.pipeline import PipelineEngine
 from training.engine.pipeline_zero import PipelineZeroEngine
-from training.engine.process_group import ProcessGroup
+from training.engine.process_group import ProcessGroup, groups_within
 from training.engine.zero import ZeroEngine
 
 
@@ -26,12 +26,16 @@ def build_engine(
     """
     gc.collect()  # engines are webs of cycles: one that was closed before must be gone before this one takes its memory
     _spare_collections()
+    before = set(groups_within())
     layout = config.layout_of(training_stage)
     if layout.runs_in_chunks:
-        return PipelineZeroEngine(config, training_stage, processes, initial_weights=initial_weights)
-    if layout.pipeline > 1:
-        return PipelineEngine(config, training_stage, processes, initial_weights=initial_weights)
-    return ZeroEngine(config, training_stage, processes, initial_weights=initial_weights)
+        engine = PipelineZeroEngine(config, training_stage, processes, initial_weights=initial_weights)
+    elif layout.pipeline > 1:
+        engine = PipelineEngine(config, training_stage, processes, initial_weights=initial_weights)
+    else:
+        engine = ZeroEngine(config, training_stage, processes, initial_weights=initial_weights)
+    engine.groups_made = [group for group in groups_within() if group not in before]
+    return engine
 
 
 @cache

@@ -73,6 +73,11 @@ def forget_engines(engines: Iterable[Any]) -> None:
     gc.collect()
 
 
+def is_kept(group: dist.ProcessGroup) -> bool:
+    """Return whether DeepSpeed keeps a group for all engines to come (utils/groups.py, `_clone_world_group`)."""
+    return group is groups._WORLD_GROUP
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineStagePlace:
     """What a DeepSpeedEngine asks of its `mpu` (runtime/engine.py, utils/groups.py): only its shards concern it.

@@ -10,6 +10,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
+from torch.distributed import distributed_c10d
 
 from training.engine import rendezvous
 from training.engine.deepspeed_private import skip_shared_memory_op
@@ -126,6 +127,23 @@ def my_group(groups: Iterable[Sequence[int]], *, rank: int) -> dist.ProcessGroup
             assert isinstance(group, dist.ProcessGroup)
             mine = group
     return mine
+
+
+def groups_within() -> list[dist.ProcessGroup]:
+    """Return the groups that this rank is in, but that of the whole job, oldest first.
+
+    torch has no public list of them (2.13.0, distributed/distributed_c10d.py, `_world`).
+    """
+    return [group for group in distributed_c10d._world.pg_map if group is not dist.group.WORLD]
+
+
+def leave_groups(groups: Sequence[dist.ProcessGroup]) -> None:
+    """Leave groups, the newest first; all their ranks do it. Their communicators and threads end.
+
+    An idle gloo group is not free: its thread wakes a hundred times per second (gloo, transport/tcp/loop.cc).
+    """
+    for group in reversed(groups):
+        dist.destroy_process_group(group)
 
 
 def launched_world() -> tuple[int, int]:

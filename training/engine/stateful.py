@@ -5,6 +5,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from training.checkpoint.load import Loaded, WeightSource, load_checkpoint, load_weights
@@ -12,10 +13,10 @@ from training.checkpoint.snapshot import Snapshot
 from training.config.model_schema import ModelConfig
 from training.data.batch import MicroBatch
 from training.engine.base import WeightCopies
-from training.engine.deepspeed_private import Part, TrainingState, forget_engines, whole_shape
+from training.engine.deepspeed_private import Part, TrainingState, forget_engines, is_kept, whole_shape
 from training.engine.layer_norms import LayerMeter
 from training.engine.muon import eager_on, has_muon
-from training.engine.process_group import ProcessGroup
+from training.engine.process_group import ProcessGroup, leave_groups
 from training.engine.routing import Routing
 from training.models.experts import Experts
 from training.parallel.layout import Layout
@@ -26,6 +27,8 @@ class StatefulEngine:
 
     notes: tuple[str, ...] = ()
     """Sentences for people: what was decided when the engine was built, and why."""
+    groups_made: Sequence[dist.ProcessGroup] = ()
+    """Process groups that were made for it, and end with it."""
 
     def __init__(
         self,
@@ -103,6 +106,8 @@ class StatefulEngine:
         """Free the engine; see `Engine.close`."""
         forget_engines(self._engines)
         del self._engines, self._states, self._dense_states, self._expert_states, self.snapshot, self._layers
+        leave_groups([group for group in self.groups_made if not is_kept(group)])
+        self.groups_made = ()
 
     def _my_part(self, micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
         """Return this rank's part of its replica's sequences."""
