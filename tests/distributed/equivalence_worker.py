@@ -171,6 +171,11 @@ MEASURED_STEP = 3
 """Its layers are measured, in every layout. After a checkpoint was loaded another one's are, and not felt."""
 
 
+def steps_of(layout: str) -> int:
+    """The number of steps that a layout is trained for."""
+    return NUM_STEPS if layout in LAYOUTS else NUM_VARIANT_STEPS
+
+
 def steps(
     engine: Engine, config: RunConfig, processes: ProcessGroup, which: range, *, measured_step: int = MEASURED_STEP
 ) -> dict[str, list[Any]]:
@@ -206,11 +211,10 @@ def train(name: str, options: dict[str, Any], processes: ProcessGroup, folder: P
     """Losses and norms of one layout; layouts that are crossed save on the way, which must not be felt."""
     config = small_config(world_size=processes.world_size, **options)
     engine = build_engine(config, STAGE, processes)
-    num_steps = NUM_STEPS if name in LAYOUTS else NUM_VARIANT_STEPS
     seen = steps(engine, config, processes, range(SAVED_STEP))
     if any(name in group for group in CROSSED + WIDE_CROSSED):
         save(engine, processes, folder / name, progress_at(SAVED_STEP))
-    after = steps(engine, config, processes, range(SAVED_STEP, num_steps))
+    after = steps(engine, config, processes, range(SAVED_STEP, steps_of(name)))
     engine.close()
     return {key: seen[key] + after[key] for key in seen}
 

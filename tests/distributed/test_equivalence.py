@@ -23,6 +23,7 @@ from tests.distributed.equivalence_worker import (
     WIDE,
     WIDE_CROSSED,
     WORLDS,
+    steps_of,
 )
 from tests.distributed.reference import train_plain
 from tests.integration.running import run_to_end
@@ -136,7 +137,8 @@ def test_a_nan_on_one_rank_changes_nothing_on_any(seen: dict[str, Any], layout: 
 
 @cache
 def plain_run(**options: Any) -> dict[str, list[Any]]:
-    return train_plain(small_config(world_size=1, **options), LRS)
+    num_steps = max(steps_of(layout) for layout in ALL if plain_options(layout) == options)
+    return train_plain(small_config(world_size=1, **options), LRS[:num_steps])
 
 
 def plain_options(layout: str) -> dict[str, Any]:
