@@ -96,7 +96,8 @@ def test_a_log_disk_that_is_full_holds_up_no_step(comes_back: bool, reference: R
     log.touch()
     disk.mkdir()
     overrides = [*reference.overrides, f"run.root={root}", "run.id=chosen"]
-    enlarge = f'(until [ -e "{root}/chosen/checkpoints/step-00000012" ]; do sleep 0.1; done; {REMOUNT} {disk}) &'
+    # The last checkpoint of the first training stage, which is always saved; the log was full some steps before.
+    enlarge = f'(until [ -e "{root}/chosen/checkpoints/step-00000009" ]; do sleep 0.1; done; {REMOUNT} {disk}) &'
     in_own_mounts = (
         f"mount -t tmpfs -o size=4k tmpfs {disk} && touch {disk}/log && mount --bind {disk}/log {log} && "
         f'{{ {enlarge if comes_back else ":;"} }} && {sys.executable} -m launch.submit "$@"; '
