@@ -89,8 +89,12 @@ class Job:
 
     def process_named(self, word: str) -> psutil.Process:
         """Return the job's process with this word on its command line."""
-        (process,) = [process for process in self.processes() if word in process.cmdline()]
+        (process,) = self._named(word)
         return process
+
+    def has_process_named(self, word: str) -> bool:
+        """Return whether a living process of the job has this word on its command line."""
+        return bool(self._named(word))
 
     def wait_until(self, moment: Callable[[], bool], *, limit_seconds: float = LONGEST_RUN_SECONDS) -> None:
         """Return as soon as the moment has come; fail if the job ended or the limit passed before."""
@@ -114,6 +118,9 @@ class Job:
                 return [" ".join(process.cmdline()) for process in left if process.is_running()]
             time.sleep(0.1)
         return []
+
+    def _named(self, word: str) -> list[psutil.Process]:
+        return [process for process in self.processes() if word in _words(process)]
 
     def _finished(self) -> Finished:
         return Finished(
@@ -161,6 +168,14 @@ def only_run(root: Path) -> Path:
 def run_directories(root: Path) -> Iterator[Path]:
     """Yield the run directories under a root that may not exist yet."""
     return root.glob("*/") if root.is_dir() else iter(())
+
+
+def _words(process: psutil.Process) -> list[str]:
+    """Return a command line; [] of a process that has ended meanwhile."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def _send(process: psutil.Process, number: int) -> None:

@@ -46,7 +46,7 @@ def test_three_faults_are_in_the_ledger_and_it_adds_up_to_the_wall_time(
         return sum(len(records(run, "step")) for run in run_directories(root))
 
     with submit(overrides, folder=tmp_path) as job:
-        job.wait_until(lambda: any("deepspeed.launcher.launch" in process.cmdline() for process in job.processes()))
+        job.wait_until(lambda: job.has_process_named("deepspeed.launcher.launch"))
         began = time.time()
         job.wait_until(lambda: num_steps() >= 6)
         kill(job.ranks()[1])
