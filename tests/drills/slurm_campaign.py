@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 import psutil
@@ -165,17 +166,24 @@ def run_campaign(
 ) -> dict[str, Case]:
     """Return runs under a root, each hurt by the fault of its name, all at their ends."""
     cases: dict[str, Case] = {}
+    partition = ("scontrol", "update", "PartitionName=main")
+    cluster.command(*partition, "State=DOWN")  # none starts, and ends, while others are still submitted
     for name in names:
         places = [f"run.root={root}", f"data.prepared_root={prepared_root}", f"run.id={name.replace(' ', '-')}"]
         submitted = jobs.launch_submit(cluster, [*RUN, *places, *FAULTS[name].overrides])
         assert submitted.exit_code == 0, submitted.stderr
         cases[name] = Case(job=submitted.jobs[0], directory=submitted.directories[0])
-    deadline = time.monotonic() + limit_seconds
+    cluster.command(*partition, "State=UP")
+    deadline, turn = time.monotonic() + limit_seconds, cycle(cases)
     while not all(case.state for case in cases.values()):
         assert time.monotonic() < deadline, "\n".join(case.describe() for case in cases.values() if not case.state)
         for name, case in cases.items():
             if not case.state:
-                _look(cluster, case, FAULTS[name])
+                _hurt(cluster, case, FAULTS[name])
+        # One at a time: Slurm takes long to answer, and meanwhile a run that is to be hurt comes to its end.
+        asked = cases[next(turn)]
+        if not asked.state:
+            _ask(cluster, asked)
         time.sleep(0.1)
     return cases
 
@@ -193,18 +201,21 @@ def differences(case: Case, undisturbed: Case) -> list[str]:
     return found
 
 
-def _look(cluster: SlurmCluster, case: Case, fault: Fault) -> None:
-    """Hurt a run if it has come so far, note who takes note of it, and its end."""
-    known = jobs.fields(cluster, case.job)
+def _hurt(cluster: SlurmCluster, case: Case, fault: Fault) -> None:
+    """Hurt a run if it has come so far, or do what is still to be done to it."""
     if case.hurt_at is None:
         if len(records(case.directory, "step")) >= _HURT_AFTER_STEPS and len(jobs.ranks(case.job)) == 2:
             case.nodes = jobs.attempts(case.directory, "start")[-1]["nodes"]
             case.hurt_at = time.time()
             case.then = fault.hurt(cluster, case)
-    elif case.then is not None:
-        if case.then():
-            case.then = None
-    elif case.seen_at is None:
+    elif case.then is not None and case.then():
+        case.then = None
+
+
+def _ask(cluster: SlurmCluster, case: Case) -> None:
+    """Note who took note of what was done to a run, and its end."""
+    known = jobs.fields(cluster, case.job)
+    if case.hurt_at is not None and case.then is None and case.seen_at is None:
         ends = [end["time"] for end in jobs.attempts(case.directory, "end") if end["time"] >= case.hurt_at]
         if (
             ends
