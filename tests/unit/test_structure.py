@@ -181,6 +181,19 @@ def test_torch_free_parts_start_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("module", "spared"),
+    [
+        ("training.composition", ["lm_eval", "transformers", "datasets", "pandas", "scipy.stats", "wandb"]),
+        ("launch.submit", ["torch", "deepspeed", "scipy.optimize", "pandas"]),
+    ],
+)
+def test_a_start_imports_nothing_slow_that_only_some_runs_use(module: str, spared: list[str]) -> None:
+    code = f"import sys, {module}; print([name for name in {spared} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 NAMES_CUDA = {
     "launch/hostfile.py": "CUDA_DEVICE_* are among the variables that a host's shell passes on",
     "launch/local.py": "CUDA_VISIBLE_DEVICES belongs to devices of that name, and launch may not ask DeepSpeed for it",
