@@ -34,6 +34,7 @@ NUM_STEPS = 40
 _SEQUENCES, _LENGTH = 16, 64
 _OVERRIDES = (
     "experiment=demo_single",
+    "reporting.wandb.mode=disabled",
     "data=smoke",
     "model.vocab_size=512",
     "~stages.anneal",

@@ -19,6 +19,7 @@ LEFT_OUT = [
     f"~stages.{name}.gate.conditions.{condition}" for name in ("sft", "preference") for condition in ("calls", "right")
 ]
 FEW = [
+    "reporting.wandb.mode=disabled",
     *("stages.sft.tokens=5_120", "stages.preference.tokens=4_096", "stages.sft.gate.conditions.loss.at_most=0.8"),
     *LEFT_OUT,
     *(f"{SUITE}.held_out_conversations=10", f"{SUITE}.benchmarks.bfcl_simple.items=2"),
