@@ -20,6 +20,8 @@ ATTRIBUTES = [
     # (module, dotted attribute): what we replace or call.
     ("deepspeed.comm.torch", "build_shm_op"),
     ("deepspeed.utils.groups", "mpu"),
+    ("deepspeed.utils.groups", "_WORLD_GROUP"),
+    ("torch.distributed.distributed_c10d", "_world.pg_map"),  # training/engine/process_group.py
     ("deepspeed.runtime.engine", "DeepSpeedEngine.destroy"),
     ("deepspeed.runtime.engine", "DeepSpeedEngine._backward_prologue"),
     ("deepspeed.runtime.engine", "DeepSpeedEngine._backward_epilogue"),
