@@ -179,8 +179,8 @@ def _both_ways(
     metered: Metered, model: EngineModel, subject: Subject, suite: SuiteConfig
 ) -> tuple[TokenModel, "LM | None"]:
     """Return what a suite asks in tokens, and, if it asks anything in text, the same model as an LM of lm_eval."""
-    asks_documents_in_text = subject.data is not None and not model.shares_tokens
-    if not (suite.benchmarks or asks_documents_in_text):
+    documents = None if model.shares_tokens else subject.data  # in tokens of another model
+    if not suite.benchmarks and documents is None:
         return metered, None
     # Imported only now: lm_eval takes seconds of every start, of which most need none of it.
     from eval.live_model import LiveModel
@@ -193,9 +193,7 @@ def _both_ways(
         max_length=suite.max_length or model.max_length,
         seed=suite.seed,
     )
-    if subject.data is not None and asks_documents_in_text:
-        return TextModel(live, RunTokenizer(subject.data.tokenizer)), live
-    return metered, live
+    return metered if documents is None else TextModel(live, RunTokenizer(documents.tokenizer)), live
 
 
 def measure(

@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.drills.starts import ForkServer
 from tests.integration.reading import NUMBERS, contents, ledger, records
+from tests.integration.running import SMOKE
 from training.config.load import compose
 from training.config.run_directory import create
 from training.errors import CorruptCheckpoint
@@ -105,10 +106,9 @@ def overrides_of(
 ) -> list[str]:
     """Return the overrides that make the drilled run."""
     return [
-        "experiment=smoke",
+        *SMOKE,
         f"data.prepared_root={root / 'prepared'}",
         f"run.root={root / 'runs'}",
-        "reporting.wandb.mode=disabled",
         f"checkpoint.every_steps={save_every_steps}",
         "checkpoint.max_stall_seconds=600",  # a checkpoint of every step is expected, however busy the machine is
         f"checkpoint.keep_last={keep_last}",

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from tests.integration.reading import contents, last_checkpoint, ledger, numbers_by_step, records
+from tests.integration.running import SMOKE
 from tests.slurm_cluster import jobs
 from tests.slurm_cluster.cluster import SlurmCluster
 
@@ -21,7 +22,7 @@ _HOUR = "cluster.slurm.time_limit=01:00:00"
 _NOT_A_HANG = "fault_tolerance.hang.step_seconds=600"
 """Where a rank is frozen to make its run wait for something else: for Slurm, longer than three of the slowest steps."""
 RUN = [
-    "experiment=smoke",
+    *SMOKE,
     "cluster=slurm",
     "cluster.num_nodes=2",
     "cluster.processes_per_node=1",
@@ -29,7 +30,6 @@ RUN = [
     "eval.at_start=false",
     "eval.suites.quick.multiple_choice_items=0",
     "eval.suites.quick.prompts=[]",
-    "reporting.wandb.mode=disabled",
     "cluster.preflight.free_bytes=0",
 ]
 

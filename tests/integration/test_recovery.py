@@ -13,6 +13,7 @@ import pytest
 
 from tests.drills.starts import ForkServer
 from tests.integration.reading import contents, last_checkpoint, ledger, numbers_by_step, records
+from tests.integration.running import SMOKE
 from training.config.load import compose
 from training.config.run_directory import create
 from training.errors import ExitCode
@@ -48,10 +49,9 @@ class Ran:
 def run(server: ForkServer, root: Path, overrides: Sequence[str], *environments: dict[str, str]) -> Ran:
     """Start a new run once for each environment, each start going on from the one before."""
     words = [
-        "experiment=smoke",
+        *SMOKE,
         f"data.prepared_root={root / 'prepared'}",
         f"run.root={root / 'runs'}",
-        "reporting.wandb.mode=disabled",
         "eval.at_start=false",
         "checkpoint.every_steps=3",
         "checkpoint.keep_last=3",

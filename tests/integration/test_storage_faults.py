@@ -124,7 +124,7 @@ def test_a_log_disk_that_is_full_holds_up_no_step(comes_back: bool, reference: R
 def test_a_slow_disk_holds_up_no_step(reference: Reference, tmp_path: Path) -> None:
     """Every fsync of every process takes 0.7 s longer, so a save takes many seconds and the next one comes due."""
     root = tmp_path / "runs"
-    overrides = [*reference.overrides, f"run.root={root}", "checkpoint.every_steps=2", "reporting.wandb.mode=disabled"]
+    overrides = [*reference.overrides, f"run.root={root}", "checkpoint.every_steps=2"]
     slow = ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fsync"]
     command = [*slow, "-e", "inject=fsync:delay_enter=700000", sys.executable, "-m", "launch.submit", *overrides]
     finished = run_to_end(command, folder=tmp_path)
